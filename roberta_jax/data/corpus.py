@@ -1,0 +1,124 @@
+"""A prepared corpus: a folder of packed rows that any step of any run can index.
+
+`manifest.json`, `{train,valid}-*-of-*.npy` (rows of ids, padded on the right, memory-mapped), `token_counts.npy` (how often
+each id stands in the train rows) and `tokenizer/`. `roberta_jax.data.prepare` makes it.
+"""
+
+import hashlib
+import json
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+
+from roberta_jax.data.tokenizer import Tokenizer
+from roberta_jax.errors import UserError
+
+SPLITS = ("train", "valid")
+
+
+class Rows:
+    """One split's shards as one array of rows."""
+
+    def __init__(self, paths: list[Path]):
+        self._shards = [np.load(path, mmap_mode="r") for path in paths]
+        self._ends = np.cumsum([len(shard) for shard in self._shards])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def gather(self, indices: np.ndarray) -> np.ndarray:
+        """The rows at `indices` [n], as int32 [n, length]."""
+        rows = np.empty((len(indices), self._shards[0].shape[1]), np.int32)
+        shard_of = np.searchsorted(self._ends, indices, side="right")
+        for shard in np.unique(shard_of):
+            mine = shard_of == shard
+            start = self._ends[shard] - len(self._shards[shard])
+            rows[mine] = self._shards[shard][indices[mine] - start]
+        return rows
+
+
+class Corpus:
+    """A prepared corpus, opened.
+
+    Raises:
+      UserError: no whole corpus there, or a shard that is not the one its manifest tells of.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder)
+        path = self.folder / "manifest.json"
+        if not path.is_file():
+            raise UserError(f"{folder}: no manifest.json there, so this is not a whole prepared corpus.")
+        self.manifest = json.loads(path.read_text())
+        _verify(self.folder, self.manifest["shards"])
+        self.tokenizer = Tokenizer.load(self.folder / "tokenizer")
+        if self.tokenizer.hash != self.manifest["tokenizer"]:
+            raise UserError(
+                f"{folder}: its tokenizer/ is not the one its rows were made with; prepare the corpus again."
+            )
+        names = sorted(name for name in self.manifest["shards"] if name.endswith(".npy"))
+        self.train, self.valid = (
+            Rows([self.folder / name for name in names if name.startswith(split)]) for split in SPLITS
+        )
+        self.token_counts = np.load(self.folder / "token_counts.npy")  # int64 [vocabulary]
+        self.length = self.manifest["length"]
+
+
+def sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _verify(folder: Path, shards: dict[str, str]) -> None:
+    """Compares every file with its hash, once: `verified.json` remembers what has not changed since."""
+    stamp = folder / "verified.json"
+    known = json.loads(stamp.read_text()) if stamp.is_file() else {}
+    missing = [name for name in shards if not (folder / name).is_file()]
+    if missing:
+        raise UserError(
+            f"{folder}: the shard {missing[0]} that its manifest lists is missing; prepare the corpus again."
+        )
+    now = {name: [(stat := (folder / name).stat()).st_size, stat.st_mtime_ns, shards[name]] for name in shards}
+    unknown = [name for name in shards if known.get(name) != now[name]]
+    with ThreadPoolExecutor(os.cpu_count()) as threads:
+        for name, found in zip(unknown, threads.map(lambda name: sha256(folder / name), unknown)):
+            if found != shards[name]:
+                raise UserError(
+                    f"{folder / name}: its SHA-256 is {found[:12]}…, the manifest says {shards[name][:12]}…: the shard is "
+                    "damaged; delete the folder and prepare the corpus again."
+                )
+    if unknown and os.access(folder, os.W_OK):
+        write_atomically(stamp, json.dumps(now))
+
+
+def write_atomically(path: Path, text: str) -> None:
+    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
+    with open(partial, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def report(manifest: dict) -> str:
+    """What a preparation prints when it is done."""
+    m, length = manifest, manifest["length"]
+    text_tokens = sum(m["tokens"].values())
+    lines = [
+        f"{m['documents']:,} documents ({m['valid_documents']:,} valid), {m['bytes'] / 1e6:,.1f} MB, "
+        f"{text_tokens:,} tokens, {m['bytes'] / text_tokens:.2f} bytes a token, vocabulary {m['vocabulary']:,}",
+        f"repeated: {m['repeated_documents']:,} documents, {m['repeated_lines']:,} of {m['lines']:,} lines; "
+        f"empty: {m['empty_documents']:,}; not UTF-8: {m['documents_with_invalid_utf8']:,}",
+        f"{m['format']}: {m['tokens_lost']:,} tokens lost; cut: {m['sentences_cut']:,} sentences longer than a row, "
+        f"{m['documents_cut']:,} documents longer than {8} MiB",
+    ]
+    for split in SPLITS:
+        deciles = m["row_lengths"][split]
+        fill = m["tokens"][split] / m["rows"][split] / length
+        lines.append(
+            f"{split}: {m['rows'][split]:,} rows of {length}, {fill:.1%} full, "
+            f"lengths {deciles[1]} / {deciles[5]} / {deciles[9]} (first, fifth, ninth decile)"
+        )
+    return "\n".join(lines)

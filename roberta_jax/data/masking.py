@@ -1,0 +1,161 @@
+"""Rows to masked inputs, on the host, in TensorFlow's graph so that tf.data runs it on its own threads.
+
+Which positions are masked, and with what, is a pure function of (seed, epoch, row, position): a 64-bit counter hash,
+so that batch size, hosts, threads and resuming change nothing. Everything is vectorised over the batch.
+
+The modes are those of the README's table:
+
+    roberta     n = ⌊0.15·tokens + u⌋ of the ordinary tokens; 80% <mask>, 10% a random ordinary token, 10% unchanged
+    fairseq     as fairseq does it: special tokens count and may be selected; random tokens are ids from 4 on
+    hf          as transformers' collator does it: an independent draw for each ordinary token; random tokens are any ids
+    whole_word  n of the words, and one 80/10/10 decision for a whole word; a word starts at a token with a leading space
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from roberta_jax.errors import UserError
+
+MODES = ("roberta", "fairseq", "hf", "whole_word")
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """What masking must know of the tokenizer."""
+
+    size: int
+    bos: int
+    pad: int
+    eos: int
+    mask: int
+    text_ids: np.ndarray  # the ids that text can give
+    starts_word: np.ndarray  # bool [size]: the token begins with white space
+    ends_word: np.ndarray  # bool [size]: the token ends with white space, or is special
+
+
+@dataclass(frozen=True)
+class Masking:
+    """How rows are masked (fields of `config.data`)."""
+
+    mode: str = "roberta"
+    rate: float = 0.15  # of the tokens, or words, that are predicted
+
+    def __post_init__(self):
+        if self.mode not in MODES:
+            raise UserError(f"data.masking is {self.mode!r}; it can be {' or '.join(map(repr, MODES))}.")
+        if not 0 < self.rate < 1:
+            raise UserError(f"data.masking_rate is {self.rate}; expected a share between 0 and 1.")
+
+    def slots(self, length: int) -> int:
+        """How many predictions a row of `length` ids has room for. Static, so that the head's shapes are.
+
+        Exact modes need ⌈rate·length⌉ + 1. In the others the number varies: room for six standard deviations more, a
+        whole word taken for two tokens; what goes beyond (one row in 10⁹; rows of very long words) is not masked.
+        """
+        exact = math.ceil(self.rate * length) + 1
+        tokens_drawn_at_once = {"hf": 1, "whole_word": 2}.get(self.mode, 0)
+        deviation = math.sqrt(self.rate * (1 - self.rate) * length * tokens_drawn_at_once)
+        return min(length, exact + math.ceil(6 * deviation))
+
+    def __call__(self, rows, row_ids, epochs, seed: int, vocabulary: Vocabulary) -> dict[str, tf.Tensor]:
+        """Masks rows.
+
+        Args:
+          rows: int32 [B, L], padded on the right.
+          row_ids, epochs: int64 [B], which row it is, and for which time it is seen.
+          seed: of the run.
+          vocabulary: of the tokenizer that made the rows.
+
+        Returns:
+          input_ids int32 [B, L]; positions int32 [B, S] of the predictions; labels int32 [B, S], what stood there;
+          weights float32 [B, S], 1 for a prediction and 0 for a slot that is not used.
+        """
+        length = rows.shape[1]
+        slots = self.slots(length)
+        seed_hash = _mix(np.uint64(seed % 2**64) + GOLDEN)
+        row_hash = _mix(_mix(tf.cast(epochs, tf.uint64) + seed_hash) + tf.cast(row_ids, tf.uint64) * GOLDEN)  # [B]
+        per_position = np.arange(1, length + 1, dtype=np.uint64) * GOLDEN
+
+        is_token = (rows != vocabulary.pad) & (rows != vocabulary.bos) & (rows != vocabulary.eos)  # [B, L]
+        candidate = rows != vocabulary.pad if self.mode == "fairseq" else is_token
+        if self.mode == "whole_word":
+            unit = _word_numbers(rows, vocabulary)  # [B, L]
+            unit_hash = _mix(row_hash[:, None] + tf.cast(unit + 1, tf.uint64) * GOLDEN)
+            first = candidate & (unit != tf.pad(unit, [[0, 0], [1, 0]], constant_values=-1)[:, :-1])
+            units = tf.reduce_sum(tf.cast(first, tf.int32), 1)
+        else:
+            unit_hash = _mix(row_hash[:, None] + per_position)  # [B, L]
+            units = tf.reduce_sum(tf.cast(candidate, tf.int32), 1)
+
+        # The highest scores are selected; -1 is never. 63 bits of hash, so ties do not happen.
+        score = tf.where(candidate, tf.cast(tf.bitwise.right_shift(unit_hash, np.uint64(1)), tf.int64), np.int64(-1))
+        top, positions = tf.math.top_k(score, slots, index_type=tf.int32)  # [B, S]
+        if self.mode == "hf":
+            selected = top >= np.int64(round((1 - self.rate) * 2**63))
+        else:
+            u = _uniform(_mix(row_hash))  # [B]
+            n = tf.cast(tf.floor(self.rate * tf.cast(units, tf.float64) + u), tf.int32)[:, None]
+            order = tf.range(slots)[None]
+            if self.mode == "whole_word":
+                order, whole = _order_of_words(tf.gather(unit, positions, batch_dims=1), positions, unit)
+                selected = whole & (order < n) & (top >= 0)
+            else:
+                selected = order < n
+
+        labels = tf.gather(rows, positions, batch_dims=1)
+        chosen_hash = tf.gather(unit_hash, positions, batch_dims=1)
+        decision = _uniform(_mix(chosen_hash ^ GOLDEN))  # the same for a whole word
+        token_hash = _mix(row_hash[:, None] + (tf.cast(positions, tf.uint64) + np.uint64(length + 1)) * GOLDEN)
+        replacement = self._random_token(_uniform(token_hash), vocabulary)
+        replaced = tf.where(decision < 0.8, vocabulary.mask, tf.where(decision < 0.9, replacement, labels))
+        batch = tf.broadcast_to(tf.range(tf.shape(rows)[0])[:, None], tf.shape(positions))
+        at = tf.stack([batch, positions], -1)
+        return {
+            "input_ids": tf.tensor_scatter_nd_update(rows, at, tf.where(selected, replaced, labels)),
+            "positions": positions,
+            "labels": labels,
+            "weights": tf.cast(selected, tf.float32),
+        }
+
+    def _random_token(self, u, vocabulary: Vocabulary):
+        if self.mode == "hf":
+            return tf.cast(u * vocabulary.size, tf.int32)
+        if self.mode == "fairseq":
+            return 4 + tf.cast(u * (vocabulary.size - 4), tf.int32)
+        ids = vocabulary.text_ids.astype(np.int32)
+        return tf.gather(ids, tf.cast(u * len(ids), tf.int32))
+
+
+def _mix(x):
+    """The finaliser of MurmurHash3 (public domain): 64 bits in, 64 well-mixed bits out."""
+    for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
+        x = tf.bitwise.bitwise_xor(x, tf.bitwise.right_shift(x, np.uint64(33))) * np.uint64(factor)
+    return tf.bitwise.bitwise_xor(x, tf.bitwise.right_shift(x, np.uint64(33)))
+
+
+def _uniform(x):
+    """uint64 → float64 in [0, 1)."""
+    return tf.cast(tf.bitwise.right_shift(x, np.uint64(11)), tf.float64) * 2.0**-53
+
+
+def _word_numbers(rows, vocabulary: Vocabulary):
+    """The number of each token's word in its row, counted from 0. int32 [B, L]"""
+    before = tf.pad(tf.gather(vocabulary.ends_word, rows), [[0, 0], [1, 0]], constant_values=True)[:, :-1]
+    special = (rows == vocabulary.pad) | (rows == vocabulary.bos) | (rows == vocabulary.eos)
+    return tf.cumsum(tf.cast(before | special | tf.gather(vocabulary.starts_word, rows), tf.int32), axis=1) - 1
+
+
+def _order_of_words(words, positions, unit):
+    """For slots sorted so that a word's tokens stand together: the how-manieth word each is of, and whether all of it is there.
+
+    A word that the last slots cut is not there; any other is.
+    """
+    changes = words[:, 1:] != words[:, :-1]
+    order = tf.pad(tf.cumsum(tf.cast(changes, tf.int32), axis=1), [[0, 0], [1, 0]])
+    after_last = tf.minimum(positions[:, -1:] + 1, unit.shape[1] - 1)
+    goes_on = (tf.gather(unit, after_last, batch_dims=1) == words[:, -1:]) & (after_last > positions[:, -1:])
+    return order, ~(goes_on & (order == order[:, -1:]))

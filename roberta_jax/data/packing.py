@@ -1,0 +1,66 @@
+"""Sentences to rows: the input formats of RoBERTa's section 4.2 that need no next-sentence label.
+
+A document is a list of sentences, a sentence an array of ids; joined they are the document's ids, so nothing is lost or
+added inside it. A row is `<s> … </s>`, at most `max_length` ids. Where one document ends inside a row and another begins,
+`</s></s>` parts them, the form that fine-tuning gives a pair of texts. A sentence longer than a row is cut into rows.
+
+A later format that puts several inputs into one row starts each with its own `<s>`; that is all attention needs to keep
+them apart (see `pipeline.segment_ids`).
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+Document = list[np.ndarray]
+
+# Where a sentence ends, after Unicode's UAX #29 and for any language: terminators and what closes behind them, then white
+# space that no lower-case letter follows; the full stops of scripts without spaces, then a letter; a paragraph's end.
+# Each match lies on a boundary of the tokenizer's own pieces, so ids do not depend on it. A single line break ends nothing.
+_CLOSERS = r"[\"'”’»)\]}」』）】》〉]*"
+_SENTENCE_END = re.compile(
+    rf"[.!?…؟۔।॥]+{_CLOSERS}(?=\s+[^\sa-zß-öø-ÿα-ωа-я])|[。！？｡]+{_CLOSERS}(?=[\s\w])|[^\s](?=[^\S\n]*\n[^\S\n]*\n)"
+)
+
+
+def split_sentences(text: str) -> list[str]:
+    """The sentences of a text; joined they are the text. White space belongs to the sentence that follows it."""
+    ends = [match.end() for match in _SENTENCE_END.finditer(text)]
+    sentences = [text[start:end] for start, end in zip([0, *ends], [*ends, len(text)])]
+    return [sentence for sentence in sentences if sentence]
+
+
+def _sentences_that_fit(document: Document, budget: int) -> Iterator[np.ndarray]:
+    for sentence in document:
+        for start in range(0, len(sentence), budget):
+            yield sentence[start : start + budget]
+
+
+def full_sentences(documents: Iterable[Document], max_length: int, bos: int, eos: int) -> Iterator[np.ndarray]:
+    """Whole sentences while they fit, across the ends of documents."""
+    budget = max_length - 2
+    head, tail, boundary = [np.array([bos])], [np.array([eos])], np.array([eos, eos])
+    row, size = [], 0
+    for document in documents:
+        gap = len(boundary) if row else 0
+        for sentence in _sentences_that_fit(document, budget):
+            if size + gap + len(sentence) > budget:
+                yield np.concatenate(head + row + tail)
+                row, size, gap = [], 0, 0
+            if gap:
+                row.append(boundary)
+            row.append(sentence)
+            size += gap + len(sentence)
+            gap = 0
+    if row:
+        yield np.concatenate(head + row + tail)
+
+
+def doc_sentences(documents: Iterable[Document], max_length: int, bos: int, eos: int) -> Iterator[np.ndarray]:
+    """Whole sentences while they fit; a document's end ends the row."""
+    for document in documents:
+        yield from full_sentences([document], max_length, bos, eos)
+
+
+FORMATS = {"full-sentences": full_sentences, "doc-sentences": doc_sentences}

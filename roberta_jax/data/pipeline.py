@@ -1,0 +1,125 @@
+"""A prepared corpus to batches: index order → rows → masks on the host's threads, then arrays on the mesh.
+
+Batch n is a pure function of (seed, n): the order of an epoch is a keyed permutation that is computed, not stored, so a
+run starts at any step as fast as at the first, and each host takes its own rows of the same global batch.
+"""
+
+import os
+import weakref
+from collections.abc import Iterator
+
+import jax
+import numpy as np
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+import tensorflow as tf  # noqa: E402
+
+from roberta_jax.data.corpus import Corpus, Rows  # noqa: E402
+from roberta_jax.data.masking import Masking, Vocabulary  # noqa: E402
+from roberta_jax.data.tokenizer import Tokenizer  # noqa: E402
+
+tf.config.set_visible_devices([], "GPU")  # the accelerators are JAX's
+VALID_SEED = 0  # of the masks that are evaluated on: the same in every run
+
+
+def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
+    first, last = ([piece[at : at + 1].isspace() for piece in tokenizer.token_bytes] for at in (0, -1))
+    special = np.array([not piece for piece in tokenizer.token_bytes])
+    ids = (len(tokenizer), tokenizer.bos, tokenizer.pad, tokenizer.eos, tokenizer.mask)
+    return Vocabulary(*ids, tokenizer.text_ids, np.array(first), np.array(last) | special)
+
+
+def segment_ids(rows: tf.Tensor, vocabulary: Vocabulary) -> tf.Tensor:
+    """Which input of its row each token belongs to, from 1; 0 is padding. An input starts with `<s>`. int32 [B, L]"""
+    inputs = tf.cumsum(tf.cast(rows == vocabulary.bos, tf.int32), axis=1)
+    return tf.where(rows == vocabulary.pad, 0, inputs)
+
+
+def ordered(positions: tf.Tensor, rows: int, seed: int) -> tuple[tf.Tensor, tf.Tensor]:
+    """Positions in the endless stream of examples → (epoch, row): each epoch is a permutation of its own. int64 [B]"""
+    epochs, within = positions // rows, positions % rows
+    keys = tf.stack([tf.fill(tf.shape(epochs), tf.constant(seed, tf.int64)), epochs, tf.ones_like(epochs)], axis=1)
+    return epochs, tf.raw_ops.RandomIndexShuffle(
+        index=within, seed=keys, max_index=tf.constant(rows - 1, tf.int64)
+    )
+
+
+def _masked(rows: Rows, vocabulary: Vocabulary, masking: Masking, length: int, seed: int):
+    def gather_and_mask(row_ids: tf.Tensor, epochs: tf.Tensor) -> dict[str, tf.Tensor]:
+        ids = tf.ensure_shape(tf.numpy_function(rows.gather, [row_ids], tf.int32, stateful=False), [None, length])
+        return masking(ids, row_ids, epochs, seed, vocabulary) | {"segment_ids": segment_ids(ids, vocabulary)}
+
+    return gather_and_mask
+
+
+def train_batches(
+    corpus: Corpus,
+    masking: Masking,
+    batch_size: int,
+    seed: int,
+    first_step: int = 0,
+    local: np.ndarray | None = None,
+) -> Iterator[dict[str, np.ndarray]]:
+    """The batches of steps `first_step`, `first_step` + 1, … without end.
+
+    Args:
+      batch_size: of the global batch, in rows.
+      local: int64 [b], which rows of the global batch this host takes; all of them by default.
+
+    Yields:
+      input_ids and segment_ids int32 [b, L]; positions, labels int32 and weights float32 [b, S].
+    """
+    local = np.arange(batch_size) if local is None else local
+    gather_and_mask = _masked(corpus.train, vocabulary_of(corpus.tokenizer), masking, corpus.length, seed)
+
+    def batch(step: tf.Tensor) -> dict[str, tf.Tensor]:
+        epochs, row_ids = ordered(step * batch_size + tf.constant(local, tf.int64), len(corpus.train), seed)
+        return gather_and_mask(row_ids, epochs)
+
+    steps = tf.data.Dataset.range(first_step, np.iinfo(np.int64).max)
+    return _iterate(steps.map(batch, num_parallel_calls=tf.data.AUTOTUNE))
+
+
+def valid_batches(
+    corpus: Corpus, masking: Masking, batch_size: int, local: np.ndarray | None = None
+) -> Iterator[dict[str, np.ndarray]]:
+    """The whole valid split once, in order, with masks that never change; rows that fill the last batch weigh nothing."""
+    local = np.arange(batch_size) if local is None else local
+    rows = len(corpus.valid)
+    gather_and_mask = _masked(corpus.valid, vocabulary_of(corpus.tokenizer), masking, corpus.length, VALID_SEED)
+
+    def batch(number: tf.Tensor) -> dict[str, tf.Tensor]:
+        row_ids = number * batch_size + tf.constant(local, tf.int64)
+        masked = gather_and_mask(tf.minimum(row_ids, rows - 1), tf.zeros_like(row_ids))
+        return masked | {"weights": tf.where((row_ids < rows)[:, None], masked["weights"], 0.0)}
+
+    numbers = tf.data.Dataset.range(-(-rows // batch_size))
+    return _iterate(numbers.map(batch, num_parallel_calls=tf.data.AUTOTUNE))
+
+
+def _iterate(dataset: tf.data.Dataset) -> Iterator[dict[str, np.ndarray]]:
+    options = tf.data.Options()
+    options.deterministic = True
+    iterators = [dataset.prefetch(2).with_options(options).as_numpy_iterator()]
+
+    def batches():
+        while (batch := next(iterators[0], None)) is not None:
+            yield batch
+
+    generator = batches()
+    # TensorFlow's threads call back into Python for the rows and would hang where the interpreter ends under them: the
+    # iterator goes when the generator does, or just before the end.
+    weakref.finalize(generator, iterators.clear)
+    return generator
+
+
+def on_mesh(batches: Iterator[dict[str, np.ndarray]], sharding: jax.sharding.Sharding) -> Iterator[dict[str, jax.Array]]:
+    """Each host's rows to global arrays, one batch ahead of the step that takes it."""
+    ahead = None
+    for batch in batches:
+        placed = {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}
+        if ahead is not None:
+            yield ahead
+        ahead = placed
+    if ahead is not None:
+        yield ahead
