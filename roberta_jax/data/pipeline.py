@@ -39,9 +39,7 @@ def ordered(positions: tf.Tensor, rows: int, seed: int) -> tuple[tf.Tensor, tf.T
     """Positions in the endless stream of examples → (epoch, row): each epoch is a permutation of its own. int64 [B]"""
     epochs, within = positions // rows, positions % rows
     keys = tf.stack([tf.fill(tf.shape(epochs), tf.constant(seed, tf.int64)), epochs, tf.ones_like(epochs)], axis=1)
-    return epochs, tf.raw_ops.RandomIndexShuffle(
-        index=within, seed=keys, max_index=tf.constant(rows - 1, tf.int64)
-    )
+    return epochs, tf.raw_ops.RandomIndexShuffle(index=within, seed=keys, max_index=tf.constant(rows - 1, tf.int64))
 
 
 def _masked(rows: Rows, vocabulary: Vocabulary, masking: Masking, length: int, seed: int):
@@ -113,7 +111,9 @@ def _iterate(dataset: tf.data.Dataset) -> Iterator[dict[str, np.ndarray]]:
     return generator
 
 
-def on_mesh(batches: Iterator[dict[str, np.ndarray]], sharding: jax.sharding.Sharding) -> Iterator[dict[str, jax.Array]]:
+def on_mesh(
+    batches: Iterator[dict[str, np.ndarray]], sharding: jax.sharding.Sharding
+) -> Iterator[dict[str, jax.Array]]:
     """Each host's rows to global arrays, one batch ahead of the step that takes it."""
     ahead = None
     for batch in batches:

@@ -226,9 +226,13 @@ def prepare(
 ) -> Corpus:
     """The corpus that the recipe describes: made, or found in `out` (by default a folder in the cache).
 
+    A source that is a prepared corpus already is opened, and must be what the recipe asks for.
+
     Raises:
       UserError: for a source, a tokenizer or a document that cannot be used.
     """
+    if len(recipe.source) == 1 and (Path(recipe.source[0]).expanduser() / "manifest.json").is_file():
+        return _open_prepared(Path(recipe.source[0]).expanduser(), recipe)
     cache, processes = Path(cache).expanduser(), processes or os.cpu_count()
     shards = resolve(recipe.source, recipe.reading, cache, processes)
     tokenizer = _tokenizer(recipe, shards, cache)
@@ -256,6 +260,22 @@ def prepare(
         raise UserError(
             f"{folder} holds a corpus made from something else (another source, tokenizer or field): name a new folder."
         )
+    return corpus
+
+
+def _open_prepared(folder: Path, recipe: Recipe) -> Corpus:
+    corpus = Corpus(folder)
+    wanted = {"length": recipe.length, "format": recipe.format}
+    if isinstance(recipe.tokenizer, int):
+        wanted["vocabulary"] = recipe.tokenizer
+    else:
+        wanted["tokenizer"] = Tokenizer.load(Path(recipe.tokenizer).expanduser()).hash
+    for name, value in wanted.items():
+        if corpus.manifest[name] != value:
+            raise UserError(
+                f"{folder}: this corpus was prepared with {name} {corpus.manifest[name]}, the config asks for {value}; "
+                "change the config or prepare the corpus again."
+            )
     return corpus
 
 

@@ -1,0 +1,161 @@
+"""The encoder: embeddings and a scanned stack of post-layer-norm blocks, in Flax Linen.
+
+The rest of the package sees `init(key, …) → params` and `apply(params, …)`; no Flax type leaves this folder.
+"""
+
+from dataclasses import dataclass
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from roberta_jax.errors import UserError
+from roberta_jax.model.attention import attend
+
+REMAT_POLICIES = {
+    "none": None,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # keeps the products with weights
+    "full": jax.checkpoint_policies.nothing_saveable,  # keeps only each block's input
+}
+
+
+@dataclass(frozen=True)
+class RobertaConfig:
+    """The shape of a model (fields of `config.model`); the defaults are base's."""
+
+    vocab_size: int = 50265
+    num_layers: int = 12
+    hidden_size: int = 768
+    intermediate_size: int = 3072
+    num_heads: int = 12
+    max_length: int = 512  # positions that text can take; the table has pad_id + 1 more
+    num_token_types: int = 1
+    pad_id: int = 1
+    layer_norm_eps: float = 1e-5
+    dropout: float = 0.1  # on embeddings, attention output and feed-forward output
+    attention_dropout: float = 0.1  # on attention probabilities
+    initializer_range: float = 0.02
+    dtype: str = "float32"  # of the arithmetic; parameters are always float32
+    remat: str = "none"  # what the backward pass computes again: "none", "dots" or "full"
+
+    def __post_init__(self):
+        if self.hidden_size % self.num_heads:
+            raise UserError(
+                f"model.hidden_size {self.hidden_size} is not a multiple of model.num_heads {self.num_heads}."
+            )
+        if self.remat not in REMAT_POLICIES:
+            raise UserError(f"model.remat is {self.remat!r}; it can be {' or '.join(map(repr, REMAT_POLICIES))}.")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise UserError(f"model.dtype is {self.dtype!r}; it can be 'float32' or 'bfloat16'.")
+
+
+def kernel_init(config: RobertaConfig):
+    return nn.initializers.normal(config.initializer_range)
+
+
+class Dropout(nn.Module):
+    """Zeroes a share of the values and scales the rest; 16 random bits a value, half of what nn.Dropout draws."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x, deterministic: bool):
+        if deterministic or self.rate == 0:
+            return x
+        threshold = round(self.rate * 2**16)
+        keep = jax.random.bits(self.make_rng("dropout"), x.shape, jnp.uint16) >= threshold
+        return jnp.where(keep, x * jnp.asarray(2**16 / (2**16 - threshold), x.dtype), 0)
+
+
+def layer_norm(config: RobertaConfig, name: str | None = None) -> nn.LayerNorm:
+    """Statistics in float32 whatever the arithmetic around them (Flax does so), the variance by two passes."""
+    return nn.LayerNorm(epsilon=config.layer_norm_eps, dtype=config.dtype, use_fast_variance=False, name=name)
+
+
+class Embeddings(nn.Module):
+    """Words, positions and token types, summed; `attend` is the tied decoder's product."""
+
+    config: RobertaConfig
+
+    def setup(self):
+        c = self.config
+
+        def table(rows):
+            return nn.Embed(rows, c.hidden_size, embedding_init=kernel_init(c), dtype=c.dtype)
+
+        self.word = table(c.vocab_size)
+        self.position = table(c.max_length + c.pad_id + 1)
+        self.token_type = table(c.num_token_types)
+        self.layer_norm = layer_norm(c)
+        self.drop = Dropout(c.dropout)
+
+    def __call__(self, input_ids, segment_ids, token_type_ids, deterministic: bool):
+        x = self.word(input_ids) + self.position(position_ids(segment_ids, self.config.pad_id))
+        if token_type_ids is None:
+            token_type_ids = jnp.zeros((1, 1), jnp.int32)  # every token's
+        return self.drop(self.layer_norm(x + self.token_type(token_type_ids)), deterministic)
+
+    def attend(self, x):
+        """[…, D] → [… , V] in float32."""
+        table = self.word.embedding.astype(self.config.dtype)
+        return jnp.einsum("...d,vd->...v", x, table, preferred_element_type=jnp.float32)
+
+
+def position_ids(segment_ids, pad_id: int):
+    """From `pad_id` + 1 on in each segment; padding (segment 0) takes `pad_id`. int32 [B, L]"""
+    index = jnp.arange(segment_ids.shape[1], dtype=jnp.int32)[None]
+    before = jnp.pad(segment_ids, ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
+    start = jax.lax.cummax(jnp.where(segment_ids != before, index, 0), axis=1)
+    return jnp.where(segment_ids == 0, pad_id, index - start + pad_id + 1)
+
+
+class Block(nn.Module):
+    """Self-attention and feed-forward, each with its residual and the norm behind it."""
+
+    config: RobertaConfig
+
+    @nn.compact
+    def __call__(self, x, segment_ids, deterministic: bool):
+        c = self.config
+
+        def dense(features, name):
+            return nn.DenseGeneral(features, kernel_init=kernel_init(c), dtype=c.dtype, name=name)
+
+        qkv = dense((3, c.num_heads, c.hidden_size // c.num_heads), "qkv")(x)  # [B, L, 3, H, D/H]
+        drop_probabilities = Dropout(c.attention_dropout, name="drop_attention")
+        attended = attend(qkv, segment_ids, lambda p: drop_probabilities(p, deterministic))  # [B, L, D]
+        attended = Dropout(c.dropout)(dense(c.hidden_size, "out")(attended), deterministic)
+        x = layer_norm(c, name="attention_norm")(x + attended)
+        y = nn.gelu(dense(c.intermediate_size, "up")(x), approximate=False)
+        y = Dropout(c.dropout)(dense(c.hidden_size, "down")(y), deterministic)
+        return layer_norm(c, name="feed_forward_norm")(x + y), None
+
+
+class Encoder(nn.Module):
+    """Ids to hidden states [B, L, D]."""
+
+    config: RobertaConfig
+
+    def setup(self):
+        c = self.config
+        policy = REMAT_POLICIES[c.remat]
+        block = Block if policy is None else nn.remat(Block, policy=policy, prevent_cse=False, static_argnums=(3,))
+        self.embeddings = Embeddings(c)
+        self.layers = nn.scan(
+            block,
+            variable_axes={"params": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=(nn.broadcast, nn.broadcast),
+            length=c.num_layers,
+        )(c)
+
+    def __call__(self, input_ids, segment_ids, token_type_ids=None, deterministic: bool = True):
+        """Encodes rows.
+
+        Args:
+          input_ids: int32 [B, L].
+          segment_ids: int32 [B, L], 0 for padding; tokens attend to those of their own segment alone.
+          token_type_ids: int32 [B, L]; all 0 by default.
+        """
+        x = self.embeddings(input_ids, segment_ids, token_type_ids, deterministic)
+        return self.layers(x, segment_ids, deterministic)[0]

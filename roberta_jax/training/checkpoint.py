@@ -1,0 +1,70 @@
+"""Checkpoints by Orbax: written in the background, whole or not there, the newest few and the best kept."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
+
+from roberta_jax.errors import UserError
+
+
+class Checkpoints:
+    """The checkpoints of a run, in `<workdir>/checkpoints/<step>/`.
+
+    Args:
+      newest: how many of the newest to keep; the best by `metric` (lower is better) is kept beside them.
+    """
+
+    def __init__(self, folder: Path, newest: int, metric: str):
+        policies = [
+            keep.LatestN(newest),
+            keep.BestN(
+                get_metric_fn=lambda metrics: metrics[metric], reverse=True, n=1, keep_checkpoints_without_metrics=False
+            ),
+        ]
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=keep.AnyPreservationPolicy(policies), cleanup_tmp_directories=True
+        )
+        self._manager = ocp.CheckpointManager(folder.absolute(), options=options)
+        self.folder = folder
+
+    def latest_step(self) -> int | None:
+        return self._manager.latest_step()
+
+    def save(self, step: int, state: Any, metrics: dict[str, float] | None = None) -> None:
+        """Copies the state and returns; the writing goes on behind."""
+        if step not in self._manager.all_steps():
+            self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
+
+    def restore(self, step: int, abstract: Any) -> Any:
+        """The state of a step, laid out as `abstract` says.
+
+        Raises:
+          UserError: the checkpoint is of another model.
+        """
+        saved = _shapes(self._manager.item_metadata(step))
+        wanted = _shapes(abstract)
+        for path in sorted(saved.keys() | wanted.keys()):
+            if saved.get(path) != wanted.get(path):
+                raise UserError(
+                    f"{self.folder / str(step)} is a checkpoint of another model: its {path} is "
+                    f"{saved.get(path, 'not there')}, this config's {wanted.get(path, 'not there')}; "
+                    "take another workdir or that run's config."
+                )
+        return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+
+    def reached_preemption(self, step: int) -> bool:
+        """Whether the platform has told all hosts that the machine is about to be taken."""
+        return self._manager.reached_preemption(step)
+
+    def close(self) -> None:
+        """Waits for what is being written."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def _shapes(tree: Any) -> dict[str, tuple]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}

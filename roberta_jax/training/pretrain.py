@@ -1,0 +1,149 @@
+"""The masked-LM job: a corpus, its masks, the loss, and what the model learned in the end."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from roberta_jax.data import packing
+from roberta_jax.data.corpus import Corpus
+from roberta_jax.data.documents import Reading
+from roberta_jax.data.masking import Masking
+from roberta_jax.data.pipeline import train_batches, valid_batches
+from roberta_jax.data.prepare import DEFAULT_CACHE, Recipe, prepare
+from roberta_jax.errors import UserError
+from roberta_jax.model.encoder import RobertaConfig
+from roberta_jax.model.flops import train_flops
+from roberta_jax.model.heads import apply_masked_lm, init_masked_lm
+from roberta_jax.training.logging import say
+from roberta_jax.training.step import Loss
+from roberta_jax.training.train import Job, RunConfig, train
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Fields of `config.data`."""
+
+    source: str = "docs"  # a path, a glob, a prepared corpus, tfds:NAME[:split], docs; several parted by commas
+    tokenizer: str = "50265"  # a folder with vocab.json and merges.txt, or the size of a vocabulary to train
+    format: str = Recipe.format
+    length: int = Recipe.length
+    valid_fraction: float = Recipe.valid_fraction
+    masking: str = Masking.mode
+    masking_rate: float = Masking.rate
+    text_column: str = Reading.text_column
+    documents: str = Reading.documents
+    invalid_utf8: str = Reading.invalid_utf8
+    cache: str = str(DEFAULT_CACHE)  # where prepared corpora and trained vocabularies are kept
+    processes: int = 0  # that prepare the corpus; 0: one a core
+
+
+@dataclass(frozen=True)
+class PretrainConfig(RunConfig):
+    job: str = "pretrain"
+    model: RobertaConfig = field(default_factory=RobertaConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+
+
+def open_corpus(data: DataConfig) -> Corpus:
+    """The prepared corpus that `source` names, or the one that it becomes."""
+    tokenizer = int(data.tokenizer) if data.tokenizer.isdigit() else data.tokenizer
+    reading = Reading(data.text_column, data.documents, data.invalid_utf8)
+    sources = tuple(part.strip() for part in data.source.split(",") if part.strip())
+    recipe = Recipe(sources, tokenizer, data.format, data.length, data.valid_fraction, reading)
+    return prepare(recipe, cache=Path(data.cache), processes=data.processes or None)
+
+
+def masked_lm_loss(config: RobertaConfig) -> Loss:
+    """Cross-entropy and accuracy, summed over the predictions."""
+
+    def loss(params, batch, key):
+        logits = apply_masked_lm(params, config, batch["input_ids"], batch["segment_ids"], batch["positions"], key)
+        weights, labels = batch["weights"], batch["labels"]
+        of_label = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+        losses = jax.nn.logsumexp(logits, axis=-1) - of_label
+        hits = logits.argmax(-1) == labels
+        return {"loss": (losses * weights).sum(), "accuracy": (hits * weights).sum(), "weight": weights.sum()}
+
+    return loss
+
+
+def pretrain(config: PretrainConfig, workdir: Path) -> None:
+    """Trains a masked LM and says what it learned."""
+    corpus, masking, model = (
+        open_corpus(config.data),
+        Masking(config.data.masking, config.data.masking_rate),
+        config.model,
+    )
+    if model.vocab_size != len(corpus.tokenizer):
+        raise UserError(
+            f"config.model.vocab_size is {model.vocab_size}, the tokenizer has {len(corpus.tokenizer)} entries; set it to that."
+        )
+    if model.max_length < corpus.length:
+        raise UserError(
+            f"config.model.max_length is {model.max_length}, shorter than the corpus' rows of {corpus.length}."
+        )
+    workdir.mkdir(parents=True, exist_ok=True)
+    corpus.tokenizer.save(workdir / "tokenizer")
+    rows = (config.batch_size, corpus.length)
+    job = Job(
+        init=lambda key: init_masked_lm(key, model),
+        loss=masked_lm_loss(model),
+        train_batches=lambda step, local: train_batches(corpus, masking, config.batch_size, config.seed, step, local),
+        valid_batches=lambda size, local: valid_batches(corpus, masking, size, local),
+        tokens_per_step=config.batch_size * corpus.length,
+        flops_per_step=train_flops(model, *rows, masking.slots(corpus.length)),
+    )
+    epochs = config.steps * config.batch_size / len(corpus.train)
+    say(
+        f"{len(corpus.train):,} rows of {corpus.length} in {corpus.folder}: {config.steps:,} steps are {epochs:.2f} epochs"
+    )
+    params = train(job, config, workdir)
+    if params is not None:
+        say(f"a unigram model of the train split has loss {unigram_loss(corpus, masking):.4f} on the same predictions")
+        for line in examples(params, model, corpus):
+            say(line)
+
+
+def unigram_loss(corpus: Corpus, masking: Masking) -> float:
+    """The valid split's masked-LM loss by how often each id stands in the train split, in nats a prediction."""
+    counts = corpus.token_counts.astype(np.float64) + 1
+    if masking.mode != "fairseq":
+        counts[[corpus.tokenizer.bos, corpus.tokenizer.eos]] = 0  # these are never predicted
+    loss = np.log(counts.sum()) - np.log(np.maximum(counts, 1e-9))
+    total = weight = 0.0
+    for batch in valid_batches(corpus, masking, 256):
+        total += (loss[batch["labels"]] * batch["weights"]).sum()
+        weight += batch["weights"].sum()
+    return total / weight
+
+
+def examples(params: dict, config: RobertaConfig, corpus: Corpus, number: int = 5, answers: int = 5) -> list[str]:
+    """Sentences of the valid split with one word masked, and the model's most probable answers."""
+    tokenizer, found = corpus.tokenizer, []
+    for row in corpus.valid.gather(np.arange(len(corpus.valid))[:: max(1, len(corpus.valid) // (20 * number))]):
+        text = tokenizer.decode_bytes(row).decode(errors="ignore")
+        sentence = next((s.strip() for s in packing.split_sentences(text)[1:-1] if 40 <= len(s.strip()) <= 160), None)
+        ids = tokenizer.encode(sentence) if sentence else np.array([], int)
+        words = [i for i in range(1, len(ids)) if len(tokenizer.token_bytes[ids[i]].strip()) > 3]
+        if words and len(ids) <= corpus.length - 2:
+            found.append((ids, words[len(words) // 2]))
+        if len(found) == number:
+            break
+    if not found:
+        return []
+    input_ids = np.full((len(found), corpus.length), tokenizer.pad, np.int32)
+    for i, (ids, at) in enumerate(found):
+        input_ids[i, : len(ids) + 2] = [tokenizer.bos, *ids[:at], tokenizer.mask, *ids[at + 1 :], tokenizer.eos]
+    positions = np.array([[at + 1] for _, at in found], np.int32)
+    segment_ids = (input_ids != tokenizer.pad).astype(np.int32)
+    logits = jax.jit(apply_masked_lm, static_argnums=1)(params, config, input_ids, segment_ids, positions)
+    probabilities, best = jax.lax.top_k(jax.nn.softmax(logits[:, 0]), answers)
+    lines = []
+    for (ids, at), p, b in zip(found, np.asarray(probabilities), np.asarray(best)):
+        shown = " ".join(tokenizer.decode([*ids[:at], tokenizer.mask, *ids[at + 1 :]]).split())
+        guesses = ", ".join(f"{tokenizer.decode([i]).strip()!r} {share:.0%}" for i, share in zip(b, p))
+        lines.append(f"  {shown}\n    was {tokenizer.decode([ids[at]]).strip()!r}; {guesses}")
+    return lines

@@ -1,0 +1,65 @@
+"""The mesh, which array lies where on it, and which rows of a batch a host feeds.
+
+Two axes: rows of a batch are spread over both, parameters and optimizer state over "fsdp" alone (1 replicates them).
+"""
+
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from roberta_jax.errors import UserError
+
+# A path of the state → how its array is cut; the first row that matches decides. Stacked layers come first in a shape.
+RULES = [
+    (r"(^|/)(step|count)$", P()),
+    (r"embedding$", P(None, "fsdp")),
+    (r"layers/.*kernel$", P(None, "fsdp")),
+    (r"kernel$", P("fsdp")),
+    (r"(bias|scale)$", P()),
+]
+
+
+def make_mesh(fsdp: int = 1) -> Mesh:
+    devices = jax.device_count()
+    if fsdp < 1 or devices % fsdp:
+        raise UserError(f"fsdp is {fsdp}; it must divide the {devices} devices that there are.")
+    return jax.make_mesh((devices // fsdp, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+
+
+def map_paths(function: Callable[[str, Any], Any], tree: Any) -> Any:
+    """`function(path, leaf)` over a tree; a path reads `params/encoder/layers/qkv/kernel`."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: function(jax.tree_util.keystr(path, simple=True, separator="/"), leaf), tree
+    )
+
+
+def state_shardings(mesh: Mesh, state: Any) -> Any:
+    """A sharding for each array of a state (or of its shapes)."""
+
+    def sharding(path: str, leaf: Any) -> NamedSharding:
+        spec = next((spec for pattern, spec in RULES if re.search(pattern, path)), None)
+        if spec is None:
+            raise ValueError(f"no row of sharding.RULES covers {path}")
+        for axis, name in enumerate(spec):
+            if name and leaf.shape[axis] % mesh.shape[name]:
+                raise UserError(
+                    f"fsdp is {mesh.shape[name]}, which does not divide axis {axis} of {path} {leaf.shape}."
+                )
+        return NamedSharding(mesh, spec)
+
+    return map_paths(sharding, state)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    return NamedSharding(mesh, P(("data", "fsdp")))
+
+
+def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
+    """Which rows of a global batch this host's devices hold, ascending."""
+    slices = batch_sharding(mesh).addressable_devices_indices_map((batch_size,)).values()
+    return np.unique(np.concatenate([np.arange(batch_size)[rows] for (rows,) in slices]))
