@@ -26,6 +26,8 @@ def typed(cls: type[T], fields: Mapping[str, Any], prefix: str = "") -> T:
             raise UserError(f"{path} is not a field of this config; {hint}")
         kind = known[name].type
         if dataclasses.is_dataclass(kind):
+            if not isinstance(value, Mapping):
+                raise UserError(f"{path} is {value!r}; expected a section of fields.")
             value = typed(kind, value, f"{prefix}{name}.")
         elif kind is float and type(value) is int:
             value = float(value)

@@ -1,23 +1,37 @@
-"""The door: `python -m roberta_jax.main --config=configs/tiny.py --workdir=/tmp/run`."""
+"""The door: `python -m roberta_jax.main --config=configs/tiny.py --workdir=/tmp/run`. Run it again to resume."""
 
 from pathlib import Path
 
-from absl import app, flags
+from absl import app, flags, logging
 from ml_collections import config_flags
 
-from roberta_jax.errors import exit_with_sentence
+from roberta_jax.errors import UserError, exit_with_sentence
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The job; any field by --config.FIELD=…")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where checkpoints, metrics and the tokenizer go. Run again to resume.")
+_CONFIG = config_flags.DEFINE_config_file("config", None, "The job; --config.FIELD=VALUE changes one of its fields.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "The folder for checkpoints, metrics and the tokenizer.")
+
+
+def _parse(argv: list[str]) -> list[str]:
+    try:
+        rest = flags.FLAGS(argv)
+        assert _CONFIG.value  # a file that cannot be read is noticed here
+        return rest
+    except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+        while error.args and isinstance(error.args[0], Exception):  # ml_collections wraps one in another
+            error = error.args[0]
+        message = " ".join(str(error.args[-1] if error.args else error).split())
+        raise UserError(f"a flag or a config field cannot be used: {message}") from None
 
 
 def main(_) -> None:
-    from roberta_jax.config import typed
+    from roberta_jax.config import typed  # here, so that --help does not wait for JAX
     from roberta_jax.training.pretrain import PretrainConfig, pretrain
 
-    pretrain(typed(PretrainConfig, _CONFIG.value), Path(_WORKDIR.value))
+    if flags.FLAGS["verbosity"].using_default_value:
+        logging.set_verbosity(logging.WARNING)
+    pretrain(typed(PretrainConfig, _CONFIG.value), Path(_WORKDIR.value).expanduser())
 
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["config", "workdir"])
-    exit_with_sentence(lambda: app.run(main))
+    exit_with_sentence(lambda: app.run(main, flags_parser=_parse))

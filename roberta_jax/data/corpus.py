@@ -1,12 +1,13 @@
 """A prepared corpus: a folder of packed rows that any step of any run can index.
 
-`manifest.json`, `{train,valid}-*-of-*.npy` (rows of ids, padded on the right, memory-mapped), `token_counts.npy` (how often
-each id stands in the train rows) and `tokenizer/`. `roberta_jax.data.prepare` makes it.
+`manifest.json`, `{train,valid}-*-of-*.npy` (rows of ids, padded on the right, memory-mapped), `token_counts.npy` (how
+often each id stands in the train rows) and `tokenizer/`. `roberta_jax.data.prepare` makes it.
 """
 
 import hashlib
 import json
 import os
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -39,6 +40,39 @@ class Rows:
         return rows
 
 
+class ShardWriter:
+    """Appends rows to a `.npy` file and sums up what they hold; the header gets the number of rows at the end."""
+
+    def __init__(self, path: Path, tokenizer: Tokenizer, length: int):
+        self.dtype = np.dtype(np.uint16 if len(tokenizer) <= 1 << 16 else np.int32)
+        self.tokenizer, self.length, self.rows = tokenizer, length, 0
+        self.counts, self.lengths = np.zeros(len(tokenizer), np.int64), np.zeros(length + 1, np.int64)
+        self._file = open(path, "wb")
+        self._write_header()
+
+    def _write_header(self) -> None:
+        header = {
+            "descr": np.lib.format.dtype_to_descr(self.dtype),
+            "fortran_order": False,
+            "shape": (self.rows, self.length),
+        }
+        np.lib.format.write_array_header_1_0(self._file, header)  # numpy leaves room for the shape to grow
+
+    def write(self, rows: Iterable[np.ndarray]) -> None:
+        for row in rows:
+            padded = np.full(self.length, self.tokenizer.pad, self.dtype)
+            padded[: len(row)] = row
+            self._file.write(padded.tobytes())
+            np.add.at(self.counts, row, 1)
+            self.lengths[len(row)] += 1
+            self.rows += 1
+        self._file.seek(0)
+        self._write_header()
+        self._file.flush()
+        os.fsync(self._file.fileno())
+        self._file.close()
+
+
 class Corpus:
     """A prepared corpus, opened.
 
@@ -55,13 +89,9 @@ class Corpus:
         _verify(self.folder, self.manifest["shards"])
         self.tokenizer = Tokenizer.load(self.folder / "tokenizer")
         if self.tokenizer.hash != self.manifest["tokenizer"]:
-            raise UserError(
-                f"{folder}: its tokenizer/ is not the one its rows were made with; prepare the corpus again."
-            )
+            raise UserError(f"{folder}: its tokenizer/ is not the one its rows were made with; prepare the corpus again.")
         names = sorted(name for name in self.manifest["shards"] if name.endswith(".npy"))
-        self.train, self.valid = (
-            Rows([self.folder / name for name in names if name.startswith(split)]) for split in SPLITS
-        )
+        self.train, self.valid = (Rows([self.folder / name for name in names if name.startswith(split)]) for split in SPLITS)
         self.token_counts = np.load(self.folder / "token_counts.npy")  # int64 [vocabulary]
         self.length = self.manifest["length"]
 
@@ -77,17 +107,15 @@ def _verify(folder: Path, shards: dict[str, str]) -> None:
     known = json.loads(stamp.read_text()) if stamp.is_file() else {}
     missing = [name for name in shards if not (folder / name).is_file()]
     if missing:
-        raise UserError(
-            f"{folder}: the shard {missing[0]} that its manifest lists is missing; prepare the corpus again."
-        )
+        raise UserError(f"{folder}: the shard {missing[0]} that its manifest lists is missing; prepare the corpus again.")
     now = {name: [(stat := (folder / name).stat()).st_size, stat.st_mtime_ns, shards[name]] for name in shards}
     unknown = [name for name in shards if known.get(name) != now[name]]
     with ThreadPoolExecutor(os.cpu_count()) as threads:
         for name, found in zip(unknown, threads.map(lambda name: sha256(folder / name), unknown)):
             if found != shards[name]:
                 raise UserError(
-                    f"{folder / name}: its SHA-256 is {found[:12]}…, the manifest says {shards[name][:12]}…: the shard is "
-                    "damaged; delete the folder and prepare the corpus again."
+                    f"{folder / name}: its SHA-256 is {found[:12]}…, the manifest says {shards[name][:12]}…: the shard "
+                    "is damaged; delete the folder and prepare the corpus again."
                 )
     if unknown and os.access(folder, os.W_OK):
         write_atomically(stamp, json.dumps(now))

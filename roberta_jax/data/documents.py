@@ -8,10 +8,11 @@ import glob
 import hashlib
 import io
 import json
+import multiprocessing
 import os
 import sysconfig
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,9 +39,7 @@ class Reading:
     def __post_init__(self):
         for field, allowed in (("documents", ("blank-line", "file")), ("invalid_utf8", ("replace", "error"))):
             if getattr(self, field) not in allowed:
-                raise UserError(
-                    f"data.{field} is {getattr(self, field)!r}; it can be {' or '.join(map(repr, allowed))}."
-                )
+                raise UserError(f"data.{field} is {getattr(self, field)!r}; it can be {' or '.join(map(repr, allowed))}.")
 
 
 @dataclass(frozen=True)
@@ -140,9 +139,7 @@ def _split_file(path: Path, reading: Reading, piece_bytes: int) -> list[Piece]:
     else:
         cuts = _text_cuts(path, stat.st_size, b"\n" if kind == "jsonl" else b"\n\n", piece_bytes)
     size = stat.st_size // max(1, len(cuts) - 1)
-    return [
-        Piece(kind, str(path), start, stop, size, fingerprint) for start, stop in zip(cuts, cuts[1:]) if stop > start
-    ]
+    return [Piece(kind, str(path), start, stop, size, fingerprint) for start, stop in zip(cuts, cuts[1:]) if stop > start]
 
 
 def _text_cuts(path: Path, size: int, boundary: bytes, piece_bytes: int) -> list[int]:
@@ -160,6 +157,8 @@ def _text_cuts(path: Path, size: int, boundary: bytes, piece_bytes: int) -> list
                     cuts.append(file.tell() - len(tail) - len(block) + at + len(boundary))
                     break
                 tail = block[-len(boundary) + 1 :] if len(boundary) > 1 else b""
+            else:
+                break  # no boundary up to the end, so none after the later targets either
     return [*cuts, size]
 
 
@@ -192,6 +191,8 @@ def _split_tfds(source: str, piece_bytes: int) -> list[Piece]:
     try:
         builder = tfds.builder(name)
         builder.download_and_prepare()
+        if split not in builder.info.splits:
+            raise ValueError(f"there is no split {split!r}, there are {', '.join(builder.info.splits)}")
         info = builder.info.splits[split]
     except Exception as error:  # TFDS raises a class of its own for each cause
         raise UserError(
@@ -242,7 +243,7 @@ def _decode(document: bytes, path: str, reading: Reading, counts: Counts) -> str
 
 
 def _lines(piece: Piece, longest: int = -1) -> Iterator[bytes]:
-    """The lines of a text file's piece, decompressed where its name says so; one above `longest` bytes comes in parts."""
+    """The lines of a text file's piece, decompressed where its name says so; above `longest` bytes in parts."""
     compression = COMPRESSIONS.get(Path(piece.path).suffix)
     try:
         with pyarrow.OSFile(piece.path) as raw:
@@ -273,7 +274,7 @@ def _read_text(piece: Piece, reading: Reading, counts: Counts) -> Iterator[bytes
         if size >= LONGEST_DOCUMENT:
             counts.cut_long += 1
             text = b"".join(lines)
-            cut = next(i for i in range(size - 1, -1, -1) if text[i] & 0xC0 != 0x80)  # not inside a character
+            cut = next((i for i in range(size - 1, size - 5, -1) if text[i] & 0xC0 != 0x80), size)  # a character's start
             yield text[:cut]
             lines, size = [text[cut:]], size - cut
     if lines:
@@ -340,7 +341,8 @@ def collect_docstrings(cache_dir: Path, processes: int) -> Path:
         return path
     cache_dir.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{os.getpid()}.partial")
-    with ProcessPoolExecutor(processes) as pool, open(partial, "w", encoding="utf-8") as out:
+    context = multiprocessing.get_context("spawn")  # not forked: the caller may hold threads of JAX or TensorFlow
+    with ProcessPoolExecutor(processes, context) as pool, open(partial, "w", encoding="utf-8") as out:
         for text in pool.map(_docstrings, files, chunksize=64):
             if text:
                 out.write(json.dumps({"text": text}) + "\n")
@@ -354,7 +356,8 @@ def _modules() -> Iterator[Path]:
         for folder, folders, names in os.walk(root):
             skipped = ("__pycache__", "test", "tests", "site-packages", "dist-packages")
             folders[:] = [name for name in folders if name not in skipped]
-            yield from (Path(folder, name) for name in names if name.endswith(".py"))
+            modules = (Path(folder, name) for name in names if name.endswith(".py"))
+            yield from (module for module in modules if module.is_file())  # not a link that leads nowhere
 
 
 def _docstrings(path: Path) -> str:

@@ -7,8 +7,8 @@ The modes are those of the README's table:
 
     roberta     n = ⌊0.15·tokens + u⌋ of the ordinary tokens; 80% <mask>, 10% a random ordinary token, 10% unchanged
     fairseq     as fairseq does it: special tokens count and may be selected; random tokens are ids from 4 on
-    hf          as transformers' collator does it: an independent draw for each ordinary token; random tokens are any ids
-    whole_word  n of the words, and one 80/10/10 decision for a whole word; a word starts at a token with a leading space
+    hf          as transformers' collator does it: an independent draw for each ordinary token; random tokens: any ids
+    whole_word  n of the words, and one 80/10/10 decision for a whole word; a word starts at a leading space
 """
 
 import math
@@ -150,9 +150,8 @@ def _word_numbers(rows, vocabulary: Vocabulary):
 
 
 def _order_of_words(words, positions, unit):
-    """For slots sorted so that a word's tokens stand together: the how-manieth word each is of, and whether all of it is there.
-
-    A word that the last slots cut is not there; any other is.
+    """For slots sorted so that a word's tokens stand together: which word each is of, in the slots' order, and whether
+    all of that word is there. A word that the last slots cut is not; any other is.
     """
     changes = words[:, 1:] != words[:, :-1]
     order = tf.pad(tf.cumsum(tf.cast(changes, tf.int32), axis=1), [[0, 0], [1, 0]])

@@ -1,8 +1,9 @@
 """Sentences to rows: the input formats of RoBERTa's section 4.2 that need no next-sentence label.
 
-A document is a list of sentences, a sentence an array of ids; joined they are the document's ids, so nothing is lost or
-added inside it. A row is `<s> … </s>`, at most `max_length` ids. Where one document ends inside a row and another begins,
-`</s></s>` parts them, the form that fine-tuning gives a pair of texts. A sentence longer than a row is cut into rows.
+A document is a list of sentences, a sentence an array of ids; joined they are the document's ids, so nothing is lost
+or added inside it. A row is `<s> … </s>`, at most `max_length` ids. Where one document ends inside a row and another
+begins, `</s></s>` parts them, the form that fine-tuning gives a pair of texts. A sentence longer than a row is cut into
+rows.
 
 A later format that puts several inputs into one row starts each with its own `<s>`; that is all attention needs to keep
 them apart (see `pipeline.segment_ids`).
@@ -15,12 +16,15 @@ import numpy as np
 
 Document = list[np.ndarray]
 
-# Where a sentence ends, after Unicode's UAX #29 and for any language: terminators and what closes behind them, then white
-# space that no lower-case letter follows; the full stops of scripts without spaces, then a letter; a paragraph's end.
-# Each match lies on a boundary of the tokenizer's own pieces, so ids do not depend on it. A single line break ends nothing.
-_CLOSERS = r"[\"'”’»)\]}」』）】》〉]*"
+# Where a sentence ends, after Unicode's UAX #29 and for any language: terminators and what closes behind them, then
+# white space that no lower-case letter follows; the full stops of scripts without spaces, then a letter; a paragraph's
+# end. A single line break ends nothing. Each match lies on a boundary of the tokenizer's own pieces (whose white space
+# leaves out four controls that Python's holds), so ids do not depend on it. Nothing backtracks over a page of dots.
+_SPACE, _CLOSERS = r"[^\S\x1c-\x1f]", r"[\"'”’»)\]}」』）】》〉]*+"
 _SENTENCE_END = re.compile(
-    rf"[.!?…؟۔।॥]+{_CLOSERS}(?=\s+[^\sa-zß-öø-ÿα-ωа-я])|[。！？｡]+{_CLOSERS}(?=[\s\w])|[^\s](?=[^\S\n]*\n[^\S\n]*\n)"
+    rf"(?<![.!?…؟۔।॥])[.!?…؟۔।॥]++{_CLOSERS}(?={_SPACE}++[^a-zß-öø-ÿα-ωа-я])"
+    rf"|(?<![。！？｡])[。！？｡]++{_CLOSERS}(?={_SPACE}|[^\W_])"
+    r"|[\S\x1c-\x1f](?=[^\S\n\x1c-\x1f]*+\n[^\S\n\x1c-\x1f]*+\n)"
 )
 
 

@@ -81,7 +81,7 @@ def train_batches(
 def valid_batches(
     corpus: Corpus, masking: Masking, batch_size: int, local: np.ndarray | None = None
 ) -> Iterator[dict[str, np.ndarray]]:
-    """The whole valid split once, in order, with masks that never change; rows that fill the last batch weigh nothing."""
+    """The whole valid split once, in order, with masks that never change; rows that fill the last batch weigh 0."""
     local = np.arange(batch_size) if local is None else local
     rows = len(corpus.valid)
     gather_and_mask = _masked(corpus.valid, vocabulary_of(corpus.tokenizer), masking, corpus.length, VALID_SEED)
@@ -111,9 +111,7 @@ def _iterate(dataset: tf.data.Dataset) -> Iterator[dict[str, np.ndarray]]:
     return generator
 
 
-def on_mesh(
-    batches: Iterator[dict[str, np.ndarray]], sharding: jax.sharding.Sharding
-) -> Iterator[dict[str, jax.Array]]:
+def on_mesh(batches: Iterator[dict[str, np.ndarray]], sharding: jax.sharding.Sharding) -> Iterator[dict[str, jax.Array]]:
     """Each host's rows to global arrays, one batch ahead of the step that takes it."""
     ahead = None
     for batch in batches:

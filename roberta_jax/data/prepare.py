@@ -24,7 +24,7 @@ import numpy as np
 from tqdm import tqdm
 
 from roberta_jax.data import packing
-from roberta_jax.data.corpus import SPLITS, Corpus, report, sha256, write_atomically
+from roberta_jax.data.corpus import SPLITS, Corpus, ShardWriter, report, sha256, write_atomically
 from roberta_jax.data.documents import Counts, Piece, Reading, read, resolve
 from roberta_jax.data.tokenizer import Tokenizer
 from roberta_jax.errors import UserError, exit_with_sentence
@@ -95,39 +95,6 @@ def _is_valid(document_hash: int, valid_fraction: float) -> bool:
     return document_hash < valid_fraction * 2**64
 
 
-class _ShardWriter:
-    """Appends rows to a `.npy` file and sums up what they hold; the header gets the number of rows at the end."""
-
-    def __init__(self, path: Path, tokenizer: Tokenizer, length: int):
-        self.dtype = np.dtype(np.uint16 if len(tokenizer) <= 1 << 16 else np.int32)
-        self.tokenizer, self.length, self.rows = tokenizer, length, 0
-        self.counts, self.lengths = np.zeros(len(tokenizer), np.int64), np.zeros(length + 1, np.int64)
-        self._file = open(path, "wb")
-        self._write_header()
-
-    def _write_header(self) -> None:
-        header = {
-            "descr": np.lib.format.dtype_to_descr(self.dtype),
-            "fortran_order": False,
-            "shape": (self.rows, self.length),
-        }
-        np.lib.format.write_array_header_1_0(self._file, header)  # numpy leaves room for the shape to grow
-
-    def write(self, rows: Iterator[np.ndarray]) -> None:
-        for row in rows:
-            padded = np.full(self.length, self.tokenizer.pad, self.dtype)
-            padded[: len(row)] = row
-            self._file.write(padded.tobytes())
-            self.counts += np.bincount(row, minlength=len(self.counts))
-            self.lengths[len(row)] += 1
-            self.rows += 1
-        self._file.seek(0)
-        self._write_header()
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-
-
 def _write_shard(index: int, of: int, pieces: list[Piece], recipe: Recipe, folder: Path) -> None:
     """Both splits' rows of one shard; `shard-*.npz`, written last, says that they are whole and what they hold."""
     tokenizer = Tokenizer.load(folder / "tokenizer")
@@ -153,7 +120,7 @@ def _write_shard(index: int, of: int, pieces: list[Piece], recipe: Recipe, folde
     for split, source in (("train", train_documents()), ("valid", valid)):
         name = f"{split}-{index:05d}-of-{of:05d}.npy"
         partial = folder / f"{name}.{os.getpid()}.partial"
-        writer = _ShardWriter(partial, tokenizer, recipe.length)
+        writer = ShardWriter(partial, tokenizer, recipe.length)
         writer.write(pack(source, recipe.length, tokenizer.bos, tokenizer.eos))
         hashes[name] = sha256(partial)
         os.replace(partial, folder / name)
@@ -196,10 +163,7 @@ def _tokenizer(recipe: Recipe, shards: list[list[Piece]], cache: Path) -> Tokeni
     if not isinstance(recipe.tokenizer, int):
         return Tokenizer.load(Path(recipe.tokenizer).expanduser())
     fingerprints = [asdict(piece) for pieces in shards for piece in pieces]
-    folder = (
-        cache
-        / f"tokenizer-{_key(VERSION, recipe.tokenizer, asdict(recipe.reading), recipe.valid_fraction, fingerprints)}"
-    )
+    folder = cache / f"tokenizer-{_key(VERSION, recipe.tokenizer, asdict(recipe.reading), recipe.valid_fraction, fingerprints)}"
     with _locked(folder.with_suffix(".lock")):
         if not (folder / "merges.txt").is_file():
             print(f"training a byte-level BPE of {recipe.tokenizer:,} entries", flush=True)
@@ -221,9 +185,7 @@ def _training_texts(recipe: Recipe, shards: list[list[Piece]]) -> Iterator[str]:
                 break
 
 
-def prepare(
-    recipe: Recipe, out: Path | None = None, cache: Path = DEFAULT_CACHE, processes: int | None = None
-) -> Corpus:
+def prepare(recipe: Recipe, out: Path | None = None, cache: Path = DEFAULT_CACHE, processes: int | None = None) -> Corpus:
     """The corpus that the recipe describes: made, or found in `out` (by default a folder in the cache).
 
     A source that is a prepared corpus already is opened, and must be what the recipe asks for.
@@ -254,6 +216,8 @@ def prepare(
             if folder.exists():
                 folder.rmdir()
             os.replace(partial, folder)
+            for leftover in (*folder.glob("shard-*.npz"), *folder.glob("*.partial*")):  # notes, and what a kill left
+                leftover.unlink()
             print(report(manifest), flush=True)
     corpus = Corpus(folder)
     if corpus.manifest["key"] != key:
@@ -294,15 +258,15 @@ def _write_shards(shards: list[list[Piece]], recipe: Recipe, folder: Path, proce
         ) as bar,
         ProcessPoolExecutor(min(processes, len(todo)) or 1, context, initializer=_end_with_parent) as pool,
     ):
-        futures = {pool.submit(_write_shard, i, len(shards), shards[i], recipe, folder): i for i in todo}
         try:
+            futures = {pool.submit(_write_shard, i, len(shards), shards[i], recipe, folder): i for i in todo}
             for future in as_completed(futures):
                 future.result()
                 bar.update(sizes[futures[future]])
         except BrokenProcessPool:
             raise UserError(
-                f"a process that prepared {folder} was killed, perhaps for want of memory; the same command goes on where "
-                "it stopped (fewer processes need less)."
+                f"a process that prepared {folder} was killed, perhaps for want of memory; the same command goes on "
+                "where it stopped (fewer processes need less)."
             ) from None
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
@@ -310,7 +274,7 @@ def _write_shards(shards: list[list[Piece]], recipe: Recipe, folder: Path, proce
 
 
 def _manifest(recipe: Recipe, tokenizer: Tokenizer, key: str, of: int, folder: Path) -> dict:
-    """Sums up the shards' notes, and deletes them."""
+    """Sums up the shards' notes."""
     totals, hashes, lengths, token_counts = {}, {}, {}, np.zeros(len(tokenizer), np.int64)
     in_rows = 0
     distinct = {"documents": Distinct(), "lines": Distinct()}
@@ -328,19 +292,15 @@ def _manifest(recipe: Recipe, tokenizer: Tokenizer, key: str, of: int, folder: P
                 in_rows -= int(note[f"{split}_counts"][[tokenizer.bos, tokenizer.eos]].sum())
             token_counts += note["train_counts"]
     if not totals["documents"]:
-        raise UserError(
-            f"data.source {', '.join(recipe.source)}: no document with any text in it; expected at least two."
-        )
+        raise UserError(f"data.source {', '.join(recipe.source)}: no document with any text in it; expected at least two.")
     for split in SPLITS:
         if not lengths[split].sum():
             raise UserError(
-                f"the {split} split is empty: {totals['documents']:,} documents and data.valid_fraction {recipe.valid_fraction}; "
-                "change that field, or let data.documents part the text into more documents."
+                f"the {split} split is empty: {totals['documents']:,} documents and data.valid_fraction "
+                f"{recipe.valid_fraction}; change that field, or let data.documents part the text into more documents."
             )
     np.save(folder / "token_counts.npy", token_counts)
     hashes["token_counts.npy"] = sha256(folder / "token_counts.npy")
-    for path in notes:
-        path.unlink()
     ids = np.arange(recipe.length + 1)
     return {
         "version": VERSION,
@@ -391,9 +351,7 @@ def main() -> None:
         default=Recipe.valid_fraction,
         help="share of documents held out (default %(default)s)",
     )
-    parser.add_argument(
-        "--text_column", default=Reading.text_column, help="of JSONL, Parquet and TFDS (default %(default)s)"
-    )
+    parser.add_argument("--text_column", default=Reading.text_column, help="of JSONL, Parquet and TFDS (default %(default)s)")
     parser.add_argument(
         "--documents",
         default=Reading.documents,

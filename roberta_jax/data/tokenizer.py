@@ -6,6 +6,7 @@ The same merges give the same ids in both libraries; tiktoken is several times f
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -19,6 +20,7 @@ BOS, PAD, EOS, UNK, MASK = SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<
 
 # GPT-2's pre-tokenisation, with possessive quantifiers where they change the speed and not the result.
 PATTERN = r"'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s"
+_LONG_SPACE = re.compile(r"[^\S\x1c-\x1f]{100000,}(?=[^\S\x1c-\x1f])")
 
 
 def _byte_alphabet() -> dict[str, int]:
@@ -47,8 +49,8 @@ class Tokenizer:
         missing += [left + right for left, right in merges if left + right not in vocab]
         if missing:
             raise UserError(
-                f"{origin} lacks {len(missing)} tokens that a byte-level RoBERTa vocabulary needs, {missing[0]!r} first: "
-                "every byte, every merge and <s> <pad> </s> <unk> <mask> must be in it."
+                f"{origin} lacks {len(missing)} tokens that a byte-level RoBERTa vocabulary needs, {missing[0]!r} "
+                "first: every byte, every merge and <s> <pad> </s> <unk> <mask> must be in it."
             )
         if sorted(vocab.values()) != list(range(len(vocab))):
             raise UserError(f"{origin}: its ids are not 0 to {len(vocab) - 1}, each once.")
@@ -58,9 +60,7 @@ class Tokenizer:
         pieces = [CHARACTER_OF[byte] for byte in range(256)] + [left + right for left, right in merges]
         ranks = {_token_bytes(piece): rank for rank, piece in enumerate(pieces)}
         if len(ranks) < len(pieces):
-            raise UserError(
-                f"{origin}: two merges make the same token, so its ids would depend on the library that reads it."
-            )
+            raise UserError(f"{origin}: two merges make the same token, so its ids would depend on the library that reads it.")
         self._ids = np.array([vocab[piece] for piece in pieces], np.int32)
         self._bpe = tiktoken.Encoding("roberta_jax", pat_str=PATTERN, mergeable_ranks=ranks, special_tokens={})
         self.token_bytes = [b""] * len(vocab)
@@ -86,10 +86,14 @@ class Tokenizer:
         if isinstance(text, bytes):
             text = text.decode("utf-8", "surrogateescape")
         try:
-            text.encode()
+            return self._ids[self._bpe.encode_to_numpy(text, disallowed_special=())]
         except UnicodeEncodeError:
             return self._encode_with_lone_bytes(text)
-        return self._ids[self._bpe.encode_to_numpy(text, disallowed_special=())]
+        except ValueError:  # white space too long for the stack of the pattern's engine: all but its last is one piece
+            run = _LONG_SPACE.search(text)
+            if not run:
+                raise
+            return np.concatenate([self.encode(text[: run.start()]), self.encode(run[0]), self.encode(text[run.end() :])])
 
     def _encode_with_lone_bytes(self, text: str) -> np.ndarray:
         """Each byte that is not UTF-8 becomes its own token; what lies between is encoded as text."""
@@ -105,8 +109,10 @@ class Tokenizer:
 
     def encode_batch(self, texts: Sequence[str | bytes]) -> list[np.ndarray]:
         """`encode` for many texts, on as many threads as there are cores (tiktoken lets go of the interpreter)."""
+        chunks = [texts[start : start + 64] for start in range(0, len(texts), 64)]
         with ThreadPoolExecutor(os.cpu_count()) as threads:
-            return list(threads.map(self.encode, texts))
+            encoded = threads.map(lambda chunk: [self.encode(text) for text in chunk], chunks)
+            return [ids for chunk in encoded for ids in chunk]
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes that the ids stand for; special tokens are left out."""
@@ -142,7 +148,7 @@ class Tokenizer:
         broken = next((merge for merge in merges if len(merge) != 2 or not set("".join(merge)) <= BYTE_OF.keys()), None)
         if broken is not None:
             raise UserError(
-                f"{folder / 'merges.txt'}: {' '.join(broken)!r} is not two tokens of the byte alphabet parted by a space."
+                f"{folder / 'merges.txt'}: {' '.join(broken)!r} is not two tokens of the byte alphabet and a space."
             )
         return cls(vocab, merges, origin=str(folder))
 
@@ -154,7 +160,7 @@ class Tokenizer:
         smallest = len(BYTE_OF) + len(SPECIAL_TOKENS)
         if vocab_size < smallest:
             raise UserError(
-                f"a byte-level vocabulary has at least {smallest} entries, not {vocab_size}: give a larger data.tokenizer."
+                f"a byte-level vocabulary has at least {smallest} entries: data.tokenizer {vocab_size} is too small."
             )
         bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
         bpe.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)

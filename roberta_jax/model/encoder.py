@@ -40,9 +40,7 @@ class RobertaConfig:
 
     def __post_init__(self):
         if self.hidden_size % self.num_heads:
-            raise UserError(
-                f"model.hidden_size {self.hidden_size} is not a multiple of model.num_heads {self.num_heads}."
-            )
+            raise UserError(f"model.hidden_size {self.hidden_size} is not a multiple of model.num_heads {self.num_heads}.")
         if self.remat not in REMAT_POLICIES:
             raise UserError(f"model.remat is {self.remat!r}; it can be {' or '.join(map(repr, REMAT_POLICIES))}.")
         if self.dtype not in ("float32", "bfloat16"):

@@ -1,10 +1,10 @@
-"""What stands on the encoder: the masked-LM head, on the masked slots alone."""
+"""What stands on the encoder: the masked-LM head, on the masked slots alone, and the heads of fine-tuned models."""
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from roberta_jax.model.encoder import Encoder, RobertaConfig, kernel_init, layer_norm
+from roberta_jax.model.encoder import Dropout, Encoder, RobertaConfig, kernel_init, layer_norm
 
 
 class MaskedLMHead(nn.Module):
@@ -15,9 +15,7 @@ class MaskedLMHead(nn.Module):
     @nn.compact
     def __call__(self, x, decode):
         c = self.config
-        x = nn.gelu(
-            nn.Dense(c.hidden_size, kernel_init=kernel_init(c), dtype=c.dtype, name="dense")(x), approximate=False
-        )
+        x = nn.gelu(nn.Dense(c.hidden_size, kernel_init=kernel_init(c), dtype=c.dtype, name="dense")(x), approximate=False)
         bias = self.param("bias", nn.initializers.zeros, (c.vocab_size,))
         return decode(layer_norm(c, name="layer_norm")(x)) + bias
 
@@ -54,3 +52,124 @@ def apply_masked_lm(
     return MaskedLM(config).apply(
         {"params": params}, input_ids, segment_ids, positions, deterministic=dropout_key is None, rngs=rngs
     )
+
+
+def dense(config: RobertaConfig, features: int, name: str) -> nn.Dense:
+    return nn.Dense(features, kernel_init=kernel_init(config), dtype=config.dtype, name=name)
+
+
+class ClassificationHead(nn.Module):
+    """`<s>` → dropout → dense → tanh → dropout → projection. [B, L, D] → [B, outputs]; one output is a regression."""
+
+    config: RobertaConfig
+    outputs: int
+
+    @nn.compact
+    def __call__(self, x, deterministic: bool):
+        drop = Dropout(self.config.dropout)
+        x = jnp.tanh(dense(self.config, self.config.hidden_size, "dense")(drop(x[:, 0], deterministic)))
+        return dense(self.config, self.outputs, "out")(drop(x, deterministic))
+
+
+class MultipleChoiceHead(nn.Module):
+    """`<s>` → dense → tanh → dropout → projection: the score of one choice. [B, L, D] → [B, 1]"""
+
+    config: RobertaConfig
+    outputs: int = 1
+
+    @nn.compact
+    def __call__(self, x, deterministic: bool):
+        x = jnp.tanh(dense(self.config, self.config.hidden_size, "dense")(x[:, 0]))
+        return dense(self.config, self.outputs, "out")(Dropout(self.config.dropout)(x, deterministic))
+
+
+class SpanHead(nn.Module):
+    """Every token → projection: how well it begins and how well it ends the span. [B, L, D] → [B, L, 2]"""
+
+    config: RobertaConfig
+    outputs: int = 2
+
+    @nn.compact
+    def __call__(self, x, deterministic: bool):
+        return dense(self.config, self.outputs, "out")(x)
+
+
+class TokenClassificationHead(nn.Module):
+    """Every token → dropout → projection. [B, L, D] → [B, L, outputs]"""
+
+    config: RobertaConfig
+    outputs: int
+
+    @nn.compact
+    def __call__(self, x, deterministic: bool):
+        return dense(self.config, self.outputs, "out")(Dropout(self.config.dropout)(x, deterministic))
+
+
+# Where a head's parameters lie in the tree, beside "encoder", is its name. The masked-LM head is "lm_head".
+HEADS = {
+    "classification": ClassificationHead,
+    "multiple_choice": MultipleChoiceHead,
+    "span": SpanHead,
+    "token_classification": TokenClassificationHead,
+}
+
+
+def init_encoder(key: jax.Array, config: RobertaConfig) -> dict:
+    """Fresh parameters of an encoder alone, as they lie under "encoder" in every model's."""
+    one = jnp.zeros((1, 1), jnp.int32)
+    return Encoder(config).init(key, one, one)["params"]
+
+
+def apply_encoder(
+    params: dict,
+    config: RobertaConfig,
+    input_ids: jax.Array,
+    segment_ids: jax.Array,
+    token_type_ids: jax.Array | None = None,
+    dropout_key: jax.Array | None = None,
+) -> jax.Array:
+    """Hidden states of any model's parameters: int32 [B, L] each → [B, L, D]. Without a key there is no dropout."""
+    rngs = {} if dropout_key is None else {"dropout": dropout_key}
+    return Encoder(config).apply(
+        {"params": params["encoder"]}, input_ids, segment_ids, token_type_ids, dropout_key is None, rngs=rngs
+    )
+
+
+def init_with_head(key: jax.Array, config: RobertaConfig, head: str, outputs: int) -> dict:
+    """Fresh parameters {"encoder": …, head: …}; to fine-tune, put a pretrained encoder in the place of this one.
+
+    Args:
+      head: a key of HEADS.
+      outputs: labels; 1 for regression and for multiple choice, 2 for spans.
+    """
+    encoder_key, head_key = jax.random.split(key)
+    hidden = jnp.zeros((1, 1, config.hidden_size), config.dtype)
+    head_params = HEADS[head](config, outputs).init(head_key, hidden, True)["params"]
+    return {"encoder": init_encoder(encoder_key, config), head: head_params}
+
+
+def apply_with_head(
+    params: dict,
+    config: RobertaConfig,
+    input_ids: jax.Array,
+    segment_ids: jax.Array,
+    token_type_ids: jax.Array | None = None,
+    dropout_key: jax.Array | None = None,
+) -> jax.Array:
+    """Float32 logits of the head that `params` hold. Without a key there is no dropout.
+
+    Args:
+      input_ids: int32 [B, L]; for multiple choice [B, C, L], and so `segment_ids` and `token_type_ids`.
+
+    Returns:
+      classification [B, outputs], multiple choice [B, C], span [B, L, 2], token classification [B, L, outputs].
+    """
+    (head,) = params.keys() - {"encoder"}
+    rows = input_ids.shape[:-1]
+    flat = [x if x is None else x.reshape(-1, x.shape[-1]) for x in (input_ids, segment_ids, token_type_ids)]
+    encoder_key, head_key = (None, None) if dropout_key is None else jax.random.split(dropout_key)
+    hidden = apply_encoder(params, config, *flat, encoder_key)
+    module = HEADS[head](config, params[head]["out"]["bias"].shape[-1])
+    rngs = {} if dropout_key is None else {"dropout": head_key}
+    logits = module.apply({"params": params[head]}, hidden, dropout_key is None, rngs=rngs).astype(jnp.float32)
+    return logits.reshape(rows) if head == "multiple_choice" else logits

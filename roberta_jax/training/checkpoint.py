@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
@@ -63,6 +64,31 @@ class Checkpoints:
         """Waits for what is being written."""
         self._manager.wait_until_finished()
         self._manager.close()
+
+
+def saved_steps(folder: Path) -> list[int]:
+    """The steps whose checkpoints are whole, ascending; another process may be writing more."""
+    return sorted(ocp.utils.checkpoint_steps(folder.absolute())) if folder.is_dir() else []
+
+
+def read_params(folder: Path, step: int) -> dict:
+    """The parameters of a checkpoint without the rest of its state, as arrays of NumPy, on any number of devices.
+
+    Raises:
+      UserError: the checkpoint is damaged.
+    """
+    path = folder.absolute() / str(step) / "default"
+    handler = ocp.PyTreeCheckpointHandler()
+    try:
+        item = {"params": handler.metadata(path).tree["params"]}
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+        args = ocp.args.PyTreeRestore(item=item, restore_args=as_numpy, partial_restore=True)
+        return handler.restore(path, args=args)["params"]
+    except (OSError, KeyError, ValueError, AttributeError) as error:
+        reason = str(error).splitlines()[0][:200]
+        raise UserError(f"{folder / str(step)} is not a whole checkpoint of a training run: {reason}") from None
+    finally:
+        handler.close()
 
 
 def _shapes(tree: Any) -> dict[str, tuple]:

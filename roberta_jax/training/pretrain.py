@@ -1,6 +1,7 @@
 """The masked-LM job: a corpus, its masks, the loss, and what the model learned in the end."""
 
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -13,6 +14,7 @@ from roberta_jax.data.documents import Reading
 from roberta_jax.data.masking import Masking
 from roberta_jax.data.pipeline import train_batches, valid_batches
 from roberta_jax.data.prepare import DEFAULT_CACHE, Recipe, prepare
+from roberta_jax.data.tokenizer import Tokenizer
 from roberta_jax.errors import UserError
 from roberta_jax.model.encoder import RobertaConfig
 from roberta_jax.model.flops import train_flops
@@ -82,11 +84,11 @@ def pretrain(config: PretrainConfig, workdir: Path) -> None:
             f"config.model.vocab_size is {model.vocab_size}, the tokenizer has {len(corpus.tokenizer)} entries; set it to that."
         )
     if model.max_length < corpus.length:
-        raise UserError(
-            f"config.model.max_length is {model.max_length}, shorter than the corpus' rows of {corpus.length}."
-        )
-    workdir.mkdir(parents=True, exist_ok=True)
-    corpus.tokenizer.save(workdir / "tokenizer")
+        raise UserError(f"config.model.max_length is {model.max_length}, shorter than the corpus' rows of {corpus.length}.")
+    kept = workdir / "tokenizer"
+    if kept.exists() and Tokenizer.load(kept).hash != corpus.tokenizer.hash:
+        raise UserError(f"{kept} is another tokenizer than the corpus'; take another workdir or that run's corpus.")
+    corpus.tokenizer.save(kept)
     rows = (config.batch_size, corpus.length)
     job = Job(
         init=lambda key: init_masked_lm(key, model),
@@ -97,9 +99,7 @@ def pretrain(config: PretrainConfig, workdir: Path) -> None:
         flops_per_step=train_flops(model, *rows, masking.slots(corpus.length)),
     )
     epochs = config.steps * config.batch_size / len(corpus.train)
-    say(
-        f"{len(corpus.train):,} rows of {corpus.length} in {corpus.folder}: {config.steps:,} steps are {epochs:.2f} epochs"
-    )
+    say(f"{len(corpus.train):,} rows of {corpus.length} in {corpus.folder}: {config.steps:,} steps are {epochs:.2f} epochs")
     params = train(job, config, workdir)
     if params is not None:
         say(f"a unigram model of the train split has loss {unigram_loss(corpus, masking):.4f} on the same predictions")
@@ -123,15 +123,8 @@ def unigram_loss(corpus: Corpus, masking: Masking) -> float:
 def examples(params: dict, config: RobertaConfig, corpus: Corpus, number: int = 5, answers: int = 5) -> list[str]:
     """Sentences of the valid split with one word masked, and the model's most probable answers."""
     tokenizer, found = corpus.tokenizer, []
-    for row in corpus.valid.gather(np.arange(len(corpus.valid))[:: max(1, len(corpus.valid) // (20 * number))]):
-        text = tokenizer.decode_bytes(row).decode(errors="ignore")
-        sentence = next((s.strip() for s in packing.split_sentences(text)[1:-1] if 40 <= len(s.strip()) <= 160), None)
-        ids = tokenizer.encode(sentence) if sentence else np.array([], int)
-        words = [i for i in range(1, len(ids)) if len(tokenizer.token_bytes[ids[i]].strip()) > 3]
-        if words and len(ids) <= corpus.length - 2:
-            found.append((ids, words[len(words) // 2]))
-        if len(found) == number:
-            break
+    for part in np.array_split(np.arange(len(corpus.valid)), number):
+        found += next((question for question in map(partial(_question, corpus), part[:100]) if question), [])
     if not found:
         return []
     input_ids = np.full((len(found), corpus.length), tokenizer.pad, np.int32)
@@ -143,7 +136,20 @@ def examples(params: dict, config: RobertaConfig, corpus: Corpus, number: int = 
     probabilities, best = jax.lax.top_k(jax.nn.softmax(logits[:, 0]), answers)
     lines = []
     for (ids, at), p, b in zip(found, np.asarray(probabilities), np.asarray(best)):
-        shown = " ".join(tokenizer.decode([*ids[:at], tokenizer.mask, *ids[at + 1 :]]).split())
-        guesses = ", ".join(f"{tokenizer.decode([i]).strip()!r} {share:.0%}" for i, share in zip(b, p))
-        lines.append(f"  {shown}\n    was {tokenizer.decode([ids[at]]).strip()!r}; {guesses}")
+        shown = f"{tokenizer.decode(ids[:at])} <mask>{tokenizer.decode(ids[at + 1 :])}"
+        guesses = ", ".join(f"{tokenizer.decode([i])!r} {share:.0%}" for i, share in zip(b, p))
+        lines.append(f"  {' '.join(shown.split())}\n    was {tokenizer.decode([ids[at]])!r}; answers {guesses}")
     return lines
+
+
+def _question(corpus: Corpus, row: int) -> list[tuple[np.ndarray, int]]:
+    """A sentence of a valid row and the index of a whole word in its middle, if there is such a sentence."""
+    pieces = corpus.tokenizer.token_bytes
+    text = corpus.tokenizer.decode_bytes(corpus.valid.gather(np.array([row]))[0]).decode(errors="ignore")
+    for sentence in packing.split_sentences(text)[1:-1]:  # the first and the last may be cut
+        ids = corpus.tokenizer.encode(sentence.strip())
+        starts = [pieces[i].startswith(b" ") for i in ids] + [True]
+        words = [i for i, id in enumerate(ids) if starts[i] and starts[i + 1] and pieces[id][1:].isalpha()]
+        if words and 40 <= len(sentence.strip()) <= 160 and len(ids) <= corpus.length - 2:
+            return [(ids, words[len(words) // 2])]
+    return []

@@ -47,9 +47,7 @@ def state_shardings(mesh: Mesh, state: Any) -> Any:
             raise ValueError(f"no row of sharding.RULES covers {path}")
         for axis, name in enumerate(spec):
             if name and leaf.shape[axis] % mesh.shape[name]:
-                raise UserError(
-                    f"fsdp is {mesh.shape[name]}, which does not divide axis {axis} of {path} {leaf.shape}."
-                )
+                raise UserError(f"fsdp is {mesh.shape[name]}, which does not divide axis {axis} of {path} {leaf.shape}.")
         return NamedSharding(mesh, spec)
 
     return map_paths(sharding, state)

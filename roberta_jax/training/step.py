@@ -92,9 +92,7 @@ def make_train_step(loss: Loss, optimizer: optax.GradientTransformation, microba
     return train_step
 
 
-def compile_train_step(
-    train_step: Callable, abstract: Any, batch: Any, key: jax.Array, mesh: Mesh
-) -> jax.stages.Compiled:
+def compile_train_step(train_step: Callable, abstract: Any, batch: Any, key: jax.Array, mesh: Mesh) -> jax.stages.Compiled:
     """Compiled once, for the whole run; the state is donated."""
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
     placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=batch_sharding(mesh)), batch)

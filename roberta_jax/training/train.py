@@ -95,15 +95,13 @@ def train(job: Job, config: RunConfig, workdir: Path) -> Any | None:
     checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints, "valid/loss")
     first_step = checkpoints.latest_step() or 0
     if first_step > config.steps:
-        raise UserError(
-            f"{checkpoints.folder} holds step {first_step}, past config.steps {config.steps}: nothing to do."
-        )
-    _note_config(config, workdir, first_step)
+        raise UserError(f"{checkpoints.folder} holds step {first_step}, past config.steps {config.steps}: nothing to do.")
     if first_step:
-        say(f"resuming from step {first_step}")
+        say(f"resuming from step {first_step:,}")
         state = checkpoints.restore(first_step, abstract)
     else:
         state = init_state(job.init, optimizer, config.seed, abstract)
+    _note_config(config, workdir, first_step)
 
     rows = config.batch_size // microbatches
     eval_step, eval_rows = make_eval_step(job.loss), local_rows(mesh, rows)
@@ -170,9 +168,7 @@ def train(job: Job, config: RunConfig, workdir: Path) -> Any | None:
     metrics.close()
     stop.release()
     if step < config.steps:
-        say(
-            f"{stop.signal or 'preemption'}: saved step {step:,} in {checkpoints.folder}; the same command goes on from there."
-        )
+        say(f"{stop.signal or 'preemption'}: saved step {step:,} in {checkpoints.folder}; the same command goes on from there.")
         return None
     return state["params"]
 

@@ -1,0 +1,295 @@
+"""A trained model that answers: load, fill_mask, embed, classify, answer, pseudo_perplexity.
+
+model = load("/tmp/run")
+model.fill_mask(["Paris is the <mask> of France."])
+"""
+
+import dataclasses
+import functools
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from roberta_jax.batching import buckets, map_rows, power_of_two
+from roberta_jax.data.tokenizer import MASK
+from roberta_jax.errors import UserError
+from roberta_jax.interop import hub
+from roberta_jax.interop.text import Text
+from roberta_jax.model.encoder import RobertaConfig
+from roberta_jax.model.heads import apply_encoder, apply_masked_lm, apply_with_head
+
+Texts = Sequence[str | tuple[str, str]]  # a pair becomes `<s> A </s></s> B </s>`
+POOLINGS = ("mean", "cls")
+
+
+@dataclass(frozen=True)
+class Guess:
+    """What may stand in the place of a mask."""
+
+    token: str  # with its leading space, if it has one
+    id: int
+    probability: float
+    text: str  # the text with this guess in the mask's place
+
+
+@dataclass(frozen=True)
+class Answer:
+    """A span of a context: `context[start:end]`; empty where the question has no answer there."""
+
+    text: str
+    start: int
+    end: int
+    score: float  # the sum of the two logits
+
+
+def segments(ids: jax.Array, used: jax.Array) -> jax.Array:
+    return (jnp.arange(ids.shape[1]) < used[:, None]).astype(jnp.int32)
+
+
+@functools.partial(jax.jit, static_argnames=("config", "known", "top_k"))
+def _fill(params, ids, used, positions, config: RobertaConfig, known: int, top_k: int):
+    """Of the `known` first ids: an embedding table may have more rows than the tokenizer has entries."""
+    logits = apply_masked_lm(params, config, ids, segments(ids, used), positions)
+    return jax.lax.top_k(jax.nn.softmax(logits)[..., :known], top_k)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _log_probability(params, ids, used, positions, labels, config: RobertaConfig):
+    logits = apply_masked_lm(params, config, ids, segments(ids, used), positions)[:, 0]
+    return jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1)[:, 0]
+
+
+@functools.partial(jax.jit, static_argnames=("config", "pooling", "normalize"))
+def _embed(params, ids, used, config: RobertaConfig, pooling: str, normalize: bool):
+    hidden = apply_encoder(params, config, ids, segments(ids, used)).astype(jnp.float32)
+    if pooling == "cls":
+        pooled = hidden[:, 0]
+    else:
+        total = jnp.where(segments(ids, used)[..., None] == 1, hidden, 0).sum(axis=1)
+        pooled = total / jnp.maximum(used, 1)[:, None]
+    return pooled / jnp.linalg.norm(pooled, axis=1, keepdims=True) if normalize else pooled
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _logits(params, ids, used, config: RobertaConfig):
+    return apply_with_head(params, config, ids, segments(ids, used))
+
+
+class Model:
+    """A loaded model. Lists may have any length; answers come in their order.
+
+    Args:
+      dtype: of the arithmetic, "float32" or "bfloat16".
+      batch_tokens: ids in a batch; by default 4,096 on a CPU and 65,536 on an accelerator.
+    """
+
+    def __init__(self, pretrained: hub.Pretrained, dtype: str = "float32", batch_tokens: int | None = None):
+        if pretrained.text is None:
+            raise UserError(
+                f"{pretrained.origin} has no tokenizer: put vocab.json and merges.txt, tokenizer.json, or GPT-2's "
+                "vocab.bpe beside fairseq's dict.txt, there."
+            )
+        self.text: Text = pretrained.text
+        self.config = dataclasses.replace(pretrained.config, dtype=dtype, remat="none")
+        self.head, self.labels, self.origin = pretrained.head, pretrained.labels, pretrained.origin
+        self.params = jax.device_put(pretrained.params)
+        self.lengths = buckets(self.config.max_length)
+        self.batch_tokens = batch_tokens or (4_096 if jax.default_backend() == "cpu" else 65_536)
+
+    def fill_mask(self, texts: Sequence[str], top_k: int = 5) -> list[list[list[Guess]]]:
+        """The most probable tokens for every `<mask>`: [text][mask][guess]; [] for a mask that was cut off."""
+        self._need("lm_head", "fill_mask")
+        if not 1 <= top_k <= len(self.text):
+            raise UserError(f"top_k is {top_k}; expected 1 to {len(self.text)}.")
+        rows = self._rows(texts)
+        for text in texts:
+            if MASK not in text:
+                raise UserError(f"{text!r} has no {MASK} to fill.")
+        masks = [np.flatnonzero(row == self.text.mask) for row in rows]
+
+        def fill(ids, used, indices):
+            positions = np.zeros((len(ids), power_of_two(max(1, *(len(masks[i]) for i in indices)))), np.int32)
+            for at, i in enumerate(indices):
+                positions[at, : len(masks[i])] = masks[i]
+            return _fill(self.params, ids, used, positions, self.config, len(self.text), top_k)
+
+        found = []
+        for text, row, at, (probabilities, ids) in zip(texts, rows, masks, self._map(fill, rows)):
+            guesses = [
+                [self._guess(row, position, i, p) for i, p in zip(ids[n], probabilities[n])] for n, position in enumerate(at)
+            ]
+            found.append(guesses + [[]] * (text.count(MASK) - len(at)))
+        return found
+
+    def _guess(self, row: np.ndarray, position: int, i: int, probability: float) -> Guess:
+        filled = [*row[1:position], i, *row[position + 1 : -1]]
+        return Guess(self.text.decode([i]), int(i), float(probability), self.text.decode(filled))
+
+    def embed(self, texts: Texts, pooling: str = "mean", normalize: bool = False) -> np.ndarray:
+        """One vector for each text: float32 [n, hidden].
+
+        Args:
+          pooling: "mean" of all its tokens, `<s>` and `</s>` too, or "cls", the state of `<s>`.
+          normalize: to length 1.
+        """
+        if pooling not in POOLINGS:
+            raise UserError(f"pooling is {pooling!r}; it can be 'mean' or 'cls'.")
+        vectors = self._map(
+            lambda ids, used, _: _embed(self.params, ids, used, self.config, pooling, normalize), self._rows(texts)
+        )
+        return np.array(vectors, np.float32).reshape(len(vectors), self.config.hidden_size)
+
+    def classify(self, texts: Texts) -> list[dict[str, float]]:
+        """Label → probability for each text or pair; of a regression, its label → the value."""
+        self._need("classification", "classify")
+        found = self._map(lambda ids, used, _: _logits(self.params, ids, used, self.config), self._rows(texts))
+        if len(self.labels) > 1:
+            found = [np.exp(logits - np.logaddexp.reduce(logits)) for logits in found]
+        return [dict(zip(self.labels, values.tolist())) for values in found]
+
+    def answer(
+        self,
+        questions: Sequence[tuple[str, str]],
+        may_be_empty: bool = False,
+        max_answer_tokens: int = 30,
+        stride: int = 128,
+    ) -> list[Answer]:
+        """The best span for each (question, context).
+
+        Args:
+          may_be_empty: whether "no answer" (`<s>` as the span, as SQuAD 2.0 trains it) is among the candidates.
+          stride: tokens by which windows overlap where a context is longer than a row.
+        """
+        self._need("span", "answer")
+        encoded = [self.text.encode_with_spans(context) for _, context in questions]
+        heads = self._cut_questions([question for question, _ in questions])
+        rows, windows = [], []  # a window: which question, where its context begins in the row and in the context
+        for i, (head, (ids, _)) in enumerate(zip(heads, encoded)):
+            room = self.config.max_length - len(head) - 1
+            step = room - min(stride, room // 2)
+            for start in range(0, max(1, len(ids) - room + step), step):
+                rows.append(np.array([*head, *ids[start : start + room], self.text.eos], np.int32))
+                windows.append((i, len(head), start))
+        logits = self._map(lambda ids, used, _: _logits(self.params, ids, used, self.config), rows)
+        best = [Answer("", 0, 0, -np.inf) for _ in questions]
+        empty = np.full(len(questions), np.inf)
+        for row, (i, head, start), values in zip(rows, windows, logits):
+            begins, ends = values[head : len(row) - 1].T
+            empty[i] = min(empty[i], values[0].sum())
+            if len(begins) == 0:
+                continue
+            tokens = np.arange(len(ends)) - np.arange(len(begins))[:, None] + 1  # [begin, end]: of that span
+            scores = np.where((tokens > 0) & (tokens <= max_answer_tokens), begins[:, None] + ends, -np.inf)
+            begin, end = np.unravel_index(scores.argmax(), scores.shape)
+            if scores[begin, end] > best[i].score:
+                spans, context = encoded[i][1], questions[i][1]
+                first, last = int(spans[start + begin, 0]), int(spans[start + end, 1])
+                best[i] = Answer(context[first:last], first, last, float(scores[begin, end]))
+        for i, answer in enumerate(best):
+            if answer.score == -np.inf or (may_be_empty and empty[i] > answer.score):
+                best[i] = Answer("", 0, 0, float(empty[i]))
+        return best
+
+    def _cut_questions(self, questions: Sequence[str]) -> list[list[int]]:
+        """`<s> question </s></s>`; a question takes half of a row at most."""
+        limit = self.config.max_length // 2 - 3
+        encoded = self.text.encode(questions)
+        self._say_cut(sum(len(ids) > limit for ids in encoded), len(questions), "questions")
+        return [[self.text.bos, *ids[:limit], self.text.eos, self.text.eos] for ids in encoded]
+
+    def pseudo_perplexity(self, texts: Sequence[str]) -> np.ndarray:
+        """exp of the mean loss over a text's tokens, each masked in its turn: float64 [n]; NaN for an empty text.
+
+        Source: Salazar et al. 2020, Masked Language Model Scoring. A text of n tokens costs n rows.
+        """
+        self._need("lm_head", "pseudo_perplexity")
+        rows, labels, positions, owners = [], [], [], []
+        for owner, row in enumerate(self._rows(texts)):
+            for position in range(1, len(row) - 1):
+                masked = row.copy()
+                masked[position] = self.text.mask
+                rows.append(masked)
+                labels.append(row[position])
+                positions.append(position)
+                owners.append(owner)
+
+        def score(ids, used, indices):
+            columns = np.zeros((2, len(ids)), np.int32)
+            columns[:, : len(indices)] = [[positions[i] for i in indices], [labels[i] for i in indices]]
+            return _log_probability(self.params, ids, used, columns[0][:, None], columns[1], self.config)
+
+        owner_of_row = np.array(owners, int)
+        losses = np.bincount(owner_of_row, -np.array(self._map(score, rows), float), minlength=len(texts))
+        counts = np.bincount(owner_of_row, minlength=len(texts))
+        return np.exp(np.divide(losses, counts, out=np.full(len(texts), np.nan), where=counts > 0))
+
+    def functions(self) -> dict[str, Callable]:
+        """What `serving.write` exports: (params, ids, used[, positions]) → hidden states, or the head's logits."""
+        config = self.config
+
+        def hidden(params, ids, used):
+            return apply_encoder(params, config, ids, segments(ids, used)).astype(jnp.float32)
+
+        def masked_lm_logits(params, ids, used, positions):
+            return apply_masked_lm(params, config, ids, segments(ids, used), positions)
+
+        def logits(params, ids, used):
+            return apply_with_head(params, config, ids, segments(ids, used))
+
+        of_head = {"logits": masked_lm_logits if self.head == "lm_head" else logits} if self.head else {}
+        return {"hidden": hidden} | of_head
+
+    def _map(self, function, rows):
+        return map_rows(function, rows, self.lengths, self.batch_tokens, self.config.pad_id)
+
+    def _need(self, head: str, what: str) -> None:
+        if self.head != head:
+            raise UserError(f"{self.origin} cannot {what}: its head is {self.head or 'none'!r}, that needs {head!r}.")
+
+    def _rows(self, texts: Texts) -> list[np.ndarray]:
+        """Ids with `<s>` and `</s>`, cut to the model's length; a warning says how many were cut."""
+        if isinstance(texts, str):
+            raise UserError("expected a list of texts, not one text.")
+        pairs = [(text,) if isinstance(text, str) else tuple(text) for text in texts]
+        parts = iter(self.text.encode([part for pair in pairs for part in pair]))
+        bos, eos = self.text.bos, self.text.eos
+        rows, cut = [], 0
+        for pair in pairs:
+            ids = [next(parts) for _ in pair]
+            room = self.config.max_length - 2 * len(ids)
+            kept = _cut(ids, room)
+            cut += sum(map(len, ids)) > room
+            second = [eos, *kept[1], eos] if len(kept) > 1 else []
+            rows.append(np.array([bos, *kept[0], eos, *second], np.int32))
+        self._say_cut(cut, len(rows), "texts")
+        return rows
+
+    def _say_cut(self, cut: int, of: int, what: str) -> None:
+        if cut:
+            warnings.warn(
+                f"{cut} of {of} {what} are too long for the model's {self.config.max_length} tokens and were cut.",
+                stacklevel=4,
+            )
+
+
+def _cut(ids: list[np.ndarray], room: int) -> list[np.ndarray]:
+    """One or two texts in `room` tokens, the longer one cut first."""
+    if len(ids) == 1:
+        return [ids[0][:room]]
+    short, long = sorted((0, 1), key=lambda i: len(ids[i]))
+    kept = list(ids)
+    kept[short] = ids[short][: room // 2]
+    kept[long] = ids[long][: room - len(kept[short])]
+    return kept
+
+
+def load(
+    source: str | Path, checkpoint: str | int = "newest", dtype: str = "float32", batch_tokens: int | None = None
+) -> Model:
+    """A model from whatever `interop.hub.load` reads: a workdir, a folder of transformers or fairseq, a hub name."""
+    return Model(hub.load(source, checkpoint), dtype, batch_tokens)

@@ -1,0 +1,313 @@
+"""transformers' tensors and config.json ↔ our parameters and RobertaConfig: one table of names for both directions."""
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+
+from roberta_jax.errors import UserError
+from roberta_jax.model.encoder import RobertaConfig
+from roberta_jax.model.heads import HEADS, init_encoder, init_masked_lm, init_with_head
+
+Tensors = Mapping[str, np.ndarray]
+Rows = list[tuple[str, str]]
+
+# Our path below params/ ↔ transformers' name. {layer} counts the layers, which ours stacks; {qkv} the three
+# projections, which ours joins. A kernel is their weight transposed, every other array is theirs as it is.
+ENCODER: Rows = [
+    ("encoder/embeddings/word/embedding", "roberta.embeddings.word_embeddings.weight"),
+    ("encoder/embeddings/position/embedding", "roberta.embeddings.position_embeddings.weight"),
+    ("encoder/embeddings/token_type/embedding", "roberta.embeddings.token_type_embeddings.weight"),
+    ("encoder/embeddings/layer_norm/scale", "roberta.embeddings.LayerNorm.weight"),
+    ("encoder/embeddings/layer_norm/bias", "roberta.embeddings.LayerNorm.bias"),
+    ("encoder/layers/qkv/kernel", "roberta.encoder.layer.{layer}.attention.self.{qkv}.weight"),
+    ("encoder/layers/qkv/bias", "roberta.encoder.layer.{layer}.attention.self.{qkv}.bias"),
+    ("encoder/layers/out/kernel", "roberta.encoder.layer.{layer}.attention.output.dense.weight"),
+    ("encoder/layers/out/bias", "roberta.encoder.layer.{layer}.attention.output.dense.bias"),
+    ("encoder/layers/attention_norm/scale", "roberta.encoder.layer.{layer}.attention.output.LayerNorm.weight"),
+    ("encoder/layers/attention_norm/bias", "roberta.encoder.layer.{layer}.attention.output.LayerNorm.bias"),
+    ("encoder/layers/up/kernel", "roberta.encoder.layer.{layer}.intermediate.dense.weight"),
+    ("encoder/layers/up/bias", "roberta.encoder.layer.{layer}.intermediate.dense.bias"),
+    ("encoder/layers/down/kernel", "roberta.encoder.layer.{layer}.output.dense.weight"),
+    ("encoder/layers/down/bias", "roberta.encoder.layer.{layer}.output.dense.bias"),
+    ("encoder/layers/feed_forward_norm/scale", "roberta.encoder.layer.{layer}.output.LayerNorm.weight"),
+    ("encoder/layers/feed_forward_norm/bias", "roberta.encoder.layer.{layer}.output.LayerNorm.bias"),
+]
+
+
+@dataclass(frozen=True)
+class Head:
+    architecture: str  # how transformers' class of the model ends
+    rows: Rows
+
+
+# By our name of the head; "" is an encoder without one.
+TRANSFORMERS_HEADS = {
+    "lm_head": Head(
+        "ForMaskedLM",
+        [
+            ("lm_head/dense/kernel", "lm_head.dense.weight"),
+            ("lm_head/dense/bias", "lm_head.dense.bias"),
+            ("lm_head/layer_norm/scale", "lm_head.layer_norm.weight"),
+            ("lm_head/layer_norm/bias", "lm_head.layer_norm.bias"),
+            ("lm_head/bias", "lm_head.bias"),
+        ],
+    ),
+    "classification": Head(
+        "ForSequenceClassification",
+        [
+            ("classification/dense/kernel", "classifier.dense.weight"),
+            ("classification/dense/bias", "classifier.dense.bias"),
+            ("classification/out/kernel", "classifier.out_proj.weight"),
+            ("classification/out/bias", "classifier.out_proj.bias"),
+        ],
+    ),
+    "span": Head("ForQuestionAnswering", [("span/out/kernel", "qa_outputs.weight"), ("span/out/bias", "qa_outputs.bias")]),
+    "multiple_choice": Head(
+        "ForMultipleChoice",
+        [
+            ("multiple_choice/dense/kernel", "roberta.pooler.dense.weight"),
+            ("multiple_choice/dense/bias", "roberta.pooler.dense.bias"),
+            ("multiple_choice/out/kernel", "classifier.weight"),
+            ("multiple_choice/out/bias", "classifier.bias"),
+        ],
+    ),
+    "token_classification": Head(
+        "ForTokenClassification",
+        [
+            ("token_classification/out/kernel", "classifier.weight"),
+            ("token_classification/out/bias", "classifier.bias"),
+        ],
+    ),
+    "": Head("Model", []),
+}
+
+# Tensors that no row takes and that may be there, why they are left, and the tensor whose copy they have to be.
+IGNORED = [
+    (r"embeddings\.(position_ids|token_type_ids)$", "a constant, no weight", None),
+    (r"^lm_head\.decoder\.weight$", "the word embeddings again", "roberta.embeddings.word_embeddings.weight"),
+    (r"^lm_head\.decoder\.bias$", "lm_head.bias again", "lm_head.bias"),
+    (r"(^|\.)pooler\.dense\.(weight|bias)$", "a pooler, which masked-LM pretraining does not train", None),
+]
+
+
+def shapes(config: RobertaConfig, head: str, outputs: int) -> dict[str, tuple[int, ...]]:
+    """Path → shape of our parameters."""
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    if head == "lm_head":
+        tree = jax.eval_shape(lambda key: init_masked_lm(key, config), key)
+    elif head in HEADS:
+        tree = jax.eval_shape(lambda key: init_with_head(key, config, head, outputs), key)
+    else:
+        tree = {"encoder": jax.eval_shape(lambda key: init_encoder(key, config), key)}
+    return {path: leaf.shape for path, leaf in flatten(tree).items()}
+
+
+def flatten(tree: Any) -> dict[str, Any]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def nest(flat: Mapping[str, Any]) -> dict:
+    tree: dict = {}
+    for path, leaf in flat.items():
+        *parents, name = path.split("/")
+        node = tree
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[name] = leaf
+    return tree
+
+
+def _parts(template: str, qkv: tuple[str, ...], layer: int) -> list[str]:
+    return [template.format(layer=layer, qkv=part) for part in (qkv if "{qkv}" in template else ("",))]
+
+
+def gather(
+    tensors: Tensors,
+    rows: Rows,
+    ours: Mapping[str, tuple[int, ...]],
+    origin: str,
+    qkv: tuple[str, str, str] = ("query", "key", "value"),
+    ignored: list[tuple[str, str, str | None]] = IGNORED,
+    rename: Callable[[str], str] = lambda name: name,
+) -> tuple[dict, dict[str, str]]:
+    """Our parameters from theirs, each tensor used once or ignored for a reason.
+
+    Args:
+      ours: path → shape of every parameter, from `shapes`.
+      origin: the file or folder, for messages.
+      rename: the table's name of a tensor → the source's.
+
+    Returns:
+      (parameters, nested, float32 arrays of NumPy; name → reason of the tensors left out).
+
+    Raises:
+      UserError: a tensor is missing, has another shape, or is one too many.
+    """
+    left = dict(tensors)
+
+    def take(name: str, shape: tuple[int, ...]) -> np.ndarray:
+        if name not in left:
+            raise UserError(f"{origin} lacks the tensor {name}, expected with shape {shape}.")
+        if left[name].shape != shape:
+            raise UserError(f"{origin}: the tensor {name} has shape {left[name].shape}, expected {shape}.")
+        return np.asarray(left.pop(name), np.float32)
+
+    params = {}
+    for path, template in rows:
+        stacked, transposed = "{layer}" in template, path.endswith("kernel")
+        shape = ours[path][1:] if stacked else ours[path]
+        if "{qkv}" in template:
+            shape = (*shape[:-3], shape[-2] * shape[-1])  # [D, 3, H, D/H] is three of [D, D], a bias three of [D]
+        layers = []
+        for layer in range(ours[path][0] if stacked else 1):
+            names = [rename(name) for name in _parts(template, qkv, layer)]
+            arrays = [take(name, shape[::-1]).T if transposed else take(name, shape) for name in names]
+            layers.append(np.stack(arrays, axis=-2) if len(arrays) > 1 else arrays[0])
+        params[path] = np.stack(layers).reshape(ours[path]) if stacked else np.ascontiguousarray(layers[0])
+    return nest(params), _reasons(left, tensors, origin, ignored, rename)
+
+
+def _reasons(left: Tensors, tensors: Tensors, origin: str, ignored, rename) -> dict[str, str]:
+    reasons = {}
+    for name, array in left.items():
+        row = next((row for row in ignored if re.search(row[0], name)), None)
+        if row is None:
+            raise UserError(f"{origin} has the tensor {name} {array.shape}, for which this model has no place.")
+        _, reason, twin = row
+        if twin is not None and not np.array_equal(array, tensors[rename(twin)]):
+            raise UserError(
+                f"{origin}: {name} {array.shape} differs from {rename(twin)} {tensors[rename(twin)].shape}; "
+                "this package has one array for both."
+            )
+        reasons[name] = reason
+    return reasons
+
+
+def head_of(tensors: Tensors, architectures: list[str]) -> str:
+    """Which head a source has: as its config says, else as its tensors look."""
+    if architectures:
+        named = [head for head, row in TRANSFORMERS_HEADS.items() if architectures[0].endswith(row.architecture)]
+        if not named:
+            raise UserError(
+                f"the architecture {architectures[0]} is none of those read here: Roberta, XLMRoberta or Camembert "
+                f"{', '.join(row.architecture for row in TRANSFORMERS_HEADS.values())}."
+            )
+        return named[0]
+    marks = {
+        "lm_head.dense.weight": "lm_head",
+        "qa_outputs.weight": "span",
+        "classifier.out_proj.weight": "classification",
+    }
+    if "classifier.weight" in tensors:
+        one = tensors["classifier.weight"].shape[0] == 1 and "roberta.pooler.dense.weight" in tensors
+        return "multiple_choice" if one else "token_classification"
+    return next((head for mark, head in marks.items() if mark in tensors), "")
+
+
+def from_transformers(
+    tensors: Tensors, config: RobertaConfig, architectures: list[str], origin: str
+) -> tuple[dict, str, dict[str, str]]:
+    """(parameters, name of the head, ignored tensors) of a transformers model's tensors; errors as `gather`."""
+    head = head_of(tensors, architectures)
+    rows = TRANSFORMERS_HEADS[head].rows
+    bias = next((name for path, name in rows if path.endswith("out/bias")), None)
+    outputs = tensors[bias].shape[0] if bias in tensors else 1
+    bare = not any(name.startswith("roberta.") for name in tensors)  # RobertaModel alone
+    rename = (lambda name: name.removeprefix("roberta.")) if bare else (lambda name: name)
+    params, ignored = gather(tensors, ENCODER + rows, shapes(config, head, outputs), origin, rename=rename)
+    return params, head, ignored
+
+
+def to_transformers(params: dict) -> dict[str, np.ndarray]:
+    """Our parameters as transformers' tensors, float32 arrays of NumPy."""
+    flat = flatten(params)
+    (head,) = params.keys() - {"encoder"} or {""}
+    tensors = {}
+    for path, template in ENCODER + TRANSFORMERS_HEADS[head].rows:
+        array = np.asarray(flat[path], np.float32)
+        for layer, one in enumerate(array if "{layer}" in template else [array]):
+            names = _parts(template, ("query", "key", "value"), layer)
+            if len(names) > 1:
+                one = one.reshape(*one.shape[:-2], -1)  # [D, 3, D] or [3, D]
+            for name, part in zip(names, np.moveaxis(one, -2, 0) if len(names) > 1 else [one]):
+                tensors[name] = np.ascontiguousarray(part.T if path.endswith("kernel") else part)
+    return tensors
+
+
+MODEL_TYPES = {"roberta": "Roberta", "xlm-roberta": "XLMRoberta", "camembert": "Camembert"}
+
+# Fields of config.json that would change the arithmetic: what we can do, and what holds where a field is not there.
+FIXED = {
+    "hidden_act": ("gelu", "gelu_python"),
+    "position_embedding_type": ("absolute", None),
+    "is_decoder": (False,),
+    "add_cross_attention": (False,),
+}
+
+
+def config_from_transformers(fields: Mapping[str, Any], origin: str) -> RobertaConfig:
+    """Raises: UserError where the fields are of another architecture."""
+    if fields.get("model_type") not in MODEL_TYPES:
+        raise UserError(
+            f"{origin} is the config of a {fields.get('model_type', 'model without a model_type')!r}; "
+            f"this package reads {', '.join(MODEL_TYPES)}."
+        )
+    for name, values in FIXED.items():
+        if fields.get(name, values[0]) not in values:
+            raise UserError(f"{origin}: {name} is {fields[name]!r}; this package computes {values[0]!r} alone.")
+    sizes = ("vocab_size", "num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads")
+    sizes += ("max_position_embeddings",)
+    missing = [name for name in sizes if not isinstance(fields.get(name), int)]
+    if missing:
+        raise UserError(f"{origin} lacks {missing[0]}, expected as a whole number.")
+    pad_id = fields.get("pad_token_id", 1)
+    return RobertaConfig(
+        vocab_size=fields["vocab_size"],
+        num_layers=fields["num_hidden_layers"],
+        hidden_size=fields["hidden_size"],
+        intermediate_size=fields["intermediate_size"],
+        num_heads=fields["num_attention_heads"],
+        max_length=fields["max_position_embeddings"] - pad_id - 1,
+        num_token_types=fields.get("type_vocab_size", 2),
+        pad_id=pad_id,
+        layer_norm_eps=fields.get("layer_norm_eps", 1e-12),
+        dropout=float(fields.get("hidden_dropout_prob", 0.1)),
+        attention_dropout=float(fields.get("attention_probs_dropout_prob", 0.1)),
+        initializer_range=fields.get("initializer_range", 0.02),
+    )
+
+
+def config_to_transformers(
+    config: RobertaConfig, head: str, labels: tuple[str, ...], bos: int, eos: int, model_type: str = "roberta"
+) -> dict[str, Any]:
+    """What config.json says of a model."""
+    fields = {
+        "architectures": [MODEL_TYPES[model_type] + TRANSFORMERS_HEADS[head].architecture],
+        "model_type": model_type,
+        "vocab_size": config.vocab_size,
+        "num_hidden_layers": config.num_layers,
+        "hidden_size": config.hidden_size,
+        "intermediate_size": config.intermediate_size,
+        "num_attention_heads": config.num_heads,
+        "max_position_embeddings": config.max_length + config.pad_id + 1,
+        "type_vocab_size": config.num_token_types,
+        "hidden_act": "gelu",
+        "layer_norm_eps": config.layer_norm_eps,
+        "hidden_dropout_prob": config.dropout,
+        "attention_probs_dropout_prob": config.attention_dropout,
+        "initializer_range": config.initializer_range,
+        "bos_token_id": bos,
+        "eos_token_id": eos,
+        "pad_token_id": config.pad_id,
+    }
+    if labels:
+        fields["id2label"] = {str(i): label for i, label in enumerate(labels)}
+        fields["label2id"] = {label: i for i, label in enumerate(labels)}
+    if len(labels) == 1:
+        fields["problem_type"] = "regression"
+    return fields

@@ -1,0 +1,289 @@
+"""Pretrained models in, whatever wrote them, and out as transformers loads them.
+
+python -m roberta_jax.interop.hub export --workdir=W --out=DIR [--push_to=NAME]
+"""
+
+import argparse
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from roberta_jax.config import typed
+from roberta_jax.data.tokenizer import BOS, EOS, MASK, PAD, UNK
+from roberta_jax.errors import UserError, exit_with_sentence
+from roberta_jax.interop import fairseq, torch_files
+from roberta_jax.interop.conversion import (
+    config_from_transformers,
+    config_to_transformers,
+    flatten,
+    from_transformers,
+    shapes,
+    to_transformers,
+)
+from roberta_jax.interop.model_card import model_card
+from roberta_jax.interop.text import ByteLevelText, Text, read_text
+from roberta_jax.model.encoder import RobertaConfig
+
+# Files of a hub repository: the small ones, and the weights in the order of preference.
+_SMALL_FILES = ["config.json", "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json"]
+_WEIGHTS = [["model.safetensors", "model-*.safetensors", "model.safetensors.index.json"], ["pytorch_model*.bin*"]]
+
+
+@dataclass(frozen=True)
+class Pretrained:
+    """A model that was read.
+
+    `params` are nested float32 arrays of NumPy, `params["encoder"]` in any case and one head beside it, or none.
+    """
+
+    config: RobertaConfig
+    params: dict
+    text: Text | None  # None where the source has no tokenizer
+    head: str  # "lm_head", a key of model.heads.HEADS, or ""
+    labels: tuple[str, ...] = ()  # of classification and token classification, in the order of the outputs
+    model_type: str = "roberta"
+    ignored: dict[str, str] = field(default_factory=dict)  # tensor of the source → why it was left out
+    origin: str = ""
+
+
+def load(source: str | Path, checkpoint: str | int = "newest") -> Pretrained:
+    """Reads a workdir of ours, a folder of transformers or fairseq, or a name on the Hugging Face hub.
+
+    Args:
+      checkpoint: of a workdir: "newest", "best" (by valid/loss) or a step.
+
+    Raises:
+      UserError: nothing is there, it is damaged or of another architecture, or the hub does not answer.
+    """
+    folder = Path(source).expanduser()
+    if not folder.exists():
+        if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(source)) or str(source).startswith("."):
+            raise UserError(f"{source}: there is no such folder.")
+        folder = _download(str(source))
+    if (folder / "checkpoints").is_dir():
+        pretrained = _load_workdir(folder, checkpoint)
+    elif (folder / "config.json").is_file():
+        pretrained = _load_transformers(folder)
+    elif (folder / "model.pt").is_file():
+        config, params, text, ignored = fairseq.load(folder)
+        pretrained = Pretrained(config, params, text, "lm_head", ignored=ignored, origin=str(source))
+    else:
+        raise UserError(
+            f"{source} is no model: expected a workdir (checkpoints/), a folder of transformers (config.json) or of "
+            "fairseq (model.pt and dict.txt)."
+        )
+    text, vocab_size = pretrained.text, pretrained.config.vocab_size
+    if text is not None and len(text) > vocab_size:
+        raise UserError(f"{source}: the tokenizer has {len(text)} entries, the model {vocab_size}.")
+    if text is not None and text.pad != pretrained.config.pad_id:
+        raise UserError(f"{source}: {PAD} is {text.pad} in the tokenizer and {pretrained.config.pad_id} in the model.")
+    return pretrained
+
+
+def _download(name: str) -> Path:
+    """The snapshot of a hub repository, from the cache where it is there."""
+    import huggingface_hub
+    from huggingface_hub import constants, errors
+
+    where = constants.ENDPOINT
+    try:
+        for weights in _WEIGHTS:
+            folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=_SMALL_FILES + weights))
+            if any(path for pattern in weights for path in folder.glob(pattern)):
+                return folder
+    except errors.GatedRepoError:
+        raise UserError(f"{name} on {where} asks to be allowed in: accept its terms there, then `hf auth login`.") from None
+    except (errors.RepositoryNotFoundError, errors.HFValidationError):
+        raise UserError(f"{name} is neither a folder here nor a repository on {where} that you may read.") from None
+    except Exception as error:  # its HTTP library raises its own kinds
+        raise UserError(
+            f"the hub {where} did not give {name} and the cache lacks it ({type(error).__name__}): see to the network, "
+            "HF_ENDPOINT and HF_HUB_OFFLINE, or give a folder."
+        ) from None
+    raise UserError(f"{name} on {where} has neither safetensors nor pytorch_model.bin.")
+
+
+def _load_workdir(workdir: Path, checkpoint: str | int) -> Pretrained:
+    from roberta_jax.training.checkpoint import read_params, saved_steps  # here, so that the rest needs no Orbax
+
+    config = typed(RobertaConfig, read_json(workdir / "config.json").get("model", {}), "model.")
+    steps = saved_steps(workdir / "checkpoints")
+    if not steps:
+        raise UserError(f"{workdir / 'checkpoints'} holds no checkpoint yet.")
+    step = _choose(workdir, steps, str(checkpoint))
+    params = read_params(workdir / "checkpoints", step)
+    (head,) = params.keys() - {"encoder"} or {""}
+    found = {path: array.shape for path, array in flatten(params).items()}
+    bias = found.get(f"{head}/out/bias", (0,))
+    for path, shape in shapes(config, head, bias[-1]).items():
+        if found.get(path) != shape:
+            raise UserError(
+                f"{workdir}: {path} is {found.get(path, 'not there')} in checkpoint {step}, by config.json {shape}."
+            )
+    text, labels = read_text(workdir / "tokenizer"), _labels(params, head, {})
+    return Pretrained(config, params, text, head, labels, origin=f"{workdir}, step {step}")
+
+
+def _choose(workdir: Path, steps: Sequence[int], checkpoint: str) -> int:
+    if checkpoint == "newest":
+        return steps[-1]
+    if checkpoint == "best":
+        losses = {entry["step"]: entry["valid/loss"] for entry in read_metrics(workdir) if "valid/loss" in entry}
+        measured = [step for step in steps if step in losses]
+        if not measured:
+            raise UserError(f"{workdir / 'metrics.jsonl'} has no valid/loss for a saved step; take the newest.")
+        return min(measured, key=losses.get)
+    if not checkpoint.isdigit() or int(checkpoint) not in steps:
+        raise UserError(f"checkpoint is {checkpoint!r}; {workdir} has newest, best, {', '.join(map(str, steps))}.")
+    return int(checkpoint)
+
+
+def read_metrics(workdir: Path) -> list[dict]:
+    path = workdir / "metrics.jsonl"
+    lines = path.read_text("utf-8").splitlines(keepends=True) if path.is_file() else []
+    return [json.loads(line) for line in lines if line.endswith("\n")]
+
+
+def read_json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not a JSON file that can be read: {error}.") from None
+
+
+def _load_transformers(folder: Path) -> Pretrained:
+    fields = read_json(folder / "config.json")
+    config = config_from_transformers(fields, str(folder / "config.json"))
+    tensors, path = _read_tensors(folder)
+    params, head, ignored = from_transformers(tensors, config, fields.get("architectures") or [], str(path))
+    labels = _labels(params, head, {int(i): label for i, label in (fields.get("id2label") or {}).items()})
+    model_type = fields["model_type"]
+    return Pretrained(config, params, read_text(folder), head, labels, model_type, ignored, str(folder))
+
+
+def _labels(params: dict, head: str, named: dict[int, str]) -> tuple[str, ...]:
+    """A name for each output, in transformers' words where there is none."""
+    if head not in ("classification", "token_classification"):
+        return ()
+    return tuple(str(named.get(i, f"LABEL_{i}")) for i in range(len(params[head]["out"]["bias"])))
+
+
+def _read_tensors(folder: Path) -> tuple[dict[str, np.ndarray], Path]:
+    """The tensors of a folder and the file that they, or their names, are in."""
+    for name, read in (("model.safetensors", _read_safetensors), ("pytorch_model.bin", _read_pickle)):
+        if (folder / name).is_file():
+            return read(folder / name), folder / name
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            places = read_json(index).get("weight_map", {})
+            tensors: dict[str, np.ndarray] = {}
+            for shard in sorted(set(places.values())):
+                if Path(shard).name != shard or not (folder / shard).is_file():
+                    raise UserError(f"{index} names the file {shard}, which is not in {folder}.")
+                tensors |= read(folder / shard)
+            if lacking := places.keys() - tensors.keys():
+                raise UserError(f"{index} promises the tensor {min(lacking)}, which {places[min(lacking)]} lacks.")
+            return tensors, index
+    raise UserError(f"{folder} has config.json but neither model.safetensors nor pytorch_model.bin, whole or in shards.")
+
+
+def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    try:
+        return safetensors.numpy.load_file(path)
+    except safetensors.SafetensorError as error:
+        raise UserError(f"{path} is not a whole safetensors file ({error}); copy or download it again.") from None
+
+
+def _read_pickle(path: Path) -> dict[str, np.ndarray]:
+    tensors = torch_files.read(path)
+    if not isinstance(tensors, dict) or not all(isinstance(array, np.ndarray) for array in tensors.values()):
+        raise UserError(f"{path} does not hold a model's tensors by name.")
+    return tensors
+
+
+def save(pretrained: Pretrained, folder: Path, card: str = "") -> None:
+    """Writes what transformers' Auto classes load: config.json, model.safetensors, the tokenizer, README.md."""
+    text, config = pretrained.text, pretrained.config
+    if text is None:
+        raise UserError(f"{pretrained.origin} has no tokenizer, and a model without one is of no use elsewhere.")
+    if folder.is_file():
+        raise UserError(f"{folder} is a file; the model needs a folder.")
+    folder.mkdir(parents=True, exist_ok=True)
+    fields = config_to_transformers(config, pretrained.head, pretrained.labels, text.bos, text.eos, pretrained.model_type)
+    _write_json(folder / "config.json", fields)
+    safetensors.numpy.save_file(to_transformers(pretrained.params), folder / "model.safetensors", {"format": "pt"})
+    text.save(folder)
+    tokens = {
+        "bos_token": BOS,
+        "eos_token": EOS,
+        "sep_token": EOS,
+        "cls_token": BOS,
+        "unk_token": UNK,
+        "pad_token": PAD,
+    }
+    mask = {"content": MASK, "lstrip": True, "rstrip": False, "normalized": False, "single_word": False}
+    _write_json(folder / "special_tokens_map.json", tokens | {"mask_token": mask})
+    tokenizer_class = "RobertaTokenizer" if isinstance(text, ByteLevelText) else "PreTrainedTokenizerFast"
+    settings = {"tokenizer_class": tokenizer_class, "model_max_length": config.max_length, "add_prefix_space": False}
+    mask |= {"__type": "AddedToken", "special": True}
+    _write_json(folder / "tokenizer_config.json", settings | tokens | {"mask_token": mask})
+    (folder / "README.md").write_text(card or f"Converted from {pretrained.origin}.\n", "utf-8")
+
+
+def _write_json(path: Path, fields: dict) -> None:
+    path.write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def export(source: str | Path, folder: Path, checkpoint: str | int = "newest") -> Pretrained:
+    """Writes any model that `load` reads as a folder of transformers; a workdir's with its model card."""
+    pretrained, workdir = load(source, checkpoint), Path(source).expanduser()
+    card = ""
+    if (workdir / "checkpoints").is_dir():
+        noted = workdir / "command.txt"
+        command = noted.read_text("utf-8").strip() if noted.is_file() else ""
+        card = model_card(pretrained, read_json(workdir / "config.json"), read_metrics(workdir), command)
+    save(pretrained, folder, card)
+    return pretrained
+
+
+def push(folder: Path, name: str) -> str:
+    """Uploads a folder as the hub repository `name`, made where it is not there. Returns its address."""
+    import huggingface_hub
+
+    api = huggingface_hub.HfApi()
+    try:
+        address = api.create_repo(name, exist_ok=True)
+        api.upload_folder(repo_id=name, folder_path=folder, commit_message="Exported by roberta_jax")
+    except Exception as error:  # its HTTP library raises its own kinds
+        raise UserError(
+            f"the hub {api.endpoint} did not take {name} ({type(error).__name__}: {str(error).splitlines()[0][:120]}); "
+            f"the export is in {folder}. `hf auth login` says who you are."
+        ) from None
+    return str(address)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m roberta_jax.interop.hub", description="Models in and out.")
+    commands = parser.add_subparsers(required=True, metavar="export")
+    command = commands.add_parser("export", help="write a model as transformers loads it")
+    command.add_argument("--workdir", required=True, help="a workdir, or any other model that can be read")
+    command.add_argument("--out", type=Path, required=True, help="the folder to write")
+    command.add_argument("--checkpoint", default="newest", help="newest, best or a step (default %(default)s)")
+    command.add_argument("--push_to", metavar="NAME", help="upload the folder as this hub repository")
+    args = parser.parse_args()
+    pretrained = export(args.workdir, args.out, args.checkpoint)
+    print(f"{pretrained.origin} → {args.out}")
+    for name, reason in sorted(pretrained.ignored.items()):
+        print(f"left out {name}: {reason}")
+    if args.push_to:
+        print(f"uploaded to {push(args.out, args.push_to)}")
+
+
+if __name__ == "__main__":
+    exit_with_sentence(main)

@@ -1,0 +1,64 @@
+"""README.md of an exported model: what it was trained on, for how long, how well it did, and by which command."""
+
+import json
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from roberta_jax.interop.hub import Pretrained
+
+_TASKS = {
+    "lm_head": "fill-mask",
+    "classification": "text-classification",
+    "span": "question-answering",
+    "multiple_choice": "multiple-choice",
+    "token_classification": "token-classification",
+    "": "feature-extraction",
+}
+
+
+def model_card(pretrained: "Pretrained", fields: dict[str, Any], metrics: list[dict[str, Any]], command: str = "") -> str:
+    """Markdown with the hub's front matter.
+
+    Args:
+      fields: the run's config.json.
+      metrics: its metrics.jsonl.
+      command: what was typed to train it, where that was noted.
+    """
+    model, data = pretrained.config, fields.get("data", {})
+    step = int(pretrained.origin.rsplit(" ", 1)[-1])
+    batch = fields.get("batch_size", 0)
+    rows = {
+        "Shape": f"{model.num_layers} layers, hidden {model.hidden_size}, feed-forward {model.intermediate_size}, "
+        f"{model.num_heads} heads, vocabulary {model.vocab_size:,}, at most {model.max_length} tokens",
+        "Data": ", ".join(f"{name} {data[name]}" for name in ("source", "format", "masking") if name in data),
+        "Steps": f"{step:,} of {fields.get('steps', 0):,}, {batch:,} rows of {data.get('length', '?')} tokens each",
+    }
+    measured = [entry for entry in metrics if entry["step"] <= step]
+    latest = {name: (value, entry["step"]) for entry in measured for name, value in entry.items() if name != "step"}
+    shown = [name for name in sorted(latest) if name.startswith("valid/") or name == "train/loss"]
+    lines = [
+        "---",
+        "library_name: transformers",
+        f"pipeline_tag: {_TASKS[pretrained.head]}",
+        "tags: [roberta, jax]",
+        "---",
+        "",
+        "# A RoBERTa trained with roberta_jax",
+        "",
+        *("| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())),
+        "",
+        "## Metrics",
+        "",
+        *("| metric | value | step |", "|---|---|---|"),
+        *(f"| {name} | {latest[name][0]:.4f} | {latest[name][1]:,} |" for name in shown),
+        "",
+        "## Command",
+        "",
+        *("```bash", command or "python -m roberta_jax.main --config=CONFIG --workdir=WORKDIR", "```"),
+        "",
+        "The config, with every field:",
+        "",
+        *("```json", json.dumps(fields, indent=1), "```"),
+        "",
+    ]
+    return "\n".join(lines)

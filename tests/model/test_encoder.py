@@ -1,0 +1,96 @@
+"""The encoder: exact sizes, positions, segments, padding, recomputation."""
+
+from dataclasses import replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from roberta_jax.errors import UserError
+from roberta_jax.model.encoder import Encoder, RobertaConfig, position_ids
+
+SMALL = RobertaConfig(
+    vocab_size=300, num_layers=3, hidden_size=64, intermediate_size=128, num_heads=4, max_length=32, dropout=0.0,
+    attention_dropout=0.0,
+)  # fmt: skip
+
+
+encode = jax.jit(lambda config, *args: Encoder(config).apply(*args), static_argnums=0)
+
+
+@pytest.fixture(scope="module")
+def params():
+    one = jnp.zeros((1, 1), jnp.int32)
+    return jax.jit(Encoder(SMALL).init)(jax.random.key(0), one, one)
+
+
+@pytest.fixture
+def ids():
+    return jax.random.randint(jax.random.key(1), (4, 32), 5, 300)
+
+
+def test_positions_start_behind_the_padding_id_in_each_segment():
+    segments = jnp.array([[1, 1, 1, 2, 2, 0, 0], [0, 0, 1, 1, 1, 1, 1]])
+    assert position_ids(segments, 1).tolist() == [[2, 3, 4, 2, 3, 1, 1], [1, 1, 2, 3, 4, 5, 6]]
+
+
+def test_layers_are_stacked(params):
+    assert params["params"]["layers"]["qkv"]["kernel"].shape == (3, 64, 3, 4, 16)
+
+
+def test_padding_changes_nothing(params, ids):
+    alone = encode(SMALL, params, ids[:, :20], jnp.ones((4, 20), jnp.int32))
+    padded = ids.at[:, 20:].set(1)
+    segments = jnp.ones((4, 32), jnp.int32).at[:, 20:].set(0)
+    np.testing.assert_allclose(encode(SMALL, params, padded, segments)[:, :20], alone, atol=2e-6)
+
+
+def test_segments_of_a_row_do_not_see_each_other(params, ids):
+    """Two texts in one row give what each gives alone."""
+    segments = jnp.array([[1] * 12 + [2] * 20] * 4)
+    together = encode(SMALL, params, ids, segments)
+    for part, size in ((slice(0, 12), 12), (slice(12, 32), 20)):
+        alone = encode(SMALL, params, ids[:, part], jnp.ones((4, size), jnp.int32))
+        np.testing.assert_allclose(together[:, part], alone, atol=2e-6)
+
+
+@pytest.mark.parametrize("remat", ["dots", "full"])
+def test_recomputation_changes_no_gradient(params, ids, remat):
+    def gradients(config):
+        def total(params):
+            rngs = {"dropout": jax.random.key(3)}
+            hidden = Encoder(config).apply(params, ids, jnp.ones_like(ids), deterministic=False, rngs=rngs)
+            return (hidden**2 * jnp.arange(64)).mean()
+
+        return jax.jit(jax.grad(total))(params)
+
+    config = replace(SMALL, dropout=0.1, attention_dropout=0.1)
+    plain, again = gradients(config), gradients(replace(config, remat=remat))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), plain, again)
+
+
+def test_dropout_drops_its_share_and_keeps_the_mean():
+    from roberta_jax.model.encoder import Dropout
+
+    ones = jnp.ones((1000, 1000))
+    dropped = Dropout(0.1).apply({}, ones, False, rngs={"dropout": jax.random.key(0)})
+    assert float((dropped == 0).mean()) == pytest.approx(0.1, abs=2e-3)
+    assert float(dropped.mean()) == pytest.approx(1.0, abs=2e-3)
+    np.testing.assert_array_equal(Dropout(0.1).apply({}, ones, True), ones)
+
+
+def test_bfloat16_arithmetic_keeps_float32_parameters(params, ids):
+    config = replace(SMALL, dtype="bfloat16")
+    hidden = encode(config, params, ids, jnp.ones_like(ids))
+    exact = encode(SMALL, params, ids, jnp.ones_like(ids))
+    assert hidden.dtype == jnp.bfloat16
+    assert float(jnp.abs(hidden.astype(jnp.float32) - exact).max()) < 0.1
+    shapes = jax.eval_shape(Encoder(config).init, jax.random.key(0), ids, ids)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(shapes))
+
+
+@pytest.mark.parametrize("wrong", [{"num_heads": 5}, {"remat": "some"}, {"dtype": "float16"}])
+def test_a_shape_that_cannot_be_is_refused(wrong):
+    with pytest.raises(UserError, match=f"model.{next(iter(wrong))}"):
+        replace(SMALL, **wrong)

@@ -1,0 +1,68 @@
+"""An import only goes down, and each heavy package stays where the design keeps it."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parent.parent / "roberta_jax"
+MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
+
+# part of the package → the parts that it may import, itself included
+MAY_IMPORT = {
+    "errors": {"errors"},
+    "config": {"errors"},
+    "data": {"data", "errors"},
+    "model": {"model", "errors"},
+    "training": {"training", "data", "model", "errors"},
+    "interop": {"interop", "training", "data", "model", "errors"},
+    "inference": {"inference", "interop", "training", "data", "model", "errors"},
+    "fill_mask": {"inference", "errors"},
+    "embed": {"inference", "errors"},
+    "main": {"config", "training", "errors"},
+}
+# package → where alone it may be imported
+ONLY_IN = {
+    "tensorflow": {"data"},
+    "tensorflow_datasets": {"data"},
+    "flax": {"model"},
+    "orbax": {"training/checkpoint.py"},
+    "ml_collections": {"main.py"},
+    "torch": set(),
+    "transformers": set(),
+}
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse((PACKAGE / path).read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: a relative import"
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def part(path: Path) -> str:
+    return path.with_suffix("").parts[0]
+
+
+@pytest.mark.parametrize("path", MODULES, ids=str)
+def test_imports_go_down(path):
+    if path.name == "__init__.py" and len(path.parts) == 1:
+        return
+    ours = {name.split(".")[1] for name in imports(path) if name.startswith("roberta_jax.")}
+    assert ours <= MAY_IMPORT[part(path)], f"{path} imports {ours - MAY_IMPORT[part(path)]}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=str)
+def test_heavy_packages_stay_where_they_belong(path):
+    for package in {name.split(".")[0] for name in imports(path)} & ONLY_IN.keys():
+        allowed = ONLY_IN[package]
+        assert part(path) in allowed or path.as_posix() in allowed, f"{path} imports {package}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=str)
+def test_no_file_is_longer_than_400_lines(path):
+    assert len((PACKAGE / path).read_text().splitlines()) <= 400

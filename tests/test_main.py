@@ -1,0 +1,158 @@
+"""The door, as a person uses it: whole runs in processes of their own, killed, stopped, misused."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+
+ROOT = Path(__file__).parent.parent
+STEPS = 24
+
+
+@pytest.fixture(scope="module")
+def arguments(small_corpus):
+    fields = {
+        "steps": STEPS, "batch_size": 16, "log_every": 2, "eval_every": 8, "checkpoint_every": 4,
+        "optimizer.warmup_steps": 4, "data.source": small_corpus.folder, "data.length": small_corpus.length,
+        "data.tokenizer": len(small_corpus.tokenizer), "model.vocab_size": len(small_corpus.tokenizer),
+        "model.hidden_size": 64, "model.intermediate_size": 128, "model.dropout": 0.1,
+    }  # fmt: skip
+    return ["--config=configs/tiny.py", *(f"--config.{name}={value}" for name, value in fields.items())]
+
+
+def start(arguments, workdir, *more) -> subprocess.Popen:
+    command = [sys.executable, "-m", "roberta_jax.main", *arguments, f"--workdir={workdir}", *more]
+    environment = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def finish(process) -> tuple[int, str]:
+    output, _ = process.communicate(timeout=300)
+    return process.returncode, output
+
+
+def metrics(workdir) -> list[dict]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def final_state(workdir):
+    return ocp.StandardCheckpointer().restore((workdir / "checkpoints" / str(STEPS) / "default").absolute())
+
+
+def wait_for(condition, process):
+    end = time.time() + 240
+    while not condition():
+        assert process.poll() is None, process.communicate()[0]
+        assert time.time() < end, "what was waited for did not come"
+        time.sleep(0.001)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(arguments, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("undisturbed")
+    code, output = finish(start(arguments, workdir))
+    assert code == 0, output
+    return workdir, output
+
+
+def test_a_run_leaves_what_it_promises(undisturbed):
+    workdir, output = undisturbed
+    assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["20", "24"]
+    assert {path.name for path in (workdir / "tokenizer").iterdir()} == {"vocab.json", "merges.txt"}
+    assert json.loads((workdir / "config.json").read_text())["optimizer"]["warmup_steps"] == 4
+    train = [line for line in metrics(workdir) if "train/loss" in line]
+    valid = [line for line in metrics(workdir) if "valid/loss" in line]
+    assert [line["step"] for line in train] == list(range(2, STEPS + 1, 2))
+    assert [line["step"] for line in valid] == [8, 16, 24]
+    names = "loss accuracy perplexity gradient_norm parameter_norm learning_rate tokens_per_second mfu".split()
+    assert set(train[0]) == {"step"} | {f"train/{name}" for name in names}
+    assert set(valid[0]) == {"step", "valid/loss", "valid/accuracy", "valid/perplexity"}
+    assert valid[-1]["valid/loss"] < valid[0]["valid/loss"]
+    assert valid[-1]["valid/perplexity"] == pytest.approx(np.exp(valid[-1]["valid/loss"]))
+    assert output.count("compiled the step") == 1 and "a unigram model of the train split has loss" in output
+    assert output.count("was '") == 5 and output.count("<mask>") == 5
+
+
+def test_a_run_killed_three_times_and_stopped_once_ends_as_an_undisturbed_one(arguments, undisturbed, tmp_path):
+    def kill_when(condition):
+        process = start(arguments, tmp_path)
+        wait_for(condition, process)
+        process.kill()
+        process.wait()
+        return process.communicate()[0]
+
+    checkpoints = tmp_path / "checkpoints"
+
+    def logged(step):
+        path = tmp_path / "metrics.jsonl"
+        return path.exists() and f'"step": {step}, "train' in path.read_text()
+
+    kill_when(lambda: logged(2))  # before the first checkpoint
+    output = kill_when(lambda: list(checkpoints.glob("8.*tmp*")) or (checkpoints / "8").exists())  # inside its write
+    assert "resuming" not in output or "resuming from step 4" in output
+    output = kill_when(lambda: logged(14))  # in the middle of nowhere
+    assert "resuming from step" in output
+
+    process = start(arguments, tmp_path)
+    wait_for(lambda: logged(18), process)
+    process.send_signal(signal.SIGTERM)
+    code, output = finish(process)
+    assert code == 0, output
+    stopped_at = int(output.rsplit("SIGTERM: saved step ", 1)[1].split()[0])
+    assert stopped_at >= 18 and (checkpoints / str(stopped_at)).exists()
+
+    code, output = finish(start(arguments, tmp_path))
+    assert code == 0 and f"resuming from step {stopped_at}" in output, output
+    workdir, _ = undisturbed
+    jax.tree.map(np.testing.assert_array_equal, final_state(tmp_path), final_state(workdir))
+    exact = [{name: line[name] for name in line if "second" not in name and "mfu" not in name} for line in metrics(workdir)]
+    resumed = [{name: line[name] for name in line if "second" not in name and "mfu" not in name} for line in metrics(tmp_path)]
+    assert [line["step"] for line in resumed] == [line["step"] for line in exact]
+    valid = [[line for line in lines if "valid/loss" in line] for lines in (resumed, exact)]
+    assert valid[0] == valid[1]
+
+
+def test_a_finished_run_says_again_what_it_learned(arguments, undisturbed):
+    workdir, before = undisturbed
+    code, output = finish(start(arguments, workdir))
+    assert code == 0 and "resuming from step 24" in output
+    assert output[output.index("a unigram model") :] == before[before.index("a unigram model") :]
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--config.data.source=no/such/folder"], "no/such/folder: no such file, folder or glob"),
+        (["--config.batch_size=10", "--config.fsdp=3"], "fsdp is 3; it must divide the 1 devices"),
+        (["--config.model.hiden_size=3"], "hiden_size"),
+        (["--config.steps=many"], "--config.steps=many"),
+        (["--config.model.vocab_size=999"], "config.model.vocab_size is 999, the tokenizer has"),
+        (["--config=configs/none.py"], "configs/none.py"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(arguments, tmp_path, more, message):
+    code, output = finish(start(arguments, tmp_path, *more))
+    errors = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert code == 2 and len(errors) == 1 and message in errors[0], output
+    assert "Traceback" not in output
+
+
+def test_a_workdir_of_another_model_is_refused_and_left_alone(arguments, undisturbed):
+    workdir, _ = undisturbed
+    code, output = finish(start(arguments, workdir, "--config.model.intermediate_size=256"))
+    assert code == 2 and "checkpoint of another model: its " in output and "Traceback" not in output, output
+    assert json.loads((workdir / "config.json").read_text())["model"]["intermediate_size"] == 128
+    assert (workdir / "checkpoints" / str(STEPS)).exists()
+
+
+def test_help_needs_no_jax():
+    code = "import sys, roberta_jax.main; sys.exit('jax' in sys.modules or 'tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

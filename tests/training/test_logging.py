@@ -1,0 +1,50 @@
+"""metrics.jsonl: whole lines, and none from after the step that a run resumes from."""
+
+import json
+
+import pytest
+
+from roberta_jax.training.logging import Metrics, Stopwatch, duration
+
+
+def lines(workdir):
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_resuming_drops_what_was_written_after_the_checkpoint_and_a_half_line(tmp_path):
+    metrics = Metrics(tmp_path, first_step=0)
+    for step in (10, 20, 30):
+        metrics.write(step, {"train/loss": 1.0 / step})
+    metrics.close()
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write('{"step": 40, "train/l')
+    metrics = Metrics(tmp_path, first_step=20)
+    metrics.write(30, {"train/loss": 7.0})
+    metrics.close()
+    assert lines(tmp_path) == [
+        {"step": 10, "train/loss": 0.1}, {"step": 20, "train/loss": 0.05}, {"step": 30, "train/loss": 7.0},
+    ]  # fmt: skip
+
+
+def test_a_new_run_starts_a_new_file_and_tensorboard_has_the_values(tmp_path):
+    Metrics(tmp_path, first_step=0).write(1, {"train/loss": 3.0})
+    metrics = Metrics(tmp_path, first_step=0)
+    metrics.write(5, {"train/loss": 2.0})
+    metrics.close()
+    assert lines(tmp_path) == [{"step": 5, "train/loss": 2.0}]
+    events = b"".join(path.read_bytes() for path in (tmp_path / "tensorboard").iterdir())
+    assert b"train/loss" in events
+
+
+def test_a_pause_does_not_count(monkeypatch):
+    times = iter([0.0, 10.0, 110.0, 115.0, 118.0])
+    monkeypatch.setattr("time.perf_counter", lambda: next(times))
+    watch = Stopwatch()
+    watch.pause()
+    watch.resume()
+    assert watch.lap() == pytest.approx(15.0)
+    assert watch.lap() == pytest.approx(3.0)
+
+
+def test_durations_read_as_a_clock_does():
+    assert [duration(seconds) for seconds in (5, 5025, 90_061)] == ["0:00:05", "1:23:45", "1d 1:01:01"]

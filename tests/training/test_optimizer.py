@@ -1,0 +1,56 @@
+"""The schedule and the update rule, against the formulas of the paper and PyTorch's AdamW."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+import torch
+
+from roberta_jax.errors import UserError
+from roberta_jax.training.optimizer import OptimizerConfig, decayed, make_optimizer, schedule
+
+
+def test_the_rate_rises_from_zero_and_falls_to_zero():
+    rate = schedule(OptimizerConfig(learning_rate=6e-4, warmup_steps=24_000), 500_000)
+    expected = {0: 0.0, 12_000: 3e-4, 24_000: 6e-4, 262_000: 3e-4, 499_999: 6e-4 / 476_000, 500_000: 0.0}
+    for updates, value in expected.items():
+        assert float(rate(updates)) == pytest.approx(value, rel=1e-4, abs=1e-10)
+
+
+def test_without_warm_up_the_first_update_has_the_peak_rate():
+    assert float(schedule(OptimizerConfig(learning_rate=1e-3, warmup_steps=0), 10)(0)) == pytest.approx(1e-3)
+
+
+def test_a_warm_up_as_long_as_the_run_is_refused():
+    with pytest.raises(UserError, match="warmup_steps is 10 and steps 10"):
+        schedule(OptimizerConfig(warmup_steps=10), 10)
+
+
+def test_weight_decay_takes_all_or_leaves_out_biases_and_norms():
+    params = {"layers": {"up": {"kernel": 1, "bias": 1}, "norm": {"scale": 1}}, "word": {"embedding": 1}}
+    assert all(jax.tree.leaves(decayed(params, True)))
+    assert decayed(params, False) == {
+        "layers": {"up": {"kernel": True, "bias": False}, "norm": {"scale": False}}, "word": {"embedding": True},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.5])
+def test_updates_are_pytorchs(clip):
+    rng = np.random.default_rng(0)
+    start, gradients = rng.normal(size=(7, 5)), rng.normal(size=(20, 7, 5))
+    config = OptimizerConfig(learning_rate=1e-2, warmup_steps=5, weight_decay=0.1, clip_norm=clip)
+    optimizer, rate = make_optimizer(config, 20), schedule(config, 20)
+    params = {"kernel": jnp.array(start, jnp.float32)}
+    state = optimizer.init(params)
+    theirs = torch.nn.Parameter(torch.tensor(start, dtype=torch.float32))
+    adamw = torch.optim.AdamW([theirs], betas=(0.9, 0.98), eps=1e-6, weight_decay=0.1)
+    for i, gradient in enumerate(gradients):
+        updates, state = optimizer.update({"kernel": jnp.array(gradient, jnp.float32)}, state, params)
+        params = optax.apply_updates(params, updates)
+        theirs.grad = torch.tensor(gradient, dtype=torch.float32)
+        if clip:
+            torch.nn.utils.clip_grad_norm_([theirs], clip)
+        adamw.param_groups[0]["lr"] = float(rate(i))
+        adamw.step()
+        np.testing.assert_allclose(params["kernel"], theirs.detach().numpy(), rtol=1e-4, atol=1e-6)
