@@ -35,6 +35,7 @@ def get_config() -> ConfigDict:
     config.model.max_length = 512  # positions; at least data.length
     config.model.dropout = 0.1  # on embeddings, attention output and feed-forward output
     config.model.attention_dropout = 0.1  # on attention probabilities
+    config.model.initializer_range = 0.02  # standard deviation of the initial weights
     config.model.dtype = "bfloat16"  # of the arithmetic, or "float32"; parameters are float32
     config.model.remat = "none"  # what the backward pass computes again to save memory: "none", "dots", "full"
 

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 
-LENGTHS = (16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
+LENGTHS = (*range(8, 65, 8), *range(80, 129, 16), *range(160, 257, 32), *range(320, 513, 64))
 
 
 def buckets(max_length: int, lengths: Sequence[int] = LENGTHS) -> list[int]:

@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def typed(cls: type[T], fields: Mapping[str, Any], prefix: str = "") -> T:
-    """Builds a dataclass, and those nested in it, from a mapping such as an `ml_collections.ConfigDict`.
+    """Builds a dataclass, and those nested in it, from nested mappings.
 
     Raises:
       UserError: names a field that is not known, and the nearest that is, or a value of another type.

@@ -25,6 +25,7 @@ from roberta_jax.model.heads import apply_encoder, apply_masked_lm, apply_with_h
 
 Texts = Sequence[str | tuple[str, str]]  # a pair becomes `<s> A </s></s> B </s>`
 POOLINGS = ("mean", "cls")
+LOGITS_TOKENS = 8_192  # ids in a batch that ends in masked-LM logits: 1.6 GB with every id masked, RoBERTa's vocabulary
 
 
 @dataclass(frozen=True)
@@ -85,7 +86,7 @@ class Model:
 
     Args:
       dtype: of the arithmetic, "float32" or "bfloat16".
-      batch_tokens: ids in a batch; by default 4,096 on a CPU and 65,536 on an accelerator.
+      batch_tokens: ids in a batch; by default 1,024 on a CPU, whose batches then pad less, and 65,536 on an accelerator.
     """
 
     def __init__(self, pretrained: hub.Pretrained, dtype: str = "float32", batch_tokens: int | None = None):
@@ -99,7 +100,7 @@ class Model:
         self.head, self.labels, self.origin = pretrained.head, pretrained.labels, pretrained.origin
         self.params = jax.device_put(pretrained.params)
         self.lengths = buckets(self.config.max_length)
-        self.batch_tokens = batch_tokens or (4_096 if jax.default_backend() == "cpu" else 65_536)
+        self.batch_tokens = batch_tokens or (1_024 if jax.default_backend() == "cpu" else 65_536)
 
     def fill_mask(self, texts: Sequence[str], top_k: int = 5) -> list[list[list[Guess]]]:
         """The most probable tokens for every `<mask>`: [text][mask][guess]; [] for a mask that was cut off."""
@@ -119,7 +120,7 @@ class Model:
             return _fill(self.params, ids, used, positions, self.config, len(self.text), top_k)
 
         found = []
-        for text, row, at, (probabilities, ids) in zip(texts, rows, masks, self._map(fill, rows)):
+        for text, row, at, (probabilities, ids) in zip(texts, rows, masks, self._map(fill, rows, LOGITS_TOKENS)):
             guesses = [
                 [self._guess(row, position, i, p) for i, p in zip(ids[n], probabilities[n])] for n, position in enumerate(at)
             ]
@@ -189,6 +190,7 @@ class Model:
             if scores[begin, end] > best[i].score:
                 spans, context = encoded[i][1], questions[i][1]
                 first, last = int(spans[start + begin, 0]), int(spans[start + end, 1])
+                first += len(context[first:last]) - len(context[first:last].lstrip())  # SentencePiece's own space
                 best[i] = Answer(context[first:last], first, last, float(scores[begin, end]))
         for i, answer in enumerate(best):
             if answer.score == -np.inf or (may_be_empty and empty[i] > answer.score):
@@ -224,7 +226,7 @@ class Model:
             return _log_probability(self.params, ids, used, columns[0][:, None], columns[1], self.config)
 
         owner_of_row = np.array(owners, int)
-        losses = np.bincount(owner_of_row, -np.array(self._map(score, rows), float), minlength=len(texts))
+        losses = np.bincount(owner_of_row, -np.array(self._map(score, rows, LOGITS_TOKENS), float), minlength=len(texts))
         counts = np.bincount(owner_of_row, minlength=len(texts))
         return np.exp(np.divide(losses, counts, out=np.full(len(texts), np.nan), where=counts > 0))
 
@@ -244,8 +246,9 @@ class Model:
         of_head = {"logits": masked_lm_logits if self.head == "lm_head" else logits} if self.head else {}
         return {"hidden": hidden} | of_head
 
-    def _map(self, function, rows):
-        return map_rows(function, rows, self.lengths, self.batch_tokens, self.config.pad_id)
+    def _map(self, function, rows: Sequence[np.ndarray], most_tokens: int | None = None):
+        tokens = min(self.batch_tokens, most_tokens or self.batch_tokens)
+        return map_rows(function, rows, self.lengths, tokens, self.config.pad_id)
 
     def _need(self, head: str, what: str) -> None:
         if self.head != head:

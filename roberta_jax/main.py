@@ -29,7 +29,7 @@ def main(_) -> None:
 
     if flags.FLAGS["verbosity"].using_default_value:
         logging.set_verbosity(logging.WARNING)
-    pretrain(typed(PretrainConfig, _CONFIG.value), Path(_WORKDIR.value).expanduser())
+    pretrain(typed(PretrainConfig, _CONFIG.value.to_dict()), Path(_WORKDIR.value).expanduser())
 
 
 if __name__ == "__main__":

@@ -27,7 +27,7 @@ import safetensors.numpy
 from roberta_jax.batching import map_rows, power_of_two
 from roberta_jax.errors import UserError, exit_with_sentence
 
-BATCH_TOKENS = 4_096
+BATCH_TOKENS = 1_024
 
 
 def write(model, path: str | Path, lengths: Sequence[int] | None = None, platforms: Sequence[str] = ()) -> None:

@@ -76,7 +76,7 @@ class Masking:
         """
         length = rows.shape[1]
         slots = self.slots(length)
-        seed_hash = _mix(np.uint64(seed % 2**64) + GOLDEN)
+        seed_hash = _mix(np.uint64((seed + int(GOLDEN)) % 2**64))
         row_hash = _mix(_mix(tf.cast(epochs, tf.uint64) + seed_hash) + tf.cast(row_ids, tf.uint64) * GOLDEN)  # [B]
         per_position = np.arange(1, length + 1, dtype=np.uint64) * GOLDEN
 

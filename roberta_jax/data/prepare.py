@@ -12,11 +12,12 @@ import hashlib
 import json
 import multiprocessing
 import os
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -365,7 +366,8 @@ def main() -> None:
     tokenizer = int(args.tokenizer) if args.tokenizer.isdigit() else args.tokenizer
     reading = Reading(args.text_column, args.documents, args.invalid_utf8)
     recipe = Recipe(tuple(args.source), tokenizer, args.format, args.length, args.valid_fraction, reading)
-    corpus = prepare(recipe, args.out, processes=args.processes)
+    with redirect_stdout(sys.stderr if args.json else sys.stdout):
+        corpus = prepare(recipe, args.out, processes=args.processes)
     if args.json:
         print(json.dumps(corpus.manifest))
 

@@ -52,7 +52,7 @@ class ByteLevelText:
         character = np.append(np.repeat(np.arange(len(text)), lengths), len(text))
         pieces = [self.tokenizer.token_bytes[i] for i in ids]
         ends = np.cumsum([len(piece) for piece in pieces], dtype=int)
-        starts = ends - [len(piece.lstrip(b" ")) for piece in pieces]
+        starts = ends - np.array([len(piece.lstrip(b" ")) for piece in pieces], int)
         last = character[np.maximum(ends - 1, 0)] + 1
         return ids, np.stack([np.minimum(character[starts], last), last], axis=1)
 

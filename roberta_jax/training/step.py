@@ -85,7 +85,7 @@ def make_train_step(loss: Loss, optimizer: optax.GradientTransformation, microba
 
         updates, opt_state = optimizer.update(grads, state["opt_state"], params)
         metrics = {name: total / weight for name, total in sums.items() if name != "weight"}
-        metrics |= {"gradient_norm": optax.global_norm(grads), "parameter_norm": optax.global_norm(params)}
+        metrics |= {"gradient_norm": optax.tree.norm(grads), "parameter_norm": optax.tree.norm(params)}
         new_state = {"params": optax.apply_updates(params, updates), "opt_state": opt_state, "step": state["step"] + 1}
         return new_state, metrics
 

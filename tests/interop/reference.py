@@ -4,6 +4,8 @@ import numpy as np
 import torch
 import transformers
 
+torch.set_num_threads(1)  # small models, and other tests on the same cores
+
 SMALL = dict(vocab_size=300, hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128)
 SMALL |= dict(max_position_embeddings=66)
 BASE = dict(vocab_size=50265, hidden_size=768, num_hidden_layers=2, num_attention_heads=12, intermediate_size=3072)

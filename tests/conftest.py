@@ -1,0 +1,77 @@
+"""What every test needs: eight simulated CPU devices, the assets, a tokenizer, a small corpus."""
+
+import os
+import random
+import tempfile
+from pathlib import Path
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
+_CACHE = tempfile.TemporaryDirectory(prefix="roberta_jax_tests")  # goes with the process
+os.environ["XDG_CACHE_HOME"] = _CACHE.name
+os.environ["TFDS_DATA_DIR"] = os.path.join(_CACHE.name, "tensorflow_datasets")
+
+import hypothesis  # noqa: E402
+import pytest  # noqa: E402
+
+from roberta_jax.data.corpus import Corpus  # noqa: E402
+from roberta_jax.data.prepare import Recipe, prepare  # noqa: E402
+from roberta_jax.data.tokenizer import Tokenizer  # noqa: E402
+
+ROOT = Path(__file__).parents[1]
+
+# No time limit on a busy machine, and the same examples every time.
+hypothesis.settings.register_profile(
+    "tests", deadline=None, derandomize=True, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
+hypothesis.settings.load_profile("tests")
+
+
+@pytest.fixture(scope="session")
+def assets() -> Path:
+    """The folder of public data that some tests read."""
+    folder = Path(os.environ.get("ROBERTA_TEST_ASSETS", ROOT.parent / "shared" / "assets"))
+    if not folder.is_dir():
+        missing = f"no test assets in {folder}; ROBERTA_TEST_ASSETS names their folder"
+        if os.environ.get("ROBERTA_REQUIRE_ASSETS") == "1":
+            pytest.fail(missing)
+        pytest.skip(missing)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def roberta_tokenizer(assets) -> Tokenizer:
+    return Tokenizer.load(assets / "roberta-vocab")
+
+
+def _sentence(random: random.Random) -> str:
+    who = random.choice(
+        ["The old sailor", "A young painter", "My neighbour", "The quiet librarian", "Her brother", "The mayor"]
+    )
+    does = random.choice(["found", "carried", "painted", "lost", "remembered", "sold", "repaired", "described"])
+    what = random.choice(["a wooden boat", "the red lantern", "an unfinished letter", "two silver coins", "the broken clock"])
+    where = random.choice(["near the harbour", "in the garden", "behind the station", "under the bridge", "at the market"])
+    when = random.choice(["before sunrise", "last winter", "on a rainy Tuesday", "after the concert", "years ago"])
+    form = random.choice(["{0} {1} {2} {3} {4}.", "{0} {1} {2} {4}, {3}!", '"{0} {1} {2}?" they asked {3}.'])
+    return form.format(who, does, what, where, when)
+
+
+def english(documents: int, seed: int = 0) -> list[str]:
+    """Documents of a few sentences, the same for the same seed."""
+    chooser = random.Random(seed)
+    return [" ".join(_sentence(chooser) for _ in range(chooser.randint(3, 12))) for _ in range(documents)]
+
+
+@pytest.fixture(scope="session")
+def documents() -> list[str]:
+    return english(600)
+
+
+@pytest.fixture(scope="session")
+def small_corpus(documents, tmp_path_factory) -> Corpus:
+    """A prepared corpus of the `documents`: rows of 64, a vocabulary of 400, a tenth of it valid."""
+    folder = tmp_path_factory.mktemp("corpus")
+    (folder / "text.txt").write_text("\n\n".join(documents))
+    recipe = Recipe((str(folder / "text.txt"),), 400, length=64, valid_fraction=0.1)
+    return prepare(recipe, folder / "corpus", folder / "cache", processes=1)

@@ -1,0 +1,301 @@
+"""Each mode over a million rows: how many, which, replaced by what; and that nothing but (seed, epoch, row) decides it."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from roberta_jax.data.masking import MODES, Masking, Vocabulary
+from roberta_jax.data.pipeline import vocabulary_of
+from roberta_jax.errors import UserError
+
+BOS, PAD, EOS, UNK, MASK = 0, 1, 2, 3, 999
+SIZE, LENGTH, ROWS, CHUNKS = 1_000, 64, 20_000, 50
+TEXT_IDS = np.arange(4, 990)  # 990 to 998 are in the vocabulary and come from no text, as RoBERTa's madeupwords
+SPECIAL = np.isin(np.arange(SIZE), [BOS, PAD, EOS, UNK, MASK])
+
+
+def make_vocabulary() -> Vocabulary:
+    starts = np.random.default_rng(1).random(SIZE) < 0.6
+    return Vocabulary(SIZE, BOS, PAD, EOS, MASK, TEXT_IDS, starts, SPECIAL)
+
+
+VOCABULARY = make_vocabulary()
+
+
+def make_rows(count: int = ROWS) -> np.ndarray:
+    """Half of them full and of one document, half of any length, of two documents, padded."""
+    random = np.random.default_rng(0)
+    rows = random.choice(TEXT_IDS, (count, LENGTH)).astype(np.int32)
+    rows[:, 0] = BOS
+    for row in rows[::2]:
+        end = random.integers(1, LENGTH)
+        row[end], row[end + 1 :] = EOS, PAD
+        if end > 8:
+            row[end // 2 : end // 2 + 2] = EOS
+    rows[1::2, -1] = EOS
+    return rows
+
+
+def words_of(rows: np.ndarray) -> np.ndarray:
+    """Which word of all each token is of, -1 for special ones: a word starts at its mark or behind a special token."""
+    special = SPECIAL[rows]
+    behind = np.pad(special, ((0, 0), (1, 0)), constant_values=True)[:, :-1]
+    starts = ~special & (VOCABULARY.starts_word[rows] | behind)
+    return np.where(special, -1, np.cumsum(starts).reshape(rows.shape) - 1)
+
+
+def masker(masking: Masking, seed: int = 7, vocabulary: Vocabulary = VOCABULARY):
+    return tf.function(lambda rows, row_ids, epochs: masking(rows, row_ids, epochs, seed, vocabulary))
+
+
+def apply(mask, rows, row_ids, epoch=0) -> dict[str, np.ndarray]:
+    row_ids = np.asarray(row_ids, np.int64)
+    masked = mask(tf.constant(rows), tf.constant(row_ids), tf.fill(row_ids.shape, np.int64(epoch)))
+    return {name: tensor.numpy() for name, tensor in masked.items()}
+
+
+def selection(masked: dict[str, np.ndarray], length: int = LENGTH) -> np.ndarray:
+    """bool [B, L]"""
+    selected = np.zeros((len(masked["weights"]), length), bool)
+    np.put_along_axis(selected, masked["positions"], masked["weights"] == 1, 1)
+    return selected
+
+
+@dataclass
+class Totals:
+    """What a million rows showed. A unit is a token, or a word where whole words are masked."""
+
+    picked: np.ndarray = field(default_factory=lambda: np.zeros((LENGTH + 1, LENGTH + 1), np.int64))  # [units, of these]
+    at: np.ndarray = field(default_factory=lambda: np.zeros(LENGTH, np.int64))  # selected in a full row, by position
+    kinds: np.ndarray = field(default_factory=lambda: np.zeros(3, np.int64))  # masked, unchanged, another token
+    originals: np.ndarray = field(default_factory=lambda: np.zeros(SIZE, np.int64))  # selected, by what stood there
+    random: np.ndarray = field(default_factory=lambda: np.zeros(SIZE, np.int64))  # the other tokens
+    mixed_words: int = 0
+    tokens: int = 0
+
+
+@pytest.fixture(scope="module", params=MODES)
+def simulated(request) -> tuple[str, Totals]:
+    mode, rows, totals = request.param, make_rows(), Totals()
+    mask, full = masker(Masking(mode)), (rows != PAD).all(1)
+    words = words_of(rows)
+    in_text, word_lengths = words >= 0, np.bincount(words[words >= 0])
+    row_of_word = np.nonzero(in_text)[0][np.unique(words[in_text], return_index=True)[1]]
+    units = {"whole_word": np.bincount(row_of_word, minlength=ROWS), "fairseq": (rows != PAD).sum(1)}.get(mode, in_text.sum(1))
+    for chunk in range(CHUNKS):
+        masked = apply(mask, rows, np.arange(ROWS) + chunk * ROWS)
+        selected, inputs = selection(masked), masked["input_ids"]
+        assert (masked["labels"] == np.take_along_axis(rows, masked["positions"], 1)).all()
+        assert (inputs == rows)[~selected].all()
+        assert not (selected & (rows == PAD)).any()
+        got, was = inputs[selected], rows[selected]
+        kinds = [got == MASK, got == was, (got != MASK) & (got != was)]
+        if mode == "whole_word":
+            of_word = np.bincount(words[selected], minlength=len(word_lengths))
+            assert ((of_word == 0) | (of_word == word_lengths)).all()  # whole, or not at all
+            by_kind = [np.bincount(words[selected][kind], minlength=len(word_lengths)) for kind in kinds]
+            agreed = [(of_word > 0) & (kind == of_word) for kind in by_kind]
+            totals.mixed_words += (of_word > 0).sum() - sum(kind.sum() for kind in agreed)
+            assert ((by_kind[0] == 0) | agreed[0]).all()  # <mask> for all of a word or none
+            totals.kinds += [kind.sum() for kind in agreed]
+            picked = np.bincount(row_of_word[of_word > 0], minlength=ROWS)
+        else:
+            totals.kinds += [kind.sum() for kind in kinds]
+            picked = selected.sum(1)
+        np.add.at(totals.picked, (units, picked), 1)
+        totals.at += selected[full].sum(0)
+        totals.originals += np.bincount(was, minlength=SIZE)
+        totals.random += np.bincount(got[kinds[2]], minlength=SIZE)
+        totals.tokens += selected.sum()
+    return mode, totals
+
+
+def chi_square(counts: np.ndarray) -> float:
+    """In standard deviations from what as many equally likely cases give."""
+    expected = counts.sum() / len(counts)
+    return (((counts - expected) ** 2 / expected).sum() - (len(counts) - 1)) / np.sqrt(2 * (len(counts) - 1))
+
+
+def test_how_many_are_selected_in_a_row(simulated):
+    mode, totals = simulated
+    assert totals.picked.sum() == 1_000_000
+    for units, by_number in enumerate(totals.picked):
+        rows, numbers = by_number.sum(), np.arange(LENGTH + 1)
+        if not rows:
+            continue
+        mean = (by_number * numbers).sum() / rows
+        if mode == "hf":  # every token for itself
+            variance = 0.15 * 0.85 * units
+            assert abs((by_number * (numbers - mean) ** 2).sum() / rows - variance) <= 0.1 * variance + 1e-9 or rows < 5_000
+        else:  # ⌊0.15·n + u⌋
+            floor = int(0.15 * units)
+            assert set(np.nonzero(by_number)[0]) <= {floor, floor + 1}
+            variance = 0.15 * units % 1 * (1 - 0.15 * units % 1)
+        assert abs(mean - 0.15 * units) <= 6 * np.sqrt(variance / rows) + 1e-9, (units, mean)
+    units = (totals.picked.sum(1) * np.arange(LENGTH + 1)).sum()
+    assert abs((totals.picked.sum(0) * np.arange(LENGTH + 1)).sum() / units - 0.15) < 0.001
+
+
+def test_independent_draws_vary_as_a_binomial(simulated):
+    mode, totals = simulated
+    by_number, numbers = totals.picked[62], np.arange(LENGTH + 1)  # rows that are full
+    mean = (by_number * numbers).sum() / max(1, by_number.sum())
+    variance = (by_number * (numbers - mean) ** 2).sum() / max(1, by_number.sum())
+    if mode == "hf":
+        assert by_number.sum() >= 500_000 and abs(variance / (62 * 0.15 * 0.85) - 1) < 0.01
+    else:
+        assert variance <= 0.25
+
+
+def test_eighty_ten_ten(simulated):
+    mode, totals = simulated
+    shares = totals.kinds / totals.kinds.sum()
+    hits = {"hf": 1 / SIZE, "fairseq": 1 / (SIZE - 4)}.get(mode, 0)  # a random token that is <mask>
+    unchanged = 0.1 / len(TEXT_IDS)  # one that is what stood there
+    expected = np.array([0.8 + 0.1 * hits, 0.1 + unchanged, 0.1 - 0.1 * hits - unchanged])
+    assert np.abs(shares - [0.8, 0.1, 0.1]).max() < 0.002
+    assert np.abs(shares - expected).max() < 6 * np.sqrt(0.16 / totals.kinds.sum()) + 0.0001
+    assert totals.mixed_words < 0.001 * totals.kinds.sum()  # by chance the random token is the one that stood there
+
+
+def test_what_may_be_selected(simulated):
+    mode, totals = simulated
+    assert totals.originals[TEXT_IDS].min() > 0 and totals.originals[PAD] == 0
+    if mode == "fairseq":  # </s> and <s> as often as any other position
+        assert abs(totals.originals[BOS] / (0.15 * 1_000_000) - 1) < 0.05 and totals.originals[EOS] > totals.originals[BOS]
+    else:
+        assert not totals.originals[SPECIAL].any()
+
+
+def test_what_replaces_it(simulated):
+    mode, totals = simulated
+    allowed = {"hf": np.arange(SIZE), "fairseq": np.arange(4, SIZE)}.get(mode, TEXT_IDS)
+    counts = totals.random.copy()
+    assert counts.sum() > 200_000
+    if mode in ("hf", "fairseq"):
+        assert counts[MASK] == 0 and counts[990:999].min() > 0  # <mask> counts as masked here
+        allowed = allowed[allowed != MASK]
+    assert counts[np.setdiff1d(np.arange(SIZE), allowed)].sum() == 0
+    usual = np.intersect1d(allowed, TEXT_IDS)  # these may be what stood there, as often one as another
+    assert abs(chi_square(counts[usual])) < 6
+
+
+def test_every_position_is_as_likely(simulated):
+    mode, totals = simulated
+    first, last = (0, LENGTH) if mode == "fairseq" else (1, LENGTH - 1)
+    assert totals.at[:first].sum() == totals.at[last:].sum() == 0
+    assert chi_square(totals.at[first:last]) < 6
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_shapes_and_slots(mode):
+    masking, rows = Masking(mode), make_rows(100)
+    masked = apply(masker(masking), rows, np.arange(100))
+    shapes = {name: (array.shape, array.dtype) for name, array in masked.items()}
+    slots = (100, masking.slots(LENGTH))
+    assert shapes == {
+        "input_ids": ((100, LENGTH), np.int32),
+        "positions": (slots, np.int32),
+        "labels": (slots, np.int32),
+        "weights": (slots, np.float32),
+    }
+    assert set(np.unique(masked["weights"])) == {0, 1}
+    for positions in masked["positions"]:
+        assert len(set(positions)) == len(positions)  # so that scattering into a row means one thing
+    assert Masking("roberta").slots(512) == 78  # ⌈0.15·512⌉ + 1
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_batch_decides_nothing(mode):
+    mask, rows, row_ids = masker(Masking(mode)), make_rows(256), np.random.default_rng(2).integers(0, 10**12, 256)
+    whole = apply(mask, rows, row_ids, epoch=3)
+    for size in (1, 8):
+        parts = [apply(mask, rows[i : i + size], row_ids[i : i + size], epoch=3) for i in range(0, 256, size)]
+        for name, array in whole.items():
+            np.testing.assert_array_equal(np.concatenate([part[name] for part in parts]), array)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_another_epoch_row_or_seed_is_another_draw(mode):
+    masking, rows = Masking(mode), np.repeat(make_rows(2)[1:], 20_000, 0)
+    mask, row_ids = masker(masking), np.arange(20_000)
+    first = selection(apply(mask, rows, row_ids))
+    again = selection(apply(mask, rows, row_ids))
+    np.testing.assert_array_equal(first, again)
+    others = {
+        "epoch": apply(mask, rows, row_ids, epoch=1),
+        "a far epoch": apply(mask, rows, row_ids, epoch=2**40),
+        "row": apply(mask, rows, row_ids + 1),
+        "a far row": apply(mask, rows, row_ids + 2**40),
+        "seed": apply(masker(masking, seed=8), rows, row_ids),
+        "a negative seed": apply(masker(masking, seed=-1), rows, row_ids),
+    }
+    for name, other in others.items():
+        other = selection(other)
+        share = (first & other).sum() / first.sum()  # selected by both, of those selected by one
+        assert abs(share - first.mean()) < 0.02 and (first != other).any(1).mean() > 0.99, name
+
+
+def test_the_rate_is_a_field():
+    masked = apply(masker(Masking("roberta", 0.4)), make_rows(2_000)[1::2], np.arange(1_000))
+    assert set(masked["weights"].sum(1)) == {24, 25}  # of 62 tokens
+
+
+def test_nothing_is_selected_where_there_is_nothing():
+    rows = np.full((4, LENGTH), PAD, np.int32)
+    rows[:, 0], rows[:, 1] = BOS, EOS
+    for mode in ("roberta", "hf", "whole_word"):
+        masked = apply(masker(Masking(mode)), rows, np.arange(4))
+        assert masked["weights"].sum() == 0
+        np.testing.assert_array_equal(masked["input_ids"], rows)
+
+
+def test_words_are_those_of_the_text(small_corpus):
+    tokenizer, vocabulary = small_corpus.tokenizer, vocabulary_of(small_corpus.tokenizer)
+    rows = small_corpus.train.gather(np.arange(500))
+    masked = apply(masker(Masking("whole_word"), vocabulary=vocabulary), rows, np.arange(500))
+    selected, split_words = selection(masked), 0
+    for row, chosen in zip(rows, selected):
+        words, number = {}, 0
+        for at, id in enumerate(row):
+            text = tokenizer.decode_bytes([id]).decode()
+            number += not text or text.startswith(" ")  # a special token, or a word's space
+            if text:
+                words.setdefault(number, []).append(at)
+            number += not text
+        text = "".join(tokenizer.decode_bytes([id]).decode() or "\n" for id in row)
+        assert len(words) == len(text.split())
+        picked = [chosen[at].tolist() for at in words.values()]
+        assert all(all(each) or not any(each) for each in picked)
+        assert sum(map(all, picked)) in {int(0.15 * len(words)), int(0.15 * len(words)) + 1}
+        split_words += sum(len(each) > 1 and all(each) for each in picked)
+    assert split_words > 500
+
+
+def test_white_space_of_any_kind_parts_words(roberta_tokenizer):
+    vocabulary = vocabulary_of(roberta_tokenizer)
+    text = " unbelievably\nextraordinary\tcounterintuitively  electroencephalograph"
+    ids = [roberta_tokenizer.bos, *roberta_tokenizer.encode(text), roberta_tokenizer.eos]
+    row = np.full((2_000, 64), roberta_tokenizer.pad, np.int32)
+    row[:, : len(ids)] = ids
+    selected = selection(apply(masker(Masking("whole_word", 0.3), vocabulary=vocabulary), row, np.arange(2_000)))
+    together = {
+        roberta_tokenizer.decode(np.array(ids)[np.nonzero(chosen[: len(ids)])[0]])
+        for chosen in selected
+        if chosen[: len(ids)].any()
+    }
+    words = [" unbelievably", "\n", "extraordinary", "\t", "counterintuitively", " electroencephalograph", " "]
+    for found in together:
+        for word in words:
+            found = found.replace(word, "|", 1)
+        assert set(found) == {"|"}, found
+    assert len(together) > 10
+
+
+def test_modes_and_rates_that_are_not_known_are_refused():
+    with pytest.raises(UserError, match="data.masking is 'span'; it can be 'roberta' or 'fairseq' or 'hf' or 'whole_word'"):
+        Masking("span")
+    with pytest.raises(UserError, match=r"data.masking_rate is 1\.5"):
+        Masking("roberta", 1.5)

@@ -1,0 +1,198 @@
+"""Batches are a pure function of (seed, step): every row once an epoch, on any number of hosts, from any step."""
+
+import subprocess
+import sys
+from itertools import islice
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from roberta_jax.data.masking import MODES, Masking
+from roberta_jax.data.pipeline import on_mesh, ordered, segment_ids, train_batches, valid_batches, vocabulary_of
+
+ROOT = Path(__file__).parents[2]
+SEED, BATCH = 5, 24
+
+
+def take(batches, count: int) -> list[dict[str, np.ndarray]]:
+    return list(islice(batches, count))
+
+
+def assert_equal(first: dict[str, np.ndarray], second: dict[str, np.ndarray]) -> None:
+    assert first.keys() == second.keys()
+    for name in first:
+        np.testing.assert_array_equal(first[name], second[name])
+
+
+def join(parts: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def originals(batch: dict[str, np.ndarray]) -> list[bytes]:
+    """The rows before they were masked."""
+    rows = batch["input_ids"].copy()
+    np.put_along_axis(rows, batch["positions"], batch["labels"], 1)
+    return [row.tobytes() for row in rows]
+
+
+def all_rows(rows) -> list[bytes]:
+    return [row.tobytes() for row in rows.gather(np.arange(len(rows)))]
+
+
+# The order
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3, 7, 64, 1_000, 65_537])
+def test_an_epoch_is_a_permutation_of_its_own(rows):
+    epochs, found = (x.numpy() for x in ordered(tf.range(3 * rows, dtype=tf.int64), rows, SEED))
+    np.testing.assert_array_equal(epochs, np.repeat(np.arange(3), rows))
+    orders = found.reshape(3, rows)
+    for order in orders:
+        np.testing.assert_array_equal(np.sort(order), np.arange(rows))
+    if rows >= 64:
+        other = ordered(tf.range(rows, dtype=tf.int64), rows, SEED + 1)[1].numpy()
+        for first, second in ((orders[0], orders[1]), (orders[1], orders[2]), (orders[0], other), (orders[0], np.arange(rows))):
+            assert (first == second).mean() < 0.1
+
+
+def test_an_order_leaves_no_rows_together():
+    found = ordered(tf.range(100_000, dtype=tf.int64), 100_000, SEED)[1].numpy()
+    assert abs(np.corrcoef(found[:-1], found[1:])[0, 1]) < 0.02
+    assert (np.abs(np.diff(found)) < 10).mean() < 0.001
+    thirds = np.array([np.histogram(part, 10, (0, 100_000))[0] for part in np.array_split(found, 10)])
+    assert 850 < thirds.min() and thirds.max() < 1_150
+
+
+def test_a_corpus_of_a_billion_rows_has_an_order_too():
+    rows = 10**9
+    epochs, found = (x.numpy() for x in ordered(10**15 + tf.range(100_000, dtype=tf.int64), rows, SEED))
+    assert set(epochs) == {10**6} and len(set(found)) == 100_000
+    assert found.min() >= 0 and found.max() < rows and abs(found.mean() / rows - 0.5) < 0.01
+
+
+# Training
+
+
+def test_every_row_exactly_once_an_epoch(small_corpus):
+    rows, expected = len(small_corpus.train), all_rows(small_corpus.train)
+    assert rows % BATCH  # so that batches lie across the ends of epochs
+    batches = take(train_batches(small_corpus, Masking(), BATCH, SEED), -(-3 * rows // BATCH))
+    seen = [row for batch in batches for row in originals(batch)]
+    epochs = [seen[epoch * rows : (epoch + 1) * rows] for epoch in range(3)]
+    for epoch in epochs:
+        assert sorted(epoch) == sorted(expected)
+    assert epochs[0] != epochs[1] != epochs[2] != expected
+
+
+@pytest.mark.parametrize("hosts", [2, 4])
+@pytest.mark.parametrize("mode", MODES)
+def test_the_hosts_batches_together_are_the_one_hosts_batch(small_corpus, mode, hosts):
+    masking = Masking(mode)
+    alone = take(train_batches(small_corpus, masking, BATCH, SEED, 40), 5)
+    for locals_ in (np.split(np.arange(BATCH), hosts), [np.arange(host, BATCH, hosts) for host in range(hosts)]):
+        shared = [take(train_batches(small_corpus, masking, BATCH, SEED, 40, local), 5) for local in locals_]
+        for step, batch in enumerate(alone):
+            order = np.argsort(np.concatenate(locals_))
+            together = {name: array[order] for name, array in join([host[step] for host in shared]).items()}
+            assert_equal(together, batch)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_batch_size_does_not_decide_the_masks(small_corpus, mode):
+    count, masking = 256, Masking(mode)
+    whole, *others = (join(take(train_batches(small_corpus, masking, size, SEED), count // size)) for size in (count, 8, 1))
+    for other in others:
+        assert_equal(whole, other)
+
+
+def test_a_later_first_step_gives_the_later_batches(small_corpus):
+    batches = take(train_batches(small_corpus, Masking(), BATCH, SEED), 60)
+    for step in (0, 1, 41, 59):
+        assert_equal(take(train_batches(small_corpus, Masking(), BATCH, SEED, step), 1)[0], batches[step])
+    assert originals(batches[0]) != originals(take(train_batches(small_corpus, Masking(), BATCH, SEED + 1), 1)[0])
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_batch_of_a_far_step_is_what_its_epoch_and_rows_say(small_corpus, mode):
+    step, masking, rows = 10**6, Masking(mode), len(small_corpus.train)
+    batch = take(train_batches(small_corpus, masking, BATCH, SEED, step), 1)[0]
+    epochs, row_ids = ordered(step * BATCH + tf.range(BATCH, dtype=tf.int64), rows, SEED)
+    ids, vocabulary = small_corpus.train.gather(row_ids.numpy()), vocabulary_of(small_corpus.tokenizer)
+    expected = masking(tf.constant(ids), row_ids, epochs, SEED, vocabulary)
+    assert epochs[0] == step * BATCH // rows
+    assert_equal(batch, {name: x.numpy() for name, x in expected.items()} | {"segment_ids": segment_ids(ids, vocabulary)})
+
+
+# Validation
+
+
+@pytest.mark.parametrize("size", [1, 7, 1_000])
+def test_every_valid_row_once_and_padding_rows_weigh_nothing(small_corpus, size):
+    rows, batches = len(small_corpus.valid), list(valid_batches(small_corpus, Masking(), size))
+    assert len(batches) == -(-rows // size) and all(len(batch["weights"]) == size for batch in batches)
+    together = join(batches)
+    assert originals(together)[:rows] == all_rows(small_corpus.valid)
+    assert (together["weights"][:rows].sum(1) > 0).all() and not together["weights"][rows:].any()
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_valid_masks_never_change(small_corpus, mode):
+    rows, masking = len(small_corpus.valid), Masking(mode)
+    first, again, other_size = (join(list(valid_batches(small_corpus, masking, size))) for size in (16, 16, 5))
+    assert_equal(first, again)
+    assert_equal({n: x[:rows] for n, x in first.items()}, {n: x[:rows] for n, x in other_size.items()})
+    hosts = [list(valid_batches(small_corpus, masking, 16, local)) for local in np.split(np.arange(16), 4)]
+    assert_equal(first, join([join([host[n] for host in hosts]) for n in range(len(hosts[0]))]))
+
+
+# Arrays
+
+
+def test_segments_count_the_inputs_of_a_row_and_leave_padding_out(small_corpus):
+    vocabulary = vocabulary_of(small_corpus.tokenizer)
+    bos, pad, eos = vocabulary.bos, vocabulary.pad, vocabulary.eos
+    rows = np.array([[bos, 9, eos, eos, 8, eos, pad], [bos, 9, eos, bos, 8, eos, pad], [bos, eos, bos, eos, bos, eos, pad]])
+    assert segment_ids(rows, vocabulary).numpy().tolist() == [[1] * 6 + [0], [1, 1, 1, 2, 2, 2, 0], [1, 1, 2, 2, 3, 3, 0]]
+    batch = take(train_batches(small_corpus, Masking(), BATCH, SEED), 1)[0]
+    np.testing.assert_array_equal(batch["segment_ids"], batch["input_ids"] != pad)
+
+
+def test_on_the_mesh_each_device_holds_its_rows(small_corpus):
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec("data"))
+    plain = take(train_batches(small_corpus, Masking(), BATCH, SEED), 4)
+    for ours, expected in zip(on_mesh(iter(plain), sharding), plain, strict=True):
+        assert all(array.sharding == sharding and array.shape == expected[name].shape for name, array in ours.items())
+        assert_equal({name: np.asarray(array) for name, array in ours.items()}, expected)
+        assert ours["input_ids"].addressable_shards[3].data.shape == (BATCH // 8, 64)
+    assert len(list(on_mesh(valid_batches(small_corpus, Masking(), 16), sharding))) == -(-len(small_corpus.valid) // 16)
+
+
+# The end of the process
+
+
+@pytest.mark.parametrize(
+    "use, code",
+    [
+        ("batches = train_batches(corpus, Masking(), 8, 0); next(batches)", 0),
+        ("next(train_batches(corpus, Masking(), 8, 0))", 0),
+        ("batches = valid_batches(corpus, Masking(), 8); next(batches)", 0),
+        ("kept = [train_batches(corpus, Masking(), 8, n) for n in range(3)]; [next(b) for b in kept]; sys.exit(3)", 3),
+        ("batches = train_batches(corpus, Masking(), 8, 0); next(batches); raise RuntimeError", 1),
+    ],
+)
+def test_a_process_ends_while_batches_are_on_their_way(small_corpus, use, code):
+    script = f"""
+import sys
+from roberta_jax.data.corpus import Corpus
+from roberta_jax.data.masking import Masking
+from roberta_jax.data.pipeline import train_batches, valid_batches
+corpus = Corpus(sys.argv[1])
+{use}
+"""
+    command = [sys.executable, "-c", script, str(small_corpus.folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert done.returncode == code, done.stderr

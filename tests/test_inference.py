@@ -1,0 +1,324 @@
+"""A loaded model answers as transformers does, and the same whatever the padding, the batch and the bucket."""
+
+import json
+import os
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import torch
+import transformers
+
+from roberta_jax import embed, fill_mask, inference, serving
+from roberta_jax.batching import batches, buckets
+from roberta_jax.data.tokenizer import Tokenizer
+from roberta_jax.errors import UserError
+from roberta_jax.interop.text import ByteLevelText
+
+SENTENCES = [
+    "The tower is <mask> metres tall.",
+    "Paris is the <mask> of <mask>.",
+    "<mask>",
+    "It was the best of times, it was the worst of times, it was the age of <mask>, it was the age of foolishness.",
+    " ".join(["a long text that fills another bucket"] * 4) + " <mask>",
+]
+PLAIN = [sentence.replace("<mask>", "word") for sentence in SENTENCES] + ["", "東京 🤗"]
+FIELDS = dict(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, intermediate_size=128, type_vocab_size=1)
+
+
+@pytest.fixture(scope="module")
+def text():
+    return ByteLevelText(Tokenizer.train(SENTENCES * 5, 320))
+
+
+@pytest.fixture(scope="module")
+def make(text, tmp_path_factory):
+    """(suffix of a class, fields) → (folder, the model in PyTorch, its tokenizer)"""
+
+    def make(kind: str, **fields):
+        folder = tmp_path_factory.mktemp(kind)
+        config = transformers.RobertaConfig(
+            vocab_size=len(text), max_position_embeddings=130, layer_norm_eps=1e-5, **FIELDS, **fields
+        )
+        torch.manual_seed(0)
+        model = getattr(transformers, f"RobertaFor{kind}")(config).eval()
+        with torch.no_grad():
+            for parameter in model.parameters():
+                parameter.add_(0.1 * torch.randn(parameter.shape))
+        model.save_pretrained(folder)
+        text.save(folder)
+        return folder, model, transformers.RobertaTokenizer.from_pretrained(folder)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def masked_lm(make):
+    return make("MaskedLM")
+
+
+@pytest.fixture(scope="module")
+def model(masked_lm):
+    return inference.load(masked_lm[0])
+
+
+def encoded(text, sentence):
+    ids = torch.tensor([[0, *text.encode([sentence])[0].tolist(), 2]])
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+
+
+def test_fill_mask_is_that_of_transformers(model, masked_lm, text):
+    found = model.fill_mask(SENTENCES, top_k=3)
+    assert [len(masks) for masks in found] == [1, 2, 1, 1, 1]
+    for sentence, masks in zip(SENTENCES, found):
+        inputs = encoded(text, sentence)
+        with torch.inference_mode():
+            logits = masked_lm[1](**inputs).logits[inputs["input_ids"] == text.mask]
+        probabilities, ids = logits.softmax(-1).topk(3)
+        for guesses, p, i in zip(masks, probabilities, ids, strict=True):
+            assert [guess.id for guess in guesses] == i.tolist()
+            np.testing.assert_allclose([guess.probability for guess in guesses], p, atol=1e-5)
+    assert found[2][0][0].text == found[2][0][0].token == text.decode([found[2][0][0].id])
+    assert found[1][0][0].text.count("<mask>") == 1
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls"])
+def test_embeddings_are_the_pooled_states_of_transformers(model, masked_lm, text, pooling):
+    vectors = model.embed(PLAIN, pooling)
+    assert vectors.shape == (len(PLAIN), 64) and vectors.dtype == np.float32
+    for sentence, vector in zip(PLAIN, vectors):
+        with torch.inference_mode():
+            states = masked_lm[1].roberta(**encoded(text, sentence)).last_hidden_state[0]
+        np.testing.assert_allclose(vector, states.mean(0) if pooling == "mean" else states[0], atol=1e-4)
+    normalized = model.embed(PLAIN, pooling, normalize=True)
+    np.testing.assert_allclose(normalized, vectors / np.linalg.norm(vectors, axis=1, keepdims=True), atol=1e-6)
+
+
+@pytest.mark.parametrize(("batch_tokens", "lengths"), [(1, None), (300, None), (10_000, [128]), (64, range(3, 129))])
+def test_padding_batch_size_and_bucket_change_no_answer(masked_lm, model, batch_tokens, lengths):
+    other = inference.load(masked_lm[0], batch_tokens=batch_tokens)
+    texts = PLAIN[::-1]
+    if lengths is not None:
+        other.lengths, texts = list(lengths), texts[:3]
+    np.testing.assert_allclose(other.embed(texts), model.embed(PLAIN)[::-1][: len(texts)], atol=1e-5)
+    for one, two in zip(other.fill_mask(SENTENCES[:3]), model.fill_mask(SENTENCES[:3])):
+        for first, second in zip(one, two, strict=True):
+            assert [guess.id for guess in first] == [guess.id for guess in second]
+            np.testing.assert_allclose(
+                [guess.probability for guess in first], [guess.probability for guess in second], atol=1e-5
+            )
+
+
+def test_empty_lists_have_empty_answers(model):
+    assert model.fill_mask([]) == [] and model.embed([]).shape == (0, 64) and model.pseudo_perplexity([]).shape == (0,)
+
+
+def test_few_shapes_are_compiled(model):
+    model.embed(PLAIN)
+    before = inference._embed._cache_size()
+    model.embed(PLAIN[::-1])
+    model.embed([sentence + "." for sentence in PLAIN])
+    assert inference._embed._cache_size() == before
+    random = np.random.default_rng(0)
+    rows = [np.zeros(n, np.int32) for n in random.integers(2, 513, 5_000)]
+    shapes = {ids.shape for _, ids, _ in batches(rows, buckets(512), 4_096, 1)}
+    assert len(shapes) <= len(buckets(512)) + 1
+    padded = sum(ids.size for _, ids, _ in batches(rows, buckets(512), 4_096, 1))
+    assert padded < 1.25 * sum(map(len, rows))
+    order = [i for indices, _, _ in batches(rows, buckets(512), 4_096, 1) for i in indices]
+    assert sorted(order) == list(range(5_000))
+
+
+def test_pseudo_perplexity_masks_each_token_in_its_turn(model, masked_lm, text):
+    found = model.pseudo_perplexity(["The best of times.", "", "word"])
+    inputs = encoded(text, "The best of times.")
+    losses = []
+    for position in range(1, inputs["input_ids"].shape[1] - 1):
+        masked = inputs["input_ids"].clone()
+        masked[0, position] = text.mask
+        with torch.inference_mode():
+            logits = masked_lm[1](input_ids=masked).logits[0, position]
+        losses.append(-logits.log_softmax(-1)[inputs["input_ids"][0, position]].item())
+    np.testing.assert_allclose(found[0], np.exp(np.mean(losses)), rtol=1e-4)
+    assert np.isnan(found[1]) and found[2] > 1
+
+
+def test_truncation_is_said_aloud_with_the_number_of_texts(model):
+    long = "word " * 200
+    with pytest.warns(UserWarning, match="2 of 3 texts are too long for the model's 128 tokens and were cut"):
+        model.embed([long, "short", long])
+    with pytest.warns(UserWarning, match="1 of 1 texts"):
+        assert model.fill_mask(["<mask> " + long + "<mask>"])[0][1] == []
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.embed(["word " * 20])
+
+
+def test_pairs_are_parted_and_cut_as_transformers_does(make, text):
+    folder, torch_model, tokenizer = make("SequenceClassification", id2label={0: "no", 1: "maybe", 2: "yes"})
+    model = inference.load(folder)
+    long = " ".join(map(str, range(200)))
+    pairs = [("a", "b c"), ("short", long), (long, "short"), (long, long + "!")]
+    with pytest.warns(UserWarning, match="3 of 4"):
+        rows = model._rows(pairs)
+    for pair, row in zip(pairs, rows):
+        assert row.tolist() == tokenizer(*pair, truncation="longest_first", max_length=128)["input_ids"]
+    found = model.classify(["one text", pairs[0]])
+    assert list(found[0]) == ["no", "maybe", "yes"]
+    with torch.inference_mode():
+        inputs = tokenizer(*pairs[0], return_tensors="pt")
+        probabilities = torch_model(**inputs).logits.softmax(-1)[0]
+    np.testing.assert_allclose(list(found[1].values()), probabilities, atol=1e-5)
+
+
+def test_a_regression_gives_its_value(make, text):
+    folder, torch_model, tokenizer = make("SequenceClassification", num_labels=1)
+    (found,) = inference.load(folder).classify([("a", "b")])
+    with torch.inference_mode():
+        expected = torch_model(**tokenizer("a", "b", return_tensors="pt")).logits.item()
+    assert found == {"LABEL_0": pytest.approx(expected, abs=1e-4)}
+
+
+def test_answers_are_the_best_spans(make, text):
+    folder, torch_model, tokenizer = make("QuestionAnswering")
+    model = inference.load(folder)
+    question, context = "Which times?", "It was the best of times, it was the worst of naïve times — 東京."
+    short, long = model.answer([(question, context), (question, context * 12)])
+    inputs = tokenizer(question, context, return_tensors="pt")
+    with torch.inference_mode():
+        out = torch_model(**inputs)
+    sequence = np.array([-1 if i is None else i for i in inputs.sequence_ids()])
+    tokens = np.flatnonzero(sequence == 1)
+    best = max((out.start_logits[0, a] + out.end_logits[0, b], a, b) for a in tokens for b in tokens if a <= b < a + 30)
+    assert short.score == pytest.approx(float(best[0]), abs=1e-4)
+    assert short.text == context[short.start : short.end]
+    theirs = tokenizer(question, context, return_offsets_mapping=True)["offset_mapping"]
+    assert (short.start, short.end) == (theirs[best[1]][0], theirs[best[2]][1])
+    assert long.text == (context * 12)[long.start : long.end] and np.isfinite(long.score)
+    empty = model.answer([(question, "")], may_be_empty=True)[0]
+    assert (empty.text, empty.start, empty.end) == ("", 0, 0)
+    assert model.answer([]) == []
+
+
+def test_what_cannot_be_asked_is_one_sentence(model, masked_lm, tmp_path):
+    with pytest.raises(UserError, match="cannot classify: its head is 'lm_head'"):
+        model.classify(["a"])
+    with pytest.raises(UserError, match="'no mask here' has no <mask> to fill"):
+        model.fill_mask(["no mask here"])
+    with pytest.raises(UserError, match="top_k is 0"):
+        model.fill_mask(["<mask>"], top_k=0)
+    with pytest.raises(UserError, match="pooling is 'max'"):
+        model.embed(["a"], pooling="max")
+    with pytest.raises(UserError, match="a list of texts"):
+        model.embed("a")
+    for name in ("config.json", "model.safetensors"):
+        (tmp_path / name).write_bytes((masked_lm[0] / name).read_bytes())
+    with pytest.raises(UserError, match="has no tokenizer"):
+        inference.load(tmp_path)
+
+
+def test_bfloat16_is_close(masked_lm, model):
+    half = inference.load(masked_lm[0], dtype="bfloat16").embed(PLAIN, normalize=True)
+    assert (half * model.embed(PLAIN, normalize=True)).sum(1).min() > 0.99
+
+
+SERVE = """
+import sys
+for name in ("flax", "roberta_jax.model", "roberta_jax.inference", "roberta_jax.interop"):
+    sys.modules[name] = None
+import numpy as np
+from roberta_jax.serving import Served
+served, rows = Served(sys.argv[1]), [row for row in np.load(sys.argv[2], allow_pickle=True)]
+np.savez(sys.argv[3], *served.hidden(rows), *served.logits(rows))
+"""
+
+
+def test_one_file_serves_without_the_models_code(model, tmp_path):
+    path, rows = tmp_path / "model.zip", model._rows(SENTENCES)
+    serving.write(model, path, lengths=[32, 128])
+    array = np.empty(len(rows), object)
+    array[:] = rows
+    np.save(tmp_path / "rows.npy", array)
+    command = [sys.executable, "-c", SERVE, str(path), str(tmp_path / "rows.npy"), str(tmp_path / "out.npz")]
+    root = Path(serving.__file__).parents[1]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = list(np.load(tmp_path / "out.npz").values())
+    for row, states, logits, guesses in zip(rows, found, found[len(rows) :], model.fill_mask(SENTENCES), strict=False):
+        assert states.shape == (len(row), 64)
+        for of_mask, best in zip(logits, guesses, strict=True):
+            assert of_mask.argmax() == best[0].id
+            assert np.exp(of_mask - np.logaddexp.reduce(of_mask)).max() == pytest.approx(best[0].probability, abs=1e-5)
+    means = [states.mean(0) for states in found[: len(rows)]]
+    np.testing.assert_allclose(means, model.embed(SENTENCES), atol=1e-5)
+    with pytest.raises(UserError, match="1 rows are longer than the 128 ids"):
+        serving.Served(path).hidden([np.zeros(129, np.int32)])
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(UserError, match="not a whole file"):
+        serving.Served(path)
+
+
+def run(monkeypatch, main, *arguments):
+    monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
+    main()
+
+
+def test_fill_mask_prints_a_table_or_json(masked_lm, monkeypatch, capsys):
+    run(monkeypatch, fill_mask.main, f"--model={masked_lm[0]}", "--top_k=2", SENTENCES[1])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == [SENTENCES[1], "  mask 1"] and len(lines) == 7 and lines[2].split()[0].endswith("%")
+    monkeypatch.setattr(sys, "stdin", [f"{sentence}\n" for sentence in SENTENCES[:2]] + ["\n"])
+    run(monkeypatch, fill_mask.main, f"--model={masked_lm[0]}", "--json", "-")
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [entry["text"] for entry in found] == SENTENCES[:2] and len(found[1]["masks"]) == 2
+    assert found[0]["masks"][0][0].keys() == {"token", "id", "probability", "text"}
+
+
+def test_embed_writes_npy_and_parquet(masked_lm, model, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(embed, "CHUNK", 3)
+    source = tmp_path / "lines.txt"
+    source.write_text("\n".join(PLAIN) + "\n", "utf-8")
+    for name in ("vectors.npy", "vectors.parquet"):
+        run(monkeypatch, embed.main, f"--model={masked_lm[0]}", f"--texts={source}", f"--out={tmp_path / name}")
+    assert f"{len(PLAIN)}/{len(PLAIN)}" in capsys.readouterr().err
+    expected = model.embed(PLAIN)
+    np.testing.assert_allclose(np.load(tmp_path / "vectors.npy"), expected, atol=1e-5)
+    table = pq.read_table(tmp_path / "vectors.parquet")
+    assert table["text"].to_pylist() == PLAIN
+    np.testing.assert_allclose(table["embedding"].to_pylist(), expected, atol=1e-5)
+    assert {path.name for path in tmp_path.iterdir()} == {"lines.txt", "vectors.npy", "vectors.parquet"}
+    with pytest.raises(UserError, match="ends with .npy or .parquet"):
+        run(monkeypatch, embed.main, "--model=x", f"--texts={source}", f"--out={tmp_path / 'x.csv'}")
+    with pytest.raises(UserError, match="cannot be read"):
+        run(monkeypatch, embed.main, "--model=x", f"--texts={tmp_path / 'none'}", f"--out={tmp_path / 'x.npy'}")
+
+
+@pytest.mark.parametrize("module", ["fill_mask", "embed", "serving", "interop.hub"])
+def test_commands_have_help_and_end_with_a_sentence(module, tmp_path):
+    root = Path(inference.__file__).parents[1]
+
+    def command(*arguments):
+        return subprocess.run(
+            [sys.executable, "-m", f"roberta_jax.{module}", *arguments],
+            cwd=root,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env=os.environ | {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)},
+        )
+
+    assert "usage: python -m roberta_jax." + module in command("--help").stdout
+    (tmp_path / "lines.txt").write_text("a\n")
+    missing = tmp_path / "no" / "model"
+    arguments = {
+        "fill_mask": [f"--model={missing}", "a <mask>"],
+        "embed": [f"--model={missing}", f"--texts={tmp_path / 'lines.txt'}", f"--out={tmp_path / 'x.npy'}"],
+        "serving": [f"--model={missing}", f"--out={tmp_path / 'x.zip'}"],
+        "interop.hub": ["export", f"--workdir={missing}", f"--out={tmp_path / 'x'}"],
+    }
+    done = command(*arguments[module])
+    assert done.returncode == 2 and done.stderr == f"error: {missing}: there is no such folder.\n"
