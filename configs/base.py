@@ -20,6 +20,7 @@ def get_config() -> ConfigDict:
     config.batch_size = 8_192  # rows of a global batch
     config.microbatch_size = 32  # rows that a device takes at once, the rest is accumulated; 0: its whole share
     config.seed = 0  # of initial weights, order, masks and dropout
+    config.init_from = ""  # a workdir, a folder of transformers or fairseq, a hub name; sizes come from there
     config.fsdp = 1  # devices over which parameters and optimizer state are spread; 1 replicates them
     config.log_every = 100  # steps
     config.eval_every = 5_000  # steps; the whole valid split

@@ -1,4 +1,12 @@
-"""A small model on this machine's docstrings."""
+"""A small model on the docstrings of the packages installed here: a few minutes on two CPU cores, no download.
+
+    layers 2, hidden 128, FFN 512, heads 2: 686,336 parameters; rows of 64; vocabulary 2,048, trained on the same text
+
+    python -m roberta_jax.main --config=configs/tiny.py --workdir=/tmp/run
+
+Rows are short, so that each position is seen often, and initial weights as wide as the narrow model needs: both let it
+find its neighbours within minutes. Expect a valid loss more than 1.0 nat under the unigram model's.
+"""
 
 from ml_collections import ConfigDict
 
@@ -7,14 +15,14 @@ from configs import base
 
 def get_config() -> ConfigDict:
     config = base.get_config()
-    config.steps = 1_000
-    config.batch_size = 64
+    config.steps = 1_500
+    config.batch_size = 32
     config.microbatch_size = 0
-    config.log_every = 50
-    config.eval_every = 250
-    config.checkpoint_every = 250
-    config.model.update(vocab_size=4_096, num_layers=2, hidden_size=128, intermediate_size=512, num_heads=4)
-    config.model.update(max_length=128, dropout=0.0, attention_dropout=0.0, dtype="float32")
-    config.optimizer.update(learning_rate=2e-3, warmup_steps=100)
-    config.data.update(tokenizer="4096", length=128)
+    config.log_every = 100
+    config.eval_every = 500
+    config.checkpoint_every = 500
+    config.model.update(vocab_size=2_048, num_layers=2, hidden_size=128, intermediate_size=512, num_heads=2, max_length=64)
+    config.model.update(dropout=0.0, attention_dropout=0.0, initializer_range=0.06, dtype="float32")
+    config.optimizer.update(learning_rate=3e-3, warmup_steps=100)
+    config.data.update(tokenizer="2048", length=64)
     return config

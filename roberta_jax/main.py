@@ -27,9 +27,15 @@ def main(_) -> None:
     from roberta_jax.config import typed  # here, so that --help does not wait for JAX
     from roberta_jax.training.pretrain import PretrainConfig, pretrain
 
-    if flags.FLAGS["verbosity"].using_default_value:
+    if flags.FLAGS.verbosity == logging.INFO:  # absl's own default; Orbax says much at it, --verbosity=1 shows all
         logging.set_verbosity(logging.WARNING)
-    pretrain(typed(PretrainConfig, _CONFIG.value.to_dict()), Path(_WORKDIR.value).expanduser())
+    config, initial = typed(PretrainConfig, _CONFIG.value.to_dict()), None
+    if config.init_from:
+        from roberta_jax.interop import hub
+
+        source = hub.load(config.init_from)
+        initial = source.config, source.params
+    pretrain(config, Path(_WORKDIR.value).expanduser(), initial)
 
 
 if __name__ == "__main__":

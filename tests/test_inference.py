@@ -1,7 +1,6 @@
 """A loaded model answers as transformers does, and the same whatever the padding, the batch and the bucket."""
 
 import json
-import os
 import subprocess
 import sys
 import warnings
@@ -17,6 +16,7 @@ from roberta_jax import embed, fill_mask, inference, serving
 from roberta_jax.batching import batches, buckets
 from roberta_jax.data.tokenizer import Tokenizer
 from roberta_jax.errors import UserError
+from roberta_jax.interop import hub
 from roberta_jax.interop.text import ByteLevelText
 
 SENTENCES = [
@@ -98,13 +98,13 @@ def test_embeddings_are_the_pooled_states_of_transformers(model, masked_lm, text
     np.testing.assert_allclose(normalized, vectors / np.linalg.norm(vectors, axis=1, keepdims=True), atol=1e-6)
 
 
-@pytest.mark.parametrize(("batch_tokens", "lengths"), [(1, None), (300, None), (10_000, [128]), (64, range(3, 129))])
+@pytest.mark.parametrize(("batch_tokens", "lengths"), [(1, None), (10_000, [128]), (64, range(3, 129))])
 def test_padding_batch_size_and_bucket_change_no_answer(masked_lm, model, batch_tokens, lengths):
     other = inference.load(masked_lm[0], batch_tokens=batch_tokens)
-    texts = PLAIN[::-1]
+    texts = PLAIN[::-1][:3]
     if lengths is not None:
-        other.lengths, texts = list(lengths), texts[:3]
-    np.testing.assert_allclose(other.embed(texts), model.embed(PLAIN)[::-1][: len(texts)], atol=1e-5)
+        other.lengths = list(lengths)
+    np.testing.assert_allclose(other.embed(texts), model.embed(PLAIN)[::-1][:3], atol=1e-5)
     for one, two in zip(other.fill_mask(SENTENCES[:3]), model.fill_mask(SENTENCES[:3])):
         for first, second in zip(one, two, strict=True):
             assert [guess.id for guess in first] == [guess.id for guess in second]
@@ -297,28 +297,18 @@ def test_embed_writes_npy_and_parquet(masked_lm, model, monkeypatch, tmp_path, c
         run(monkeypatch, embed.main, "--model=x", f"--texts={tmp_path / 'none'}", f"--out={tmp_path / 'x.npy'}")
 
 
-@pytest.mark.parametrize("module", ["fill_mask", "embed", "serving", "interop.hub"])
-def test_commands_have_help_and_end_with_a_sentence(module, tmp_path):
-    root = Path(inference.__file__).parents[1]
-
-    def command(*arguments):
-        return subprocess.run(
-            [sys.executable, "-m", f"roberta_jax.{module}", *arguments],
-            cwd=root,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            env=os.environ | {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)},
-        )
-
-    assert "usage: python -m roberta_jax." + module in command("--help").stdout
+@pytest.mark.parametrize("module", [fill_mask, embed, serving, hub])
+def test_commands_have_help_and_end_with_a_sentence(module, monkeypatch, capsys, tmp_path):
+    with pytest.raises(SystemExit) as ended:
+        run(monkeypatch, module.main, "--help")
+    assert ended.value.code == 0 and f"usage: python -m {module.__name__}" in capsys.readouterr().out
     (tmp_path / "lines.txt").write_text("a\n")
     missing = tmp_path / "no" / "model"
     arguments = {
-        "fill_mask": [f"--model={missing}", "a <mask>"],
-        "embed": [f"--model={missing}", f"--texts={tmp_path / 'lines.txt'}", f"--out={tmp_path / 'x.npy'}"],
-        "serving": [f"--model={missing}", f"--out={tmp_path / 'x.zip'}"],
-        "interop.hub": ["export", f"--workdir={missing}", f"--out={tmp_path / 'x'}"],
+        fill_mask: [f"--model={missing}", "a <mask>"],
+        embed: [f"--model={missing}", f"--texts={tmp_path / 'lines.txt'}", f"--out={tmp_path / 'x.npy'}"],
+        serving: [f"--model={missing}", f"--out={tmp_path / 'x.zip'}"],
+        hub: ["export", f"--workdir={missing}", f"--out={tmp_path / 'x'}"],
     }
-    done = command(*arguments[module])
-    assert done.returncode == 2 and done.stderr == f"error: {missing}: there is no such folder.\n"
+    with pytest.raises(UserError, match="there is no such folder"):
+        run(monkeypatch, module.main, *arguments[module])

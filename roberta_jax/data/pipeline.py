@@ -39,7 +39,16 @@ def ordered(positions: tf.Tensor, rows: int, seed: int) -> tuple[tf.Tensor, tf.T
     """Positions in the endless stream of examples → (epoch, row): each epoch is a permutation of its own. int64 [B]"""
     epochs, within = positions // rows, positions % rows
     keys = tf.stack([tf.fill(tf.shape(epochs), tf.constant(seed, tf.int64)), epochs, tf.ones_like(epochs)], axis=1)
-    return epochs, tf.raw_ops.RandomIndexShuffle(index=within, seed=keys, max_index=tf.constant(rows - 1, tf.int64))
+
+    def permute(index: tf.Tensor, last: int) -> tf.Tensor:
+        return tf.raw_ops.RandomIndexShuffle(index=index, seed=keys, max_index=tf.constant(last, tf.int64))
+
+    if (rows - 1) & (rows - 2):
+        return epochs, permute(within, rows - 1)
+    # Where the last index is a power of two, TensorFlow's cipher is a bit too narrow and repeats rows (2.21, 65,537 rows
+    # for one): permute one index more, and walk on from it.
+    found, extra = permute(within, rows), tf.fill(tf.shape(within), tf.constant(rows, tf.int64))
+    return epochs, tf.where(found == extra, permute(extra, rows), found)
 
 
 def _masked(rows: Rows, vocabulary: Vocabulary, masking: Masking, length: int, seed: int):

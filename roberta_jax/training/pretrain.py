@@ -1,6 +1,6 @@
 """The masked-LM job: a corpus, its masks, the loss, and what the model learned in the end."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -72,8 +72,15 @@ def masked_lm_loss(config: RobertaConfig) -> Loss:
     return loss
 
 
-def pretrain(config: PretrainConfig, workdir: Path) -> None:
-    """Trains a masked LM and says what it learned."""
+def pretrain(config: PretrainConfig, workdir: Path, initial: tuple[RobertaConfig, dict] | None = None) -> None:
+    """Trains a masked LM and says what it learned.
+
+    Args:
+      initial: what `config.init_from` names: its sizes take the place of `config.model`'s, its parameters are the first.
+    """
+    if initial:
+        kept = {name: getattr(config.model, name) for name in ("dropout", "attention_dropout", "dtype", "remat")}
+        config = replace(config, model=replace(initial[0], **kept))
     corpus, masking, model = (
         open_corpus(config.data),
         Masking(config.data.masking, config.data.masking_rate),
@@ -95,6 +102,7 @@ def pretrain(config: PretrainConfig, workdir: Path) -> None:
         loss=masked_lm_loss(model),
         train_batches=lambda step, local: train_batches(corpus, masking, config.batch_size, config.seed, step, local),
         valid_batches=lambda size, local: valid_batches(corpus, masking, size, local),
+        initial=initial[1] if initial else None,
         tokens_per_step=config.batch_size * corpus.length,
         flops_per_step=train_flops(model, *rows, masking.slots(corpus.length)),
     )

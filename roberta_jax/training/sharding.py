@@ -31,10 +31,10 @@ def make_mesh(fsdp: int = 1) -> Mesh:
     return jax.make_mesh((devices // fsdp, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
 
 
-def map_paths(function: Callable[[str, Any], Any], tree: Any) -> Any:
+def map_paths(function: Callable[[str, Any], Any], tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> Any:
     """`function(path, leaf)` over a tree; a path reads `params/encoder/layers/qkv/kernel`."""
     return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: function(jax.tree_util.keystr(path, simple=True, separator="/"), leaf), tree
+        lambda path, leaf: function(jax.tree_util.keystr(path, simple=True, separator="/"), leaf), tree, is_leaf=is_leaf
     )
 
 

@@ -9,7 +9,7 @@ import optax
 from jax.sharding import Mesh
 
 from roberta_jax.errors import UserError
-from roberta_jax.training.sharding import batch_sharding, state_shardings
+from roberta_jax.training.sharding import batch_sharding, map_paths, state_shardings
 
 Batch = dict[str, jax.Array]
 # (params, batch, dropout key or None) → sums over the batch: "loss", "weight", and others to be divided by "weight"
@@ -51,6 +51,24 @@ def init_state(init, optimizer, seed: int, abstract: Any) -> dict:
     """A fresh state, born where `abstract` says."""
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
     return jax.jit(lambda: _new_state(init, optimizer, seed), out_shardings=shardings)()
+
+
+def place(params: dict, abstract: dict) -> dict:
+    """Some parameters, by their names at the top of the tree, laid out as `abstract` says.
+
+    Raises:
+      UserError: one has another shape than the model's.
+    """
+
+    def laid_out(path: str, pair: tuple) -> jax.Array:
+        array, wanted = pair
+        if array.shape != wanted.shape:
+            raise UserError(f"config.init_from: its {path} is {array.shape}, this model's {wanted.shape}.")
+        return jax.device_put(array.astype(wanted.dtype), wanted.sharding)
+
+    known = {name: abstract[name] for name in params if name in abstract}
+    pairs = jax.tree.map(lambda wanted, array: (array, wanted), known, {name: params[name] for name in known})
+    return map_paths(laid_out, pairs, is_leaf=lambda node: isinstance(node, tuple))
 
 
 def make_train_step(loss: Loss, optimizer: optax.GradientTransformation, microbatches: int) -> Callable:

@@ -3,7 +3,9 @@
 import dataclasses
 import itertools
 import json
+import shlex
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -29,6 +31,7 @@ from roberta_jax.training.step import (
     dropout_key,
     init_state,
     make_train_step,
+    place,
 )
 
 
@@ -40,6 +43,7 @@ class RunConfig:
     batch_size: int = 8_192  # rows of a global batch
     microbatch_size: int = 0  # rows that a device takes at once; 0: its whole share. The rest is accumulated
     seed: int = 0
+    init_from: str = ""  # a workdir, a folder of transformers or fairseq, a hub name: parameters to begin with
     fsdp: int = 1  # devices over which parameters and optimizer state are spread
     log_every: int = 100  # steps
     eval_every: int = 5_000  # steps
@@ -61,6 +65,7 @@ class Job:
     loss: Loss
     train_batches: Callable[[int, np.ndarray], Iterator[dict]]  # (first step, this host's rows of a batch) → batches
     valid_batches: Callable[[int, np.ndarray], Iterator[dict]]  # (rows of a batch, this host's) → the split once
+    initial: dict | None  # parameters to begin with, in place of `init`'s of the same names
     tokens_per_step: int
     flops_per_step: float  # that the model needs
 
@@ -101,6 +106,7 @@ def train(job: Job, config: RunConfig, workdir: Path) -> Any | None:
         state = checkpoints.restore(first_step, abstract)
     else:
         state = init_state(job.init, optimizer, config.seed, abstract)
+        state["params"] |= place(job.initial or {}, abstract["params"])
     _note_config(config, workdir, first_step)
 
     rows = config.batch_size // microbatches
@@ -174,7 +180,7 @@ def train(job: Job, config: RunConfig, workdir: Path) -> Any | None:
 
 
 def _note_config(config: RunConfig, workdir: Path, first_step: int) -> None:
-    """Writes config.json, and says which fields have changed since the run began."""
+    """Writes config.json and command.txt, and says which fields have changed since the run began."""
     path, fields = workdir / "config.json", json.loads(json.dumps(dataclasses.asdict(config)))
     if first_step and path.exists():
         before = json.loads(path.read_text())
@@ -183,6 +189,7 @@ def _note_config(config: RunConfig, workdir: Path, first_step: int) -> None:
                 say(f"config.{name} was {before.get(name)} when this run began and is {fields[name]} now")
     if jax.process_index() == 0:
         path.write_text(json.dumps(fields, indent=1) + "\n")
+        (workdir / "command.txt").write_text(f"python -m roberta_jax.main {shlex.join(sys.argv[1:])}\n")
 
 
 def _devices() -> str:
