@@ -43,8 +43,8 @@ def metrics(workdir) -> list[dict]:
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
-def final_state(workdir):
-    return ocp.StandardCheckpointer().restore((workdir / "checkpoints" / str(STEPS) / "default").absolute())
+def saved_state(workdir, step=STEPS):
+    return ocp.StandardCheckpointer().restore((workdir / "checkpoints" / str(step) / "default").absolute())
 
 
 def wait_for(condition, process):
@@ -112,7 +112,7 @@ def test_a_run_killed_three_times_and_stopped_once_ends_as_an_undisturbed_one(ar
     code, output = finish(start(arguments, tmp_path))
     assert code == 0 and f"resuming from step {stopped_at}" in output, output
     workdir, _ = undisturbed
-    jax.tree.map(np.testing.assert_array_equal, final_state(tmp_path), final_state(workdir))
+    jax.tree.map(np.testing.assert_array_equal, saved_state(tmp_path), saved_state(workdir))
     exact = [{name: line[name] for name in line if "second" not in name and "mfu" not in name} for line in metrics(workdir)]
     resumed = [{name: line[name] for name in line if "second" not in name and "mfu" not in name} for line in metrics(tmp_path)]
     assert [line["step"] for line in resumed] == [line["step"] for line in exact]
@@ -127,6 +127,17 @@ def test_a_finished_run_says_again_what_it_learned(arguments, undisturbed):
     assert output[output.index("a unigram model") :] == before[before.index("a unigram model") :]
 
 
+def test_a_run_begins_with_the_parameters_that_init_from_names(arguments, undisturbed, tmp_path):
+    """The first update of a warm-up has rate 0, so the checkpoint behind it holds what the run began with."""
+    source, _ = undisturbed
+    fields = {"init_from": source, "steps": 2, "optimizer.warmup_steps": 1, "checkpoint_every": 1, "model.num_layers": 9}
+    code, output = finish(start(arguments, tmp_path, *(f"--config.{name}={value}" for name, value in fields.items())))
+    assert code == 0, output
+    began, ended = saved_state(tmp_path, 1)["params"], saved_state(source)["params"]
+    jax.tree.map(np.testing.assert_array_equal, began, ended)
+    assert json.loads((tmp_path / "config.json").read_text())["model"]["num_layers"] == 2  # sizes come from the source
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
@@ -136,6 +147,7 @@ def test_a_finished_run_says_again_what_it_learned(arguments, undisturbed):
         (["--config.steps=many"], "--config.steps=many"),
         (["--config.model.vocab_size=999"], "config.model.vocab_size is 999, the tokenizer has"),
         (["--config=configs/none.py"], "configs/none.py"),
+        (["--config.init_from=no/such/model"], "no/such/model: there is no such folder"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(arguments, tmp_path, more, message):

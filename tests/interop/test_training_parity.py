@@ -70,7 +70,7 @@ def expected(source) -> list[float]:
     return losses
 
 
-@pytest.mark.parametrize(("devices", "microbatches"), [(1, 1), (1, 4), (8, 1), (8, 4)])
+@pytest.mark.parametrize(("devices", "microbatches"), [(1, 1), (1, 4), (8, 2)])
 def test_losses_are_those_of_a_pytorch_loop(source, expected, devices, microbatches):
     ours = config_from_transformers(source.config.to_dict(), "config.json")
     params, _, _ = from_transformers(tensors(source), ours, ["RobertaForMaskedLM"], "model")
