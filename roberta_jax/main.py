@@ -34,7 +34,7 @@ def main(_) -> None:
         from roberta_jax.interop import hub
 
         source = hub.load(config.init_from)
-        initial = source.config, source.params
+        initial = source.config, source.params, getattr(source.text, "tokenizer", None)
     pretrain(config, Path(_WORKDIR.value).expanduser(), initial)
 
 

@@ -26,7 +26,10 @@ class Checkpoints:
             ),
         ]
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=keep.AnyPreservationPolicy(policies), cleanup_tmp_directories=True
+            preservation_policy=keep.AnyPreservationPolicy(policies),
+            best_fn=lambda metrics: metrics[metric],  # without it Orbax forgets the metrics when the run resumes
+            best_mode="min",
+            cleanup_tmp_directories=True,
         )
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=ocp.StandardCheckpointHandler())
         self.folder = folder

@@ -72,11 +72,14 @@ def masked_lm_loss(config: RobertaConfig) -> Loss:
     return loss
 
 
-def pretrain(config: PretrainConfig, workdir: Path, initial: tuple[RobertaConfig, dict] | None = None) -> None:
+def pretrain(
+    config: PretrainConfig, workdir: Path, initial: tuple[RobertaConfig, dict, Tokenizer | None] | None = None
+) -> None:
     """Trains a masked LM and says what it learned.
 
     Args:
-      initial: what `config.init_from` names: its sizes take the place of `config.model`'s, its parameters are the first.
+      initial: what `config.init_from` names: its sizes take the place of `config.model`'s, its parameters are the
+        first, and its byte-level tokenizer, if it has one, must be the corpus'.
     """
     if initial:
         kept = {name: getattr(config.model, name) for name in ("dropout", "attention_dropout", "dtype", "remat")}
@@ -86,6 +89,10 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: tuple[RobertaConfig
         Masking(config.data.masking, config.data.masking_rate),
         config.model,
     )
+    if initial and initial[2] and initial[2].hash != corpus.tokenizer.hash:
+        raise UserError(
+            f"config.init_from {config.init_from} has another tokenizer than the corpus; name it in data.tokenizer."
+        )
     if model.vocab_size != len(corpus.tokenizer):
         raise UserError(
             f"config.model.vocab_size is {model.vocab_size}, the tokenizer has {len(corpus.tokenizer)} entries; set it to that."

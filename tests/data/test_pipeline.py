@@ -184,11 +184,14 @@ def test_on_the_mesh_each_device_holds_its_rows(small_corpus):
     ],
 )
 def test_a_process_ends_while_batches_are_on_their_way(small_corpus, use, code):
+    # Rows come slowly, so that TensorFlow's threads are inside Python, or want to be, when the interpreter ends.
     script = f"""
-import sys
-from roberta_jax.data.corpus import Corpus
+import sys, time
+from roberta_jax.data.corpus import Corpus, Rows
 from roberta_jax.data.masking import Masking
 from roberta_jax.data.pipeline import train_batches, valid_batches
+gather = Rows.gather
+Rows.gather = lambda *arguments: time.sleep(0.2) or gather(*arguments)
 corpus = Corpus(sys.argv[1])
 {use}
 """

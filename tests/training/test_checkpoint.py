@@ -29,7 +29,10 @@ def test_the_newest_and_the_best_are_kept_and_come_back(tmp_path):
     for step in (2, 5):
         restored = again.restore(step, abstract_of(state_of(0)))
         jax.tree.map(np.testing.assert_array_equal, restored, state_of(step))
+    for step in (6, 7):
+        again.save(step, state_of(step), {"valid/loss": 1.5})
     again.close()
+    assert sorted(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == [2, 6, 7]  # 2 is the best still
 
 
 def test_a_saved_state_does_not_see_what_becomes_of_the_donated_one(tmp_path):
