@@ -8,6 +8,7 @@ ends in `.partial`; a killed preparation goes on from there.
 
 import argparse
 import fcntl
+import functools
 import hashlib
 import json
 import multiprocessing
@@ -96,9 +97,12 @@ def _is_valid(document_hash: int, valid_fraction: float) -> bool:
     return document_hash < valid_fraction * 2**64
 
 
+_loaded = functools.lru_cache(1)(Tokenizer.load)  # once a process, not once a shard
+
+
 def _write_shard(index: int, of: int, pieces: list[Piece], recipe: Recipe, folder: Path) -> None:
     """Both splits' rows of one shard; `shard-*.npz`, written last, says that they are whole and what they hold."""
-    tokenizer = Tokenizer.load(folder / "tokenizer")
+    tokenizer = _loaded(folder / "tokenizer")
     counts, documents, lines, valid, cut = Counts(), Distinct(), Distinct(), [], 0
     tokens = valid_documents = 0
 

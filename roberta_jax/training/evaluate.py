@@ -10,7 +10,10 @@ from roberta_jax.training.step import Batch, Loss
 
 
 def make_eval_step(loss: Loss) -> Callable[[Any, Batch], dict[str, jax.Array]]:
-    return jax.jit(lambda params, batch: loss(params, batch, None))
+    def eval_step(params: Any, batch: Batch) -> dict[str, jax.Array]:
+        return loss(params, batch, None)
+
+    return jax.jit(eval_step)
 
 
 def evaluate(eval_step: Callable, params: Any, batches: Iterable[Batch]) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Each mode over a million rows: how many, which, replaced by what; and that nothing but (seed, epoch, row) decides it."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
@@ -38,11 +38,11 @@ def make_rows(count: int = ROWS) -> np.ndarray:
     return rows
 
 
-def words_of(rows: np.ndarray) -> np.ndarray:
+def words_of(rows: np.ndarray, starts_word: np.ndarray = VOCABULARY.starts_word) -> np.ndarray:
     """Which word of all each token is of, -1 for special ones: a word starts at its mark or behind a special token."""
     special = SPECIAL[rows]
     behind = np.pad(special, ((0, 0), (1, 0)), constant_values=True)[:, :-1]
-    starts = ~special & (VOCABULARY.starts_word[rows] | behind)
+    starts = ~special & (starts_word[rows] | behind)
     return np.where(special, -1, np.cumsum(starts).reshape(rows.shape) - 1)
 
 
@@ -292,6 +292,16 @@ def test_white_space_of_any_kind_parts_words(roberta_tokenizer):
             found = found.replace(word, "|", 1)
         assert set(found) == {"|"}, found
     assert len(together) > 10
+
+
+def test_a_word_too_long_for_the_slots_is_left_whole():
+    masking, rows = Masking("whole_word"), make_rows(4_000)
+    starts = np.random.default_rng(1).random(SIZE) < 0.03
+    mask = masker(masking, vocabulary=replace(VOCABULARY, starts_word=starts))
+    words, selected = words_of(rows, starts), selection(apply(mask, rows, np.arange(4_000)))
+    lengths, of_word = np.bincount(words[words >= 0]), np.bincount(words[selected], minlength=words.max() + 1)
+    assert ((of_word == 0) | (of_word == lengths)).all()
+    assert (lengths > masking.slots(LENGTH)).sum() > 500 and (of_word > masking.slots(LENGTH) / 2).sum() > 50
 
 
 def test_modes_and_rates_that_are_not_known_are_refused():

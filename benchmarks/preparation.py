@@ -1,0 +1,94 @@
+"""Preparing a large text: megabytes a second, and the most memory that all processes together hold at one time.
+
+    python -m benchmarks.preparation [--megabytes 1000] [--tokenizer FOLDER or SIZE] [--json]
+
+The text is the docstrings installed on this machine, written as often as needed, each time with its lines in another order
+and numbers among them. Memory is the sum of the resident sets of the process and all below it, shared pages counted in
+each. Expected: less than 2 GB for 1 GB of text.
+"""
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from benchmarks.tokenizer import documents
+
+
+def write_text(folder: Path, megabytes: float, files: int = 16) -> int:
+    """Documents parted by empty lines; returns the bytes."""
+    texts, chooser, written = documents(["docs"], min(megabytes, 50)), random.Random(0), 0
+    for number in range(files):
+        with open(folder / f"{number:02}.txt", "wb") as file:
+            while written < megabytes * 1e6 * (number + 1) / files:
+                lines = [line for line in chooser.choice(texts).split("\n") if line.strip()]
+                chooser.shuffle(lines)
+                lines[::3] = [f"{line} {chooser.randrange(10**6)}" for line in lines[::3]]
+                written += file.write("\n".join([*lines, "\n"]).encode())
+    return written
+
+
+def resident(root: int) -> tuple[int, int]:
+    """Bytes that a process and all below it hold, and how many processes these are."""
+    parents, sizes = {}, {}
+    for path in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(path.name)] = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            sizes[int(path.name)] = int((path / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        except (OSError, IndexError):  # it has just ended
+            continue
+    tree = {root}
+    while below := {pid for pid, parent in parents.items() if parent in tree} - tree:
+        tree |= below
+    return sum(sizes.get(pid, 0) for pid in tree), len(tree & sizes.keys())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.preparation", description=__doc__.split("\n")[0])
+    parser.add_argument("--megabytes", type=float, default=1_000, help="of text (default %(default)s)")
+    parser.add_argument("--tokenizer", default="50265", help="folder, or size of a vocabulary to train (default %(default)s)")
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="default: one a core")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the report")
+    args = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        text = Path(folder, "text")
+        text.mkdir()
+        size = write_text(text, args.megabytes)
+        command = [sys.executable, "-m", "roberta_jax.data.prepare", "--source", str(text), "--tokenizer", args.tokenizer]
+        command += ["--out", f"{folder}/corpus", "--processes", str(args.processes), "--json"]
+        started, most, at_most = time.perf_counter(), 0, 0
+        environment = os.environ | {"XDG_CACHE_HOME": f"{folder}/cache"}
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
+        while process.poll() is None:
+            held, processes = resident(process.pid)
+            most, at_most = max(most, held), max(at_most, processes)
+            time.sleep(0.1)
+        seconds = time.perf_counter() - started
+        if process.returncode:
+            sys.exit(process.returncode)
+        manifest = json.loads(Path(folder, "corpus", "manifest.json").read_text())
+    result = {
+        "megabytes": size / 1e6,
+        "seconds": seconds,
+        "megabytes_per_second": size / 1e6 / seconds,
+        "peak_resident_megabytes": most / 1e6,
+        "processes": at_most,
+        "documents": manifest["documents"],
+        "tokens": sum(manifest["tokens"].values()),
+        "vocabulary": manifest["vocabulary"],
+    }
+    if args.json:
+        print(json.dumps(result))
+        return
+    print(f"{size / 1e6:,.0f} MB of text, {result['documents']:,} documents, {result['tokens']:,} tokens of {args.tokenizer}")
+    print(f"{seconds:,.0f} s, {result['megabytes_per_second']:.2f} MB/s in {args.processes} processes")
+    print(f"at most {most / 1e6:,.0f} MB resident, in all {at_most} processes together")
+
+
+if __name__ == "__main__":
+    main()
