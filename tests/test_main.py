@@ -30,7 +30,7 @@ def arguments(small_corpus):
 
 def start(arguments, workdir, *more) -> subprocess.Popen:
     command = [sys.executable, "-m", "roberta_jax.main", *arguments, f"--workdir={workdir}", *more]
-    environment = os.environ | {"XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0", "JAX_PLATFORMS": "cpu"}
     return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
