@@ -89,7 +89,7 @@ def main() -> None:
         return
     print(f"{len(corpus.train):,} rows of {args.length}, batches of {args.batch_size}, masking {args.masking}")
     print(table(throughput, "million tokens/s"))
-    print(table(start, "a second"))
+    print(table(start, "first batches a second"))
 
 
 if __name__ == "__main__":

@@ -34,7 +34,7 @@ class Vocabulary:
     mask: int
     text_ids: np.ndarray  # the ids that text can give
     starts_word: np.ndarray  # bool [size]: the token begins with white space
-    ends_word: np.ndarray  # bool [size]: the token ends with white space, or is special
+    ends_word: np.ndarray  # bool [size]: it is special, or ends with white space but a space, which goes with what follows
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,11 @@ VALID_SEED = 0  # of the masks that are evaluated on: the same in every run
 
 
 def vocabulary_of(tokenizer: Tokenizer) -> Vocabulary:
-    first, last = ([piece[at : at + 1].isspace() for piece in tokenizer.token_bytes] for at in (0, -1))
-    special = np.array([not piece for piece in tokenizer.token_bytes])
+    pieces = tokenizer.token_bytes
+    starts_word = np.array([piece[:1].isspace() for piece in pieces])
+    ends_word = np.array([not piece or piece[-1:] in b"\t\n\v\f\r" for piece in pieces])
     ids = (len(tokenizer), tokenizer.bos, tokenizer.pad, tokenizer.eos, tokenizer.mask)
-    return Vocabulary(*ids, tokenizer.text_ids, np.array(first), np.array(last) | special)
+    return Vocabulary(*ids, tokenizer.text_ids, starts_word, ends_word)
 
 
 def segment_ids(rows: tf.Tensor, vocabulary: Vocabulary) -> tf.Tensor:
