@@ -15,21 +15,17 @@ class Checkpoints:
     """The checkpoints of a run, in `<workdir>/checkpoints/<step>/`.
 
     Args:
-      newest: how many of the newest to keep; the best by `metric` (lower is better) is kept beside them.
+      newest: how many of the newest to keep; the best by `metric` (lower is better), if one is named, is kept beside them.
     """
 
     def __init__(self, folder: Path, newest: int, metric: str):
-        policies = [
-            keep.LatestN(newest),
-            keep.BestN(
-                get_metric_fn=lambda metrics: metrics[metric], reverse=True, n=1, keep_checkpoints_without_metrics=False
-            ),
-        ]
+        policies, best = [keep.LatestN(newest)], {}
+        if metric:
+            of_metric = lambda metrics: metrics[metric]  # noqa: E731
+            policies.append(keep.BestN(get_metric_fn=of_metric, reverse=True, n=1, keep_checkpoints_without_metrics=False))
+            best = {"best_fn": of_metric, "best_mode": "min"}  # without it Orbax forgets the metrics when the run resumes
         options = ocp.CheckpointManagerOptions(
-            preservation_policy=keep.AnyPreservationPolicy(policies),
-            best_fn=lambda metrics: metrics[metric],  # without it Orbax forgets the metrics when the run resumes
-            best_mode="min",
-            cleanup_tmp_directories=True,
+            preservation_policy=keep.AnyPreservationPolicy(policies), cleanup_tmp_directories=True, **best
         )
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=ocp.StandardCheckpointHandler())
         self.folder = folder
@@ -77,16 +73,20 @@ def saved_steps(folder: Path) -> list[int]:
 def read_params(folder: Path, step: int) -> dict:
     """The parameters of a checkpoint without the rest of its state, as arrays of NumPy, on any number of devices.
 
+    Where the state keeps the best parameters, these; otherwise the step's own.
+
     Raises:
       UserError: the checkpoint is damaged.
     """
     path = folder.absolute() / str(step) / "default"
     handler = ocp.PyTreeCheckpointHandler()
     try:
-        item = {"params": handler.metadata(path).tree["params"]}
+        tree = handler.metadata(path).tree
+        item = {"best": {"params": tree["best"]["params"]}} if "best" in tree else {"params": tree["params"]}
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
         args = ocp.args.PyTreeRestore(item=item, restore_args=as_numpy, partial_restore=True)
-        return handler.restore(path, args=args)["params"]
+        restored = handler.restore(path, args=args)
+        return restored.get("best", restored)["params"]
     except (OSError, KeyError, ValueError, AttributeError) as error:
         reason = str(error).splitlines()[0][:200]
         raise UserError(f"{folder / str(step)} is not a whole checkpoint of a training run: {reason}") from None

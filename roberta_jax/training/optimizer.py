@@ -14,7 +14,7 @@ class OptimizerConfig:
     """Fields of `config.optimizer`; the defaults are those of the paper's base model (Table 9)."""
 
     learning_rate: float = 6e-4  # at its peak
-    warmup_steps: int = 24_000
+    warmup_steps: float = 24_000  # below 1 a share of the steps
     weight_decay: float = 0.01
     decay_bias_and_norm: bool = True  # as fairseq did; False leaves them out, as transformers does
     b1: float = 0.9
@@ -29,14 +29,15 @@ class OptimizerConfig:
 
 def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     """Updates done → learning rate. The first update has rate 0; the update after the last would have it again."""
-    if not 0 <= config.warmup_steps < steps:
+    warmup_steps = round(config.warmup_steps * (steps if config.warmup_steps < 1 else 1))
+    if not 0 <= warmup_steps < steps:
         raise UserError(
             f"optimizer.warmup_steps is {config.warmup_steps} and steps {steps}; the warm-up must end before the run."
         )
     peak = config.learning_rate
-    warmup = optax.linear_schedule(0.0, peak, config.warmup_steps)
-    decay = optax.linear_schedule(peak, 0.0, steps - config.warmup_steps)
-    return optax.join_schedules([warmup, decay], [config.warmup_steps])
+    warmup = optax.linear_schedule(0.0, peak, warmup_steps)
+    decay = optax.linear_schedule(peak, 0.0, steps - warmup_steps)
+    return optax.join_schedules([warmup, decay], [warmup_steps])
 
 
 def decayed(params, bias_and_norm: bool):

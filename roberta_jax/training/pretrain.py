@@ -1,5 +1,6 @@
 """The masked-LM job: a corpus, its masks, the loss, and what the model learned in the end."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -7,20 +8,23 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from roberta_jax.data import packing
 from roberta_jax.data.corpus import Corpus
 from roberta_jax.data.documents import Reading
 from roberta_jax.data.masking import Masking
-from roberta_jax.data.pipeline import train_batches, valid_batches
+from roberta_jax.data.pipeline import on_mesh, train_batches, valid_batches
 from roberta_jax.data.prepare import DEFAULT_CACHE, Recipe, prepare
 from roberta_jax.data.tokenizer import Tokenizer
 from roberta_jax.errors import UserError
 from roberta_jax.model.encoder import RobertaConfig
 from roberta_jax.model.flops import train_flops
 from roberta_jax.model.heads import apply_masked_lm, init_masked_lm
+from roberta_jax.training.evaluate import evaluate, make_eval_step
 from roberta_jax.training.logging import say
-from roberta_jax.training.step import Loss
+from roberta_jax.training.sharding import batch_sharding, local_rows
+from roberta_jax.training.step import Loss, accumulation
 from roberta_jax.training.train import Job, RunConfig, train
 
 
@@ -103,23 +107,41 @@ def pretrain(
     if kept.exists() and Tokenizer.load(kept).hash != corpus.tokenizer.hash:
         raise UserError(f"{kept} is another tokenizer than the corpus'; take another workdir or that run's corpus.")
     corpus.tokenizer.save(kept)
-    rows = (config.batch_size, corpus.length)
+    loss = masked_lm_loss(model)
+    eval_step = make_eval_step(loss)
+    cost = config.batch_size * corpus.length, train_flops(model, config.batch_size, corpus.length, masking.slots(corpus.length))
+
+    def train_on(first_step: int, mesh: Mesh) -> Iterator[dict]:
+        local = local_rows(mesh, config.batch_size)
+        made = train_batches(corpus, masking, config.batch_size, config.seed, first_step, local)
+        return on_mesh(made, batch_sharding(mesh))
+
+    def evaluate_on_valid(params: dict, mesh: Mesh) -> dict[str, float]:
+        rows = config.batch_size // accumulation(config.batch_size, config.microbatch_size, mesh)
+        made = valid_batches(corpus, masking, rows, local_rows(mesh, rows))
+        means = evaluate(eval_step, params, on_mesh(made, batch_sharding(mesh)))
+        return {f"valid/{name}": value for name, value in (means | perplexity(means)).items()}
+
     job = Job(
         init=lambda key: init_masked_lm(key, model),
-        loss=masked_lm_loss(model),
-        train_batches=lambda step, local: train_batches(corpus, masking, config.batch_size, config.seed, step, local),
-        valid_batches=lambda size, local: valid_batches(corpus, masking, size, local),
+        loss=loss,
+        train_batches=train_on,
+        evaluate=evaluate_on_valid,
+        cost=lambda batch: cost,
         initial=initial[1] if initial else None,
-        tokens_per_step=config.batch_size * corpus.length,
-        flops_per_step=train_flops(model, *rows, masking.slots(corpus.length)),
+        derived=perplexity,
     )
     epochs = config.steps * config.batch_size / len(corpus.train)
     say(f"{len(corpus.train):,} rows of {corpus.length} in {corpus.folder}: {config.steps:,} steps are {epochs:.2f} epochs")
-    params = train(job, config, workdir)
-    if params is not None:
+    state = train(job, config, workdir)
+    if state is not None:
         say(f"a unigram model of the train split has loss {unigram_loss(corpus, masking):.4f} on the same predictions")
-        for line in examples(params, model, corpus):
+        for line in examples(state["params"], model, corpus):
             say(line)
+
+
+def perplexity(means: dict[str, float]) -> dict[str, float]:
+    return {"perplexity": float(np.exp(means["loss"]))}
 
 
 def unigram_loss(corpus: Corpus, masking: Masking) -> float:

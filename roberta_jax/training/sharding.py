@@ -1,8 +1,10 @@
 """The mesh, which array lies where on it, and which rows of a batch a host feeds.
 
-Two axes: rows of a batch are spread over both, parameters and optimizer state over "fsdp" alone (1 replicates them).
+Rows of a batch are spread over "data" and "fsdp", parameters and optimizer state over "fsdp" alone (1 replicates them).
+Trials of fine-tuning that are trained together are spread over "trial", with all that is theirs.
 """
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +18,7 @@ from roberta_jax.errors import UserError
 
 # A path of the state → how its array is cut; the first row that matches decides. Stacked layers come first in a shape.
 RULES = [
-    (r"(^|/)(step|count)$", P()),
+    (r"(^|/)(step|count|value)$", P()),
     (r"embedding$", P(None, "fsdp")),
     (r"layers/.*kernel$", P(None, "fsdp")),
     (r"kernel$", P("fsdp")),
@@ -24,11 +26,13 @@ RULES = [
 ]
 
 
-def make_mesh(fsdp: int = 1) -> Mesh:
+def make_mesh(fsdp: int = 1, trials: int = 1) -> Mesh:
     devices = jax.device_count()
     if fsdp < 1 or devices % fsdp:
         raise UserError(f"fsdp is {fsdp}; it must divide the {devices} devices that there are.")
-    return jax.make_mesh((devices // fsdp, fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+    apart = math.gcd(trials, devices // fsdp)
+    shape = (apart, devices // fsdp // apart, fsdp)
+    return jax.make_mesh(shape, ("trial", "data", "fsdp"), axis_types=(AxisType.Auto,) * 3)
 
 
 def map_paths(function: Callable[[str, Any], Any], tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> Any:
@@ -38,13 +42,14 @@ def map_paths(function: Callable[[str, Any], Any], tree: Any, is_leaf: Callable[
     )
 
 
-def state_shardings(mesh: Mesh, state: Any) -> Any:
-    """A sharding for each array of a state (or of its shapes)."""
+def state_shardings(mesh: Mesh, state: Any, stacked: bool = False) -> Any:
+    """A sharding for each array of a state (or of its shapes); `stacked` states have an axis of trials in front."""
 
     def sharding(path: str, leaf: Any) -> NamedSharding:
         spec = next((spec for pattern, spec in RULES if re.search(pattern, path)), None)
         if spec is None:
             raise ValueError(f"no row of sharding.RULES covers {path}")
+        spec = P("trial", *spec) if stacked else spec
         for axis, name in enumerate(spec):
             if name and leaf.shape[axis] % mesh.shape[name]:
                 raise UserError(f"fsdp is {mesh.shape[name]}, which does not divide axis {axis} of {path} {leaf.shape}.")
@@ -53,8 +58,14 @@ def state_shardings(mesh: Mesh, state: Any) -> Any:
     return map_paths(sharding, state)
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
-    return NamedSharding(mesh, P(("data", "fsdp")))
+def batch_sharding(mesh: Mesh, stacked: bool = False) -> NamedSharding:
+    rows = ("data", "fsdp")
+    return NamedSharding(mesh, P("trial", rows) if stacked else P(rows))
+
+
+def batch_devices(mesh: Mesh) -> int:
+    """Over how many devices the rows of one batch are spread."""
+    return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
 def local_rows(mesh: Mesh, batch_size: int) -> np.ndarray:

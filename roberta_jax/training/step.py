@@ -5,11 +5,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
 from roberta_jax.errors import UserError
-from roberta_jax.training.sharding import batch_sharding, map_paths, state_shardings
+from roberta_jax.training.sharding import batch_devices, map_paths, state_shardings
 
 Batch = dict[str, jax.Array]
 # (params, batch, dropout key or None) → sums over the batch: "loss", "weight", and others to be divided by "weight"
@@ -18,7 +19,7 @@ Loss = Callable[[Any, Batch, jax.Array | None], dict[str, jax.Array]]
 
 def accumulation(batch_size: int, microbatch_size: int, mesh: Mesh) -> int:
     """How many microbatches a step has. `microbatch_size` is a device's; 0 takes the device's share in one."""
-    devices = mesh.size
+    devices = batch_devices(mesh)
     if batch_size % devices:
         raise UserError(f"batch_size is {batch_size}, which the {devices} devices do not divide.")
     share = batch_size // devices
@@ -30,31 +31,49 @@ def accumulation(batch_size: int, microbatch_size: int, mesh: Mesh) -> int:
     return share // microbatch_size if microbatch_size else 1
 
 
-def dropout_key(seed: int) -> jax.Array:
+def dropout_key(seed: int | np.ndarray) -> jax.Array:
     """Rbg on accelerators, where it is several times faster; on a CPU threefry, the same on any number of devices."""
-    return jax.random.key(seed, impl="threefry2x32" if jax.default_backend() == "cpu" else "rbg")
+    impl = "threefry2x32" if jax.default_backend() == "cpu" else "rbg"
+    return jax.random.key(seed, impl=impl) if np.ndim(seed) == 0 else jnp.stack([dropout_key(one) for one in seed])
 
 
-def abstract_state(init: Callable[[jax.Array], Any], optimizer: optax.GradientTransformation, mesh: Mesh) -> Any:
-    """The state's shapes, each with the sharding that its array has or will have."""
-    shapes = jax.eval_shape(lambda: _new_state(init, optimizer, 0))
-    shardings = state_shardings(mesh, shapes)
+def abstract_state(
+    init: Callable[[jax.Array], Any],
+    optimizer: optax.GradientTransformation,
+    mesh: Mesh,
+    trials: int = 0,
+    keep_best: bool = False,
+) -> Any:
+    """The state's shapes, each with the sharding that its array has or will have.
+
+    Args:
+      trials: how many states are stacked, on an axis in front; 0: it is one state without that axis.
+      keep_best: whether the state holds the best parameters so far too, see `best_so_far`.
+    """
+    seed = np.zeros(trials, np.int32) if trials else 0
+    shapes = jax.eval_shape(lambda: _new_state(init, optimizer, seed, keep_best))
+    shardings = state_shardings(mesh, shapes, trials > 0)
     return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
 
 
-def _new_state(init, optimizer, seed: int) -> dict:
-    params = init(jax.random.key(seed))
-    return {"params": params, "opt_state": optimizer.init(params), "step": jnp.zeros((), jnp.int32)}
+def _new_state(init, optimizer, seed: int | np.ndarray, keep_best: bool) -> dict:
+    def one(seed):
+        params = init(jax.random.key(seed))
+        state = {"params": params, "opt_state": optimizer.init(params), "step": jnp.zeros((), jnp.int32)}
+        best = {"params": params, "value": jnp.full((), -jnp.inf), "step": jnp.zeros((), jnp.int32)}
+        return state | ({"best": best} if keep_best else {})
+
+    return one(seed) if np.ndim(seed) == 0 else jax.vmap(one)(seed)
 
 
-def init_state(init, optimizer, seed: int, abstract: Any) -> dict:
-    """A fresh state, born where `abstract` says."""
+def init_state(init, optimizer, seed: int | np.ndarray, abstract: Any) -> dict:
+    """A fresh state, born where `abstract` says; for an array of seeds, stacked."""
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
-    return jax.jit(lambda: _new_state(init, optimizer, seed), out_shardings=shardings)()
+    return jax.jit(lambda: _new_state(init, optimizer, seed, "best" in abstract), out_shardings=shardings)()
 
 
-def place(params: dict, abstract: dict) -> dict:
-    """Some parameters, by their names at the top of the tree, laid out as `abstract` says.
+def place(params: dict, abstract: dict, stacked: bool = False) -> dict:
+    """Some parameters, by their names at the top of the tree, laid out as `abstract` says; the same for every trial.
 
     Raises:
       UserError: one has another shape than the model's.
@@ -62,19 +81,33 @@ def place(params: dict, abstract: dict) -> dict:
 
     def laid_out(path: str, pair: tuple) -> jax.Array:
         array, wanted = pair
-        if array.shape != wanted.shape:
-            raise UserError(f"config.init_from: its {path} is {array.shape}, this model's {wanted.shape}.")
-        return jax.device_put(array.astype(wanted.dtype), wanted.sharding)
+        if array.shape != wanted.shape[stacked:]:
+            raise UserError(f"config.init_from: its {path} is {array.shape}, this model's {wanted.shape[stacked:]}.")
+        return jax.device_put(np.broadcast_to(array.astype(wanted.dtype), wanted.shape), wanted.sharding)
 
     known = {name: abstract[name] for name in params if name in abstract}
     pairs = jax.tree.map(lambda wanted, array: (array, wanted), known, {name: params[name] for name in known})
     return map_paths(laid_out, pairs, is_leaf=lambda node: isinstance(node, tuple))
 
 
-def make_train_step(loss: Loss, optimizer: optax.GradientTransformation, microbatches: int) -> Callable:
-    """(state, batch, key) → (state, metrics). The loss is the mean over all predictions of the global batch."""
+@jax.jit
+def best_so_far(best: dict, params: Any, value: jax.Array, step: jax.Array) -> dict:
+    """`{"params", "value", "step"}` of the greatest value so far, in each trial: the first of equals stays."""
+    better = value > best["value"]
 
-    def train_step(state: dict, batch: Batch, key: jax.Array) -> tuple[dict, dict]:
+    def choose(new, old):
+        return jnp.where(better.reshape(better.shape + (1,) * (new.ndim - better.ndim)), new, old)
+
+    return jax.tree.map(choose, {"params": params, "value": value, "step": step}, best)
+
+
+def make_train_step(loss: Loss, optimizer: optax.GradientTransformation, microbatches: int) -> Callable:
+    """(state, batch, key, factor of the learning rate) → (state, metrics).
+
+    The loss is the mean over all predictions of the global batch.
+    """
+
+    def train_step(state: dict, batch: Batch, key: jax.Array, rate: jax.Array | float = 1.0) -> tuple[dict, dict]:
         params, key = state["params"], jax.random.fold_in(key, state["step"])
         weight = jnp.maximum(batch["weights"].sum(), 1e-6)
 
@@ -102,17 +135,17 @@ def make_train_step(loss: Loss, optimizer: optax.GradientTransformation, microba
             (grads, sums), _ = jax.lax.scan(add, zeros, (jnp.arange(microbatches), dealt))
 
         updates, opt_state = optimizer.update(grads, state["opt_state"], params)
+        updates = jax.tree.map(lambda update: rate * update, updates)
         metrics = {name: total / weight for name, total in sums.items() if name != "weight"}
         metrics |= {"gradient_norm": optax.tree.norm(grads), "parameter_norm": optax.tree.norm(params)}
-        new_state = {"params": optax.apply_updates(params, updates), "opt_state": opt_state, "step": state["step"] + 1}
-        return new_state, metrics
+        new = {"params": optax.apply_updates(params, updates), "opt_state": opt_state, "step": state["step"] + 1}
+        return state | new, metrics
 
     return train_step
 
 
-def compile_train_step(train_step: Callable, abstract: Any, batch: Any, key: jax.Array, mesh: Mesh) -> jax.stages.Compiled:
-    """Compiled once, for the whole run; the state is donated."""
+def compile_train_step(train_step: Callable, abstract: Any, *inputs: Any) -> jax.stages.Compiled:
+    """Compiled for inputs of these shapes and shardings; the state is donated."""
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
-    placed = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=batch_sharding(mesh)), batch)
     jitted = jax.jit(train_step, out_shardings=(shardings, None), donate_argnums=0)
-    return jitted.lower(abstract, placed, key).compile()
+    return jitted.lower(abstract, *inputs).compile()

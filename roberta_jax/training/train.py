@@ -1,7 +1,6 @@
 """The one loop: restore, step, log, evaluate, save, and all that again until the end or a signal."""
 
 import dataclasses
-import itertools
 import json
 import shlex
 import signal
@@ -10,23 +9,23 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
-from roberta_jax.data.pipeline import on_mesh
 from roberta_jax.errors import UserError
 from roberta_jax.model.flops import peak_flops
 from roberta_jax.training.checkpoint import Checkpoints
-from roberta_jax.training.evaluate import evaluate, make_eval_step
 from roberta_jax.training.logging import Metrics, Stopwatch, duration, say
 from roberta_jax.training.optimizer import OptimizerConfig, make_optimizer, schedule
-from roberta_jax.training.sharding import batch_sharding, local_rows, make_mesh
+from roberta_jax.training.sharding import make_mesh
 from roberta_jax.training.step import (
     Loss,
     abstract_state,
     accumulation,
+    best_so_far,
     compile_train_step,
     dropout_key,
     init_state,
@@ -51,10 +50,21 @@ class RunConfig:
     keep_checkpoints: int = 2  # the newest; the best is kept beside them
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
 
+    POSITIVE: ClassVar = ("steps", "batch_size", "fsdp", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints")
+
     def __post_init__(self):
-        for name in ("steps", "batch_size", "fsdp", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints"):
+        for name in self.POSITIVE:
             if getattr(self, name) < 1:
                 raise UserError(f"config.{name} is {getattr(self, name)}; expected 1 or more.")
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One of several runs that are trained together: a seed and a learning rate."""
+
+    seed: int
+    learning_rate: float
+    name: str
 
 
 @dataclass(frozen=True)
@@ -63,11 +73,14 @@ class Job:
 
     init: Callable[[jax.Array], Any]  # key → parameters
     loss: Loss
-    train_batches: Callable[[int, np.ndarray], Iterator[dict]]  # (first step, this host's rows of a batch) → batches
-    valid_batches: Callable[[int, np.ndarray], Iterator[dict]]  # (rows of a batch, this host's) → the split once
+    train_batches: Callable[[int, Mesh], Iterator[dict]]  # (first step, mesh) → batches laid out on it
+    evaluate: Callable[[Any, Mesh], dict[str, Any]]  # (parameters, mesh) → "valid/loss" and others; of trials, arrays
+    cost: Callable[[dict], tuple[int, float]]  # a batch → (its ids, the FLOPs that a training step on it needs)
     initial: dict | None  # parameters to begin with, in place of `init`'s of the same names
-    tokens_per_step: int
-    flops_per_step: float  # that the model needs
+    derived: Callable[[dict[str, float]], dict[str, float]] = lambda means: {}  # from a step's means, further ones
+    metric: str = ""  # the state keeps the parameters where this was greatest; "": checkpoints, where valid/loss was least
+    patience: int = 0  # evaluations without a better one that end the run; 0: none do
+    trials: tuple[Trial, ...] = ()  # stacked on an axis in front of all arrays; (): one run, without that axis
 
 
 class _Stop:
@@ -86,18 +99,19 @@ class _Stop:
             signal.signal(number, handler)
 
 
-def train(job: Job, config: RunConfig, workdir: Path) -> Any | None:
+def train(job: Job, config: RunConfig, workdir: Path) -> dict | None:
     """Runs a job to its last step, from its newest checkpoint if there is one.
 
     Returns:
-      The parameters of the last step; None where a signal ended the run before it.
+      The state after the last step; None where a signal ended the run before it.
     """
-    mesh = make_mesh(config.fsdp)
+    trials = job.trials
+    mesh = make_mesh(config.fsdp, len(trials) or 1)
     microbatches = accumulation(config.batch_size, config.microbatch_size, mesh)
     optimizer, learning_rate = make_optimizer(config.optimizer, config.steps), schedule(config.optimizer, config.steps)
-    abstract = abstract_state(job.init, optimizer, mesh)
+    abstract = abstract_state(job.init, optimizer, mesh, len(trials), keep_best=bool(job.metric))
     stop = _Stop()
-    checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints, "valid/loss")
+    checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints, "" if job.metric else "valid/loss")
     first_step = checkpoints.latest_step() or 0
     if first_step > config.steps:
         raise UserError(f"{checkpoints.folder} holds step {first_step}, past config.steps {config.steps}: nothing to do.")
@@ -105,53 +119,63 @@ def train(job: Job, config: RunConfig, workdir: Path) -> Any | None:
         say(f"resuming from step {first_step:,}")
         state = checkpoints.restore(first_step, abstract)
     else:
-        state = init_state(job.init, optimizer, config.seed, abstract)
-        state["params"] |= place(job.initial or {}, abstract["params"])
+        seeds = np.array([trial.seed for trial in trials]) if trials else config.seed
+        state = init_state(job.init, optimizer, seeds, abstract)
+        state["params"] |= place(job.initial or {}, abstract["params"], bool(trials))
     _note_config(config, workdir, first_step)
-
-    rows = config.batch_size // microbatches
-    eval_step, eval_rows = make_eval_step(job.loss), local_rows(mesh, rows)
-
-    def valid_metrics(params: Any) -> dict[str, float]:
-        means = evaluate(eval_step, params, on_mesh(job.valid_batches(rows, eval_rows), batch_sharding(mesh)))
-        return {f"valid/{name}": value for name, value in (means | {"perplexity": np.exp(means["loss"])}).items()}
 
     metrics, peak = Metrics(workdir, first_step), peak_flops()
     say(f"{sum(x.size for x in jax.tree.leaves(abstract['params'])):,} parameters on {_devices()}")
-    key = dropout_key(config.seed)
-    batches = on_mesh(job.train_batches(first_step, local_rows(mesh, config.batch_size)), batch_sharding(mesh))
-    if first_step < config.steps:
-        first = next(batches)
-        batches = itertools.chain([first], batches)
-        started = time.perf_counter()
-        train_step = compile_train_step(make_train_step(job.loss, optimizer, microbatches), abstract, first, key, mesh)
-        say(f"compiled the step in {time.perf_counter() - started:.1f} s, {microbatches} microbatches")
-
+    train_step = make_train_step(job.loss, optimizer, microbatches)
+    if trials:
+        train_step = jax.vmap(train_step)
+        rates = np.array([trial.learning_rate / config.optimizer.learning_rate for trial in trials], np.float32)
+        constants = dropout_key(np.array([trial.seed for trial in trials])), rates
+    else:
+        constants = (dropout_key(config.seed),)
+    compiled: dict[tuple, Callable] = {}  # by the batch's shape
     watch, interval, pending = Stopwatch(), [], None
+
+    def compiled_for(batch: dict) -> Callable:
+        shape = batch["input_ids"].shape
+        if shape not in compiled:
+            watch.pause()
+            started = time.perf_counter()
+            compiled[shape] = compile_train_step(train_step, abstract, batch, *constants)
+            say(f"compiled the step for {shape} in {time.perf_counter() - started:.1f} s, {microbatches} microbatches")
+            watch.resume()
+        return compiled[shape]
 
     def settle() -> None:
         """Takes in the last step's metrics; waits for that step alone."""
         if pending is None:
             return
-        step, values = pending
-        interval.append(jax.device_get(values))
+        step, values, cost = pending
+        interval.append((jax.device_get(values), cost))
         if step % config.log_every == 0 or step == config.steps:
-            seconds = watch.lap() / len(interval)
-            means = {f"train/{name}": float(np.mean([values[name] for values in interval])) for name in values}
+            seconds = watch.lap()
+            series = {f"train/{name}": np.array([values[name] for values, _ in interval]) for name in values}
+            means = {name: float(values.mean()) for name, values in series.items()}
+            means |= {f"train/{name}": value for name, value in job.derived({n[6:]: v for n, v in means.items()}).items()}
+            ids, flops = np.sum([cost for _, cost in interval], axis=0)
             speed = {
                 "train/learning_rate": float(learning_rate(step - 1)),
-                "train/tokens_per_second": job.tokens_per_step / seconds,
-                "train/mfu": job.flops_per_step / seconds / peak,
+                "train/tokens_per_second": float(ids / seconds),
+                "train/mfu": float(flops / seconds / peak),
             }
-            metrics.write(step, means | {"train/perplexity": float(np.exp(means["train/loss"]))} | speed)
-            say(_progress(step, config.steps, means | speed, seconds))
+            apart = {f"train/loss/{trial.name}": float(series["train/loss"][:, i].mean()) for i, trial in enumerate(trials)}
+            metrics.write(step, means | speed | apart)
+            say(_progress(step, config.steps, means | speed, seconds / len(interval)))
             interval.clear()
 
-    step = first_step
-    for step in range(first_step + 1, config.steps + 1):
-        state, values = train_step(state, next(batches), key)
+    batches = job.train_batches(first_step, mesh) if first_step < config.steps else iter(())
+    step, done = first_step, _out_of_patience(job, state, first_step, config.eval_every)
+    while step < config.steps and not done:
+        step += 1
+        batch = next(batches)
+        state, values = compiled_for(batch)(state, batch, *constants)
         settle()
-        pending = step, values
+        pending = step, values, job.cost(batch)
         stopping = stop.signal or checkpoints.reached_preemption(step)
         evaluating = step % config.eval_every == 0 or step == config.steps
         saving = step % config.checkpoint_every == 0 or step == config.steps or stopping
@@ -162,10 +186,16 @@ def train(job: Job, config: RunConfig, workdir: Path) -> Any | None:
         watch.pause()
         evaluated = None
         if evaluating and not stopping:
-            evaluated = valid_metrics(state["params"])
-            metrics.write(step, evaluated)
+            found = job.evaluate(state["params"], mesh)
+            if job.metric:
+                value, at = np.float32(found[job.metric]), np.full(len(trials), step, np.int32) if trials else np.int32(step)
+                state["best"] = best_so_far(state["best"], state["params"], value, at)
+            evaluated = {name: float(np.median(value)) for name, value in found.items()}
+            apart = {f"{name}/{trial.name}": float(value[i]) for name, value in found.items() for i, trial in enumerate(trials)}
+            metrics.write(step, evaluated | apart)
             say(f"step {step:,}: " + ", ".join(f"{name} {value:.4f}" for name, value in evaluated.items()))
-        if saving:
+            done = _out_of_patience(job, state, step, config.eval_every)
+        if saving or done:
             checkpoints.save(step, state, evaluated)
         watch.resume()
         if stopping:
@@ -173,10 +203,16 @@ def train(job: Job, config: RunConfig, workdir: Path) -> Any | None:
     checkpoints.close()
     metrics.close()
     stop.release()
-    if step < config.steps:
+    if step < config.steps and not done:
         say(f"{stop.signal or 'preemption'}: saved step {step:,} in {checkpoints.folder}; the same command goes on from there.")
         return None
-    return state["params"]
+    if step < config.steps:
+        say(f"step {step:,}: {job.metric} was greatest {job.patience} evaluations ago or more; stopped early")
+    return state
+
+
+def _out_of_patience(job: Job, state: dict, step: int, eval_every: int) -> bool:
+    return bool(job.patience) and bool(np.all(step - np.asarray(state["best"]["step"]) >= job.patience * eval_every))
 
 
 def _note_config(config: RunConfig, workdir: Path, first_step: int) -> None:
@@ -197,8 +233,9 @@ def _devices() -> str:
 
 
 def _progress(step: int, steps: int, values: dict[str, float], seconds: float) -> str:
+    accuracy = f"| accuracy {values['train/accuracy']:.3f} " if "train/accuracy" in values else ""
     return (
-        f"step {step:,}/{steps:,} | loss {values['train/loss']:.4f} | accuracy {values['train/accuracy']:.3f} "
+        f"step {step:,}/{steps:,} | loss {values['train/loss']:.4f} {accuracy}"
         f"| lr {values['train/learning_rate']:.2e} | {values['train/tokens_per_second']:,.0f} tokens/s "
         f"| MFU {values['train/mfu']:.1%} | {duration(seconds * (steps - step))} left"
     )

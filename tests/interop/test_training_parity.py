@@ -90,7 +90,7 @@ def test_losses_are_those_of_a_pytorch_loop(source, expected, devices, microbatc
 
         abstract = abstract_state(lambda key: jax.tree.map(jax.numpy.asarray, params), optimizer, mesh)
         state = init_state(lambda key: jax.tree.map(jax.numpy.asarray, params), optimizer, 0, abstract)
-        run = compile_train_step(step, abstract, next(batches()), key, mesh)
+        run = compile_train_step(step, abstract, place(next(batches())), key)
     for batch in batches():
         state, metrics = run(state, place(batch), key)
         losses.append(float(metrics["loss"]))

@@ -21,7 +21,7 @@ def _abstract(mesh):
 
 def test_parameters_and_moments_are_born_on_the_fsdp_axis():
     mesh = make_mesh(fsdp=4)
-    assert dict(mesh.shape) == {"data": 2, "fsdp": 4}
+    assert dict(mesh.shape) == {"trial": 1, "data": 2, "fsdp": 4}
     abstract = _abstract(mesh)
     state = init_state(lambda key: init_masked_lm(key, SMALL), make_optimizer(OptimizerConfig(), 50_000), 0, abstract)
     for tree in (state["params"], state["opt_state"][1].mu, state["opt_state"][1].nu):

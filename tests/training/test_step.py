@@ -55,7 +55,7 @@ def run(config: RobertaConfig, devices: int, microbatches: int, fsdp: int = 1, s
     abstract = abstract_state(init, optimizer, mesh)
     state = init_state(init, optimizer, 0, abstract)
     step = make_train_step(masked_lm_loss(config), optimizer, microbatches)
-    compiled = compile_train_step(step, abstract, batch_of(0), key, mesh)
+    compiled = compile_train_step(step, abstract, jax.device_put(batch_of(0), batch_sharding(mesh)), key)
     history = []
     for number in range(steps):
         state, metrics = compiled(state, jax.device_put(batch_of(number), batch_sharding(mesh)), key)
