@@ -25,17 +25,24 @@ def _parse(argv: list[str]) -> list[str]:
 
 def main(_) -> None:
     from roberta_jax.config import typed  # here, so that --help does not wait for JAX
-    from roberta_jax.training.pretrain import PretrainConfig, pretrain
 
     if flags.FLAGS.verbosity == logging.INFO:  # absl's own default; Orbax says much at it, --verbosity=1 shows all
         logging.set_verbosity(logging.WARNING)
-    config, initial = typed(PretrainConfig, _CONFIG.value.to_dict()), None
+    fields, workdir = _CONFIG.value.to_dict(), Path(_WORKDIR.value).expanduser()
+    if fields.get("job") == "finetune":
+        from roberta_jax.tasks import runs
+
+        runs.run(typed(runs.FinetuneConfig, fields), workdir)
+        return
+    from roberta_jax.training.pretrain import PretrainConfig, pretrain
+
+    config, initial = typed(PretrainConfig, fields), None
     if config.init_from:
         from roberta_jax.interop import hub
 
         source = hub.load(config.init_from)
         initial = source.config, source.params, getattr(source.text, "tokenizer", None)
-    pretrain(config, Path(_WORKDIR.value).expanduser(), initial)
+    pretrain(config, workdir, initial)
 
 
 if __name__ == "__main__":

@@ -119,6 +119,39 @@ class FastText:
 Text = ByteLevelText | FastText
 
 
+def encode_rows(text: Text, texts: Sequence[Sequence[str]], max_length: int) -> tuple[list[np.ndarray], int]:
+    """`<s> A </s>` of each (A,), `<s> A </s></s> B </s>` of each (A, B), at most `max_length` ids, the longer cut first.
+
+    Returns:
+      (int32 [n] for each; how many were cut).
+    """
+    encoded = iter(text.encode([part for parts in texts for part in parts]))
+    rows, cut = [], 0
+    for parts in texts:
+        ids = [next(encoded) for _ in parts]
+        room = max_length - 2 * len(ids)
+        cut += sum(map(len, ids)) > room
+        rows.append(join(text, _cut(ids, room)))
+    return rows, cut
+
+
+def join(text: Text, ids: Sequence[np.ndarray]) -> np.ndarray:
+    """One or two texts' ids as a row."""
+    second = [text.eos, *ids[1], text.eos] if len(ids) > 1 else []
+    return np.array([text.bos, *ids[0], text.eos, *second], np.int32)
+
+
+def _cut(ids: list[np.ndarray], room: int) -> list[np.ndarray]:
+    """One or two texts in `room` tokens, the longer one cut first."""
+    if len(ids) == 1:
+        return [ids[0][:room]]
+    short, long = sorted((0, 1), key=lambda i: len(ids[i]))
+    kept = list(ids)
+    kept[short] = ids[short][: room // 2]
+    kept[long] = ids[long][: room - len(kept[short])]
+    return kept
+
+
 def read_text(folder: Path) -> Text | None:
     """The tokenizer of a folder: vocab.json with merges.txt, or tokenizer.json; None where there is neither.
 

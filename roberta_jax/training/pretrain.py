@@ -127,6 +127,7 @@ def pretrain(
         loss=loss,
         train_batches=train_on,
         evaluate=evaluate_on_valid,
+        rows=config.batch_size,
         cost=lambda batch: cost,
         initial=initial[1] if initial else None,
         derived=perplexity,

@@ -6,7 +6,7 @@ Trials of fine-tuning that are trained together are spread over "trial", with al
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -26,13 +26,14 @@ RULES = [
 ]
 
 
-def make_mesh(fsdp: int = 1, trials: int = 1) -> Mesh:
-    devices = jax.device_count()
-    if fsdp < 1 or devices % fsdp:
-        raise UserError(f"fsdp is {fsdp}; it must divide the {devices} devices that there are.")
-    apart = math.gcd(trials, devices // fsdp)
-    shape = (apart, devices // fsdp // apart, fsdp)
-    return jax.make_mesh(shape, ("trial", "data", "fsdp"), axis_types=(AxisType.Auto,) * 3)
+def make_mesh(fsdp: int = 1, trials: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """Of all devices, or of `devices`, which need not be attached."""
+    number = len(devices) if devices else jax.device_count()
+    if fsdp < 1 or number % fsdp:
+        raise UserError(f"fsdp is {fsdp}; it must divide the {number} devices that there are.")
+    apart = math.gcd(trials, number // fsdp)
+    shape = (apart, number // fsdp // apart, fsdp)
+    return jax.make_mesh(shape, ("trial", "data", "fsdp"), axis_types=(AxisType.Auto,) * 3, devices=devices)
 
 
 def map_paths(function: Callable[[str, Any], Any], tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> Any:

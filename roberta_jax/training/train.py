@@ -75,6 +75,7 @@ class Job:
     loss: Loss
     train_batches: Callable[[int, Mesh], Iterator[dict]]  # (first step, mesh) → batches laid out on it
     evaluate: Callable[[Any, Mesh], dict[str, Any]]  # (parameters, mesh) → "valid/loss" and others; of trials, arrays
+    rows: int  # of a batch: config.batch_size, or a few more that weigh nothing
     cost: Callable[[dict], tuple[int, float]]  # a batch → (its ids, the FLOPs that a training step on it needs)
     initial: dict | None  # parameters to begin with, in place of `init`'s of the same names
     derived: Callable[[dict[str, float]], dict[str, float]] = lambda means: {}  # from a step's means, further ones
@@ -107,7 +108,7 @@ def train(job: Job, config: RunConfig, workdir: Path) -> dict | None:
     """
     trials = job.trials
     mesh = make_mesh(config.fsdp, len(trials) or 1)
-    microbatches = accumulation(config.batch_size, config.microbatch_size, mesh)
+    microbatches = accumulation(job.rows, config.microbatch_size, mesh)
     optimizer, learning_rate = make_optimizer(config.optimizer, config.steps), schedule(config.optimizer, config.steps)
     abstract = abstract_state(job.init, optimizer, mesh, len(trials), keep_best=bool(job.metric))
     stop = _Stop()

@@ -1,0 +1,208 @@
+"""Tables to rows: .tsv, .csv and .jsonl (plain, .gz, .zst), .parquet, and the splits of a TFDS name.
+
+Each row comes with its place, "path:line" or what else leads there, so that whoever finds fault with it can name it.
+"""
+
+import csv
+import io
+import json
+from collections.abc import Collection, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+
+from roberta_jax.errors import UserError
+
+KINDS = ("tsv", "csv", "jsonl", "parquet")
+LONGEST_FIELD = 1 << 24  # characters of a CSV's field; Python's own bound, 131,072, is less than a long article
+
+
+def lines(path: str | Path) -> Iterator[tuple[int, str]]:
+    """The lines of a UTF-8 file with their ends, numbered from 1; decompressed by its name, without a byte order mark.
+
+    Only a newline ends a line: a form feed or a U+2028 is text.
+
+    Raises:
+      UserError: for bytes that are not UTF-8, a file that is damaged, or is not there.
+    """
+    try:
+        with io.BufferedReader(pyarrow.input_stream(str(path), compression="detect"), 1 << 20) as file:
+            for number, line in enumerate(file, 1):
+                if number == 1:
+                    line = line.removeprefix(b"\xef\xbb\xbf")
+                try:
+                    yield number, line.decode()
+                except UnicodeDecodeError as error:
+                    shown = line[max(0, error.start - 20) : error.start + 20]
+                    raise UserError(f"{path}:{number}: bytes that are not UTF-8, at {shown!r}.") from None
+    except (OSError, pyarrow.ArrowException) as error:
+        raise UserError(f"{path}: cannot be read to its end, it is not there or damaged ({error}).") from None
+
+
+def read_table(
+    source: str,
+    columns: tuple[str, ...] = (),
+    header: Collection[str] = (),
+    labels: tuple[str, ...] = (),
+    broken: list[str] | None = None,
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, column → value) of each row. Values are str in .tsv and .csv, else what JSON, Parquet or TFDS has.
+
+    A .tsv is GLUE's: a tab parts the fields, always, and a `"` is a character like any other. A .csv has the usual quotes,
+    in which a newline may stand; its place is the line where the record begins.
+
+    Args:
+      source: a file, or "tfds:NAME:SPLIT".
+      columns: the names by position, for a .tsv or .csv without a header; (): the first line is a header.
+      header: names by which a header is known where `columns` are given: a first line that holds any of them is one.
+      labels: a class of TFDS comes as its name, if the names are among these or there are none, else as its number.
+      broken: takes the places of lines with another number of fields, which are then left out instead of being an error.
+
+    Raises:
+      UserError: names the file and the line.
+    """
+    if source.startswith("tfds:"):
+        yield from _read_tfds(source, labels)
+        return
+    kind = next((part for part in reversed(Path(source).name.split(".")) if part not in ("gz", "zst")), "")
+    if kind == "parquet":
+        yield from _read_parquet(source)
+    elif kind == "jsonl":
+        yield from _read_jsonl(source)
+    elif kind == "csv":
+        yield from _with_columns(source, _csv_records(source), columns, header, broken)
+    elif kind in ("tsv", "txt"):
+        records = ((number, line.rstrip("\r\n").split("\t")) for number, line in lines(source))
+        yield from _with_columns(source, records, columns, header, broken)
+    else:
+        endings = " ".join("." + kind for kind in KINDS)
+        raise UserError(f"{source}: the kind of file is not known; a table ends in {endings} (text also .gz or .zst).")
+
+
+def _csv_records(path: str) -> Iterator[tuple[int, list[str]]]:
+    csv.field_size_limit(max(csv.field_size_limit(), LONGEST_FIELD))
+    reader = csv.reader((line for _, line in lines(path)), strict=True)
+    while True:
+        start = reader.line_num + 1
+        try:
+            record = next(reader, None)
+        except csv.Error as error:
+            raise UserError(f"{path}:{start}: not a record of CSV ({error}).") from None
+        if record is None:
+            return
+        yield start, record
+
+
+def _with_columns(
+    path: str,
+    records: Iterator[tuple[int, list[str]]],
+    columns: tuple[str, ...],
+    header: Collection[str],
+    broken: list[str] | None,
+) -> Iterator[tuple[str, dict[str, str]]]:
+    first = True
+    for number, fields in records:
+        if not fields or fields == [""]:
+            continue
+        if first:
+            first = False
+            if not columns or not set(header).isdisjoint(fields):
+                columns = tuple(fields)
+                if len(set(columns)) < len(columns):
+                    raise UserError(f"{path}:{number}: a column's name stands twice in the header {', '.join(columns)}.")
+                continue
+        if len(fields) == len(columns):
+            yield f"{path}:{number}", dict(zip(columns, fields))
+        elif broken is None:
+            raise UserError(f"{path}:{number}: {len(fields)} fields; expected {len(columns)}: {', '.join(columns)}.")
+        else:
+            broken.append(f"{path}:{number}")
+
+
+def _read_jsonl(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for number, line in lines(path):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise UserError(f"{path}:{number}: not a JSON object ({error}).") from None
+        if not isinstance(row, dict):
+            raise UserError(f"{path}:{number}: a JSON {type(row).__name__}; expected an object, column to value.")
+        yield f"{path}:{number}", row
+
+
+def _read_parquet(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    number = 0
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            for batch in file.iter_batches(1024):
+                for row in batch.to_pylist():
+                    number += 1
+                    yield f"{path}:row {number}", row
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a readable Parquet file, after row {number} ({error}).") from None
+
+
+@lru_cache
+def _tfds_builder(name: str):
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder(name)
+        builder.download_and_prepare()
+    except Exception as error:  # TFDS raises a class of its own for each cause
+        raise UserError(
+            f"tfds:{name}: tensorflow-datasets could not give it ({type(error).__name__}: {str(error).splitlines()[0]})."
+        ) from None
+    return builder
+
+
+def tfds_splits(name: str) -> tuple[str, ...]:
+    """The names of a TFDS data set's splits; downloads and prepares it where that was not done.
+
+    Raises:
+      UserError: where TFDS does not know or cannot get it.
+    """
+    return tuple(_tfds_builder(name).info.splits)
+
+
+def _read_tfds(source: str, labels: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
+    import tensorflow_datasets as tfds
+
+    name, _, split = source.removeprefix("tfds:").rpartition(":")
+    if not name or split not in tfds_splits(name):
+        has = f"; {name} has {', '.join(tfds_splits(name))}" if name else ""
+        raise UserError(f"{source}: there is no split {split!r}; expected tfds:NAME:SPLIT{has}.")
+    builder = _tfds_builder(name)
+    rows = tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False))
+    for number, row in enumerate(rows, 1):
+        place = f"tfds:{name}[{split}]:{number}"
+        try:
+            plain = _plain(row, builder.info.features, labels)
+        except UnicodeDecodeError as error:
+            raise UserError(f"{place}: bytes that are not UTF-8 ({error}).") from None
+        yield place, plain
+
+
+def _plain(value, feature, labels: tuple[str, ...]):
+    """A value of TFDS as str, int, float, list and dict; a class as its name or number, one that is not given as None."""
+    import tensorflow_datasets as tfds
+
+    if isinstance(feature, tfds.features.FeaturesDict):
+        return {name: _plain(value[name], feature[name], labels) for name in feature}
+    if isinstance(feature, tfds.features.Sequence):
+        inner = feature.feature
+        if isinstance(inner, tfds.features.FeaturesDict):  # a list of records comes as a record of lists
+            return {name: [_plain(item, inner[name], labels) for item in value[name]] for name in inner}
+        return [_plain(item, inner, labels) for item in value]
+    if isinstance(feature, tfds.features.ClassLabel):
+        if value < 0:
+            return None
+        return feature.int2str(int(value)) if not labels or set(feature.names) <= set(labels) else int(value)
+    if isinstance(value, bytes):
+        return value.decode()
+    return value.item() if hasattr(value, "item") else value

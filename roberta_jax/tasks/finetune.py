@@ -1,0 +1,269 @@
+"""The fine-tuning job: a task's features, its head's loss, how a split is measured, and one run, or several together."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from roberta_jax.errors import UserError
+from roberta_jax.interop.hub import Pretrained
+from roberta_jax.interop.text import Text
+from roberta_jax.model.encoder import RobertaConfig
+from roberta_jax.model.flops import train_flops
+from roberta_jax.model.heads import apply_with_head, init_with_head
+from roberta_jax.tasks import spans
+from roberta_jax.tasks.batches import choose_lengths, padded_size, predict, train_batches
+from roberta_jax.tasks.examples import Splits, TaskData
+from roberta_jax.tasks.features import Features, encode
+from roberta_jax.tasks.scores import measure
+from roberta_jax.tasks.table import Example, Task
+from roberta_jax.training.logging import say
+from roberta_jax.training.sharding import make_mesh
+from roberta_jax.training.step import Loss
+from roberta_jax.training.train import Job, RunConfig, Trial, train
+
+HEAD_OF = {
+    "classification": "classification",
+    "multi_label": "classification",
+    "regression": "classification",
+    "multiple_choice": "multiple_choice",
+    "span": "span",
+    "tagging": "token_classification",
+}
+VALID_ROWS = 64  # features of a batch that is measured on, or more where a training batch has more
+
+
+@dataclass(frozen=True)
+class FinetuneConfig(RunConfig):
+    job: str = "finetune"
+    task: str = ""  # of tasks.table.TASKS; several parted by commas; "glue": its nine
+    epochs: int = 10
+    steps: int = 0  # updates; 0: `epochs` says how many
+    eval_every: int = 0  # steps; 0: every epoch
+    checkpoint_every: int = 0  # steps; 0: when it evaluates
+    keep_checkpoints: int = 1
+    from_scratch: bool = False  # init_from gives its shape and tokenizer alone; the weights are random
+    max_length: int = 512  # ids of a row
+    patience: int = 0  # evaluations without a better one that end the run; 0: none do
+    seeds: int = 1  # runs, from `seed` on
+    sweep: bool = False  # the paper's grid of learning rates and batch sizes, each with `seeds` seeds
+    together: int = 0  # runs that are trained as one; 0: all that memory holds, on a CPU one
+    from_mnli: bool = False  # of several tasks: RTE, MRPC and STS-B begin with the MNLI run's encoder
+    model: RobertaConfig = field(default_factory=RobertaConfig)
+    data: TaskData = field(default_factory=TaskData)
+
+    POSITIVE: ClassVar = ("batch_size", "epochs", "fsdp", "log_every", "keep_checkpoints", "seeds", "max_length")
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A split's examples, as the model is given them."""
+
+    examples: list[Example]
+    features: Features
+    windows: spans.SpanFeatures | None = None  # of kind span
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A task with all that its runs share."""
+
+    task: Task
+    splits: Splits
+    text: Text
+    train: Encoded
+    valid: dict[str, Encoded]
+    test: dict[str, Encoded]
+    lengths: list[int]  # that batches are padded to
+    outputs: int
+
+
+def prepare(task: Task, splits: Splits, text: Text, max_length: int) -> Prepared:
+    def encoded(examples: list[Example]) -> Encoded:
+        if task.kind != "span":
+            return Encoded(examples, encode(task.kind, examples, text, splits.labels, max_length))
+        found = spans.encode(examples, text, max_length, answers=examples[0].label is not None)
+        rows = [(window.ids,) for window in found.windows]
+        labels = found.targets if examples[0].label is not None else None
+        return Encoded(examples, Features(rows, labels, cut=found.cut), found)
+
+    train_split = encoded(splits.train)
+    valid, test = ({name: encoded(part) for name, part in split.items()} for split in (splits.valid, splits.test))
+    every = [train_split, *valid.values(), *test.values()]
+    if cut := sum(split.features.cut for split in every):
+        say(f"{cut:,} of {sum(len(split.examples) for split in every):,} examples are longer than {max_length} ids")
+    counts = {"multiple_choice": 1, "regression": 1, "span": 3 if task.unanswerable else 2}
+    lengths = choose_lengths(np.concatenate([split.features.lengths for split in every]))
+    lengths = [min(length, max_length) for length in lengths]
+    return Prepared(task, splits, text, train_split, valid, test, lengths, counts.get(task.kind, len(splits.labels)))
+
+
+def losses(kind: str, logits: jax.Array, batch: dict) -> tuple[jax.Array, jax.Array | None]:
+    """(losses, 1 for each right answer) of a batch, as they are weighted: [B], tagging [B, L]; a regression has no right.
+
+    Of spans it is the mean of the losses of both ends, among the row's own tokens, and with three outputs the loss of
+    whether there is an answer is added (the paper, section 5.2).
+    """
+    labels = batch["labels"]
+    if kind == "regression":
+        return jnp.square(logits[:, 0] - labels), None
+    if kind == "multi_label":
+        return optax.sigmoid_binary_cross_entropy(logits, labels).mean(-1), ((logits > 0) == (labels > 0)).all(-1)
+    if kind == "span":
+        ends = jnp.where(batch["segment_ids"][..., None] > 0, logits[..., :2], -1e30).swapaxes(1, 2)  # [B, 2, L]
+        found = optax.softmax_cross_entropy_with_integer_labels(ends, labels).mean(-1)
+        if logits.shape[-1] == 3:
+            found += optax.sigmoid_binary_cross_entropy(logits[:, 0, 2], (labels[:, 0] > 0).astype(jnp.float32))
+        return found, (ends.argmax(-1) == labels).all(-1)
+    return optax.softmax_cross_entropy_with_integer_labels(logits, labels), logits.argmax(-1) == labels
+
+
+def task_loss(kind: str, config: RobertaConfig) -> Loss:
+    def loss(params, batch, key):
+        logits = apply_with_head(params, config, batch["input_ids"], batch["segment_ids"], dropout_key=key)
+        return _sums(kind, logits, batch)
+
+    return loss
+
+
+def _sums(kind: str, logits: jax.Array, batch: dict) -> dict[str, jax.Array]:
+    weights = batch["weights"]
+    values, right = losses(kind, logits, batch)
+    sums = {"loss": (values * weights).sum(), "weight": weights.sum()}
+    return sums if right is None else sums | {"accuracy": (right * weights).sum()}
+
+
+def make_predict_step(kind: str, config: RobertaConfig, mesh: Mesh, stacked: bool) -> Callable:
+    """(params, batch) → the logits [B, …] and the loss' sums, whole on every host; of trials [B, trials, …] and [trials]."""
+
+    def step(params: Any, batch: dict) -> tuple[jax.Array, dict]:
+        logits = apply_with_head(params, config, batch["input_ids"], batch["segment_ids"])
+        return logits, _sums(kind, logits, batch) if "labels" in batch else {}
+
+    several = jax.vmap(step, in_axes=(0, None), out_axes=(1, 0)) if stacked else step
+
+    def joined(params: Any, batch: dict) -> dict:
+        logits, sums = several(params, batch)
+        return {"logits": logits} | sums
+
+    return jax.jit(joined, out_shardings=NamedSharding(mesh, P()))
+
+
+def run(
+    prepared: Prepared, config: FinetuneConfig, source: Pretrained, trials: tuple[Trial, ...], workdir: Path
+) -> tuple[dict[str, np.ndarray], Callable] | None:
+    """Trains one trial, or several as one, in a workdir.
+
+    Returns:
+      (name of a metric → the trials' values [trials], each with its best parameters;
+      split → N of logits of the best trial);
+      None where a signal ended the run.
+    """
+    task, model, head = prepared.task, config.model, HEAD_OF[prepared.task.kind]
+    several = trials if len(trials) > 1 else ()
+    in_epoch = -(-len(prepared.train.features) // config.batch_size)
+    steps = config.steps or config.epochs * in_epoch
+    eval_every = min(config.eval_every or in_epoch, steps)
+    config = replace(
+        config,
+        seed=trials[0].seed,
+        steps=steps,
+        eval_every=eval_every,
+        checkpoint_every=config.checkpoint_every or eval_every,
+        optimizer=replace(config.optimizer, learning_rate=trials[0].learning_rate),
+    )
+    mesh = make_mesh(config.fsdp, len(trials))
+    size = padded_size(config.batch_size, mesh, config.microbatch_size)
+    steps_of: dict[bool, Callable] = {}  # compiled once, whether stacked or not
+
+    def logits_of(params: Any, split: Encoded, stacked: bool = False) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
+        step = steps_of.setdefault(stacked, make_predict_step(task.kind, model, mesh, stacked))
+        rows = max(VALID_ROWS, config.batch_size)
+        return predict(step, params, split.features, rows, prepared.lengths, model.pad_id, mesh)
+
+    def evaluate(params: Any, _: Mesh) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name, split in prepared.valid.items():
+            logits, sums = logits_of(params, split, bool(several))
+            of_trials = [[values[i] for values in logits] for i in range(len(several))] if several else [logits]
+            measured = [measure(task, prepared.splits.labels, split, one) for one in of_trials]
+            of_split = {metric: np.array([one[metric] for one in measured]) for metric in measured[0]}
+            of_split["loss"] = np.atleast_1d(sums["loss"] / sums["weight"])
+            prefix = f"valid_{name}" if name else "valid"
+            found |= {f"{prefix}/{metric}": values if several else values[0] for metric, values in of_split.items()}
+        return found
+
+    def batches(first_step: int, mesh: Mesh) -> Iterator[dict]:
+        seeds = [trial.seed for trial in trials]
+        features = prepared.train.features
+        return train_batches(features, config.batch_size, size, prepared.lengths, model.pad_id, seeds, first_step, mesh)
+
+    def cost(batch: dict) -> tuple[int, float]:
+        *rows, length = batch["input_ids"].shape
+        return int(np.prod(rows)) * length, train_flops(model, int(np.prod(rows)), length, 0)
+
+    job = Job(
+        init=lambda key: init_with_head(key, model, head, prepared.outputs),
+        loss=task_loss(task.kind, model),
+        train_batches=batches,
+        evaluate=evaluate,
+        rows=size,
+        cost=cost,
+        initial=None if config.from_scratch else {"encoder": source.params["encoder"]},
+        metric=f"valid/{task.metrics[0]}",
+        patience=config.patience,
+        trials=several,
+    )
+    _write_task(config, prepared, source, workdir)
+    say(f"{len(prepared.train.features):,} rows, {in_epoch:,} steps an epoch, rows padded to {prepared.lengths}")
+    state = train(job, config, workdir)
+    if state is None:
+        return None
+    best, values = state["best"]["params"], np.atleast_1d(np.asarray(state["best"]["value"]))
+    metrics = {name: np.atleast_1d(value) for name, value in evaluate(best, mesh).items()}
+    winner = int(values.argmax())
+    chosen = jax.tree.map(lambda x: x[winner], best) if several else best
+    return metrics, lambda split: logits_of(chosen, split)[0]
+
+
+def _write_task(config: FinetuneConfig, prepared: Prepared, source: Pretrained, workdir: Path) -> None:
+    """task.json and the tokenizer, for `interop.hub`."""
+    if jax.process_index():
+        return
+    fields = {
+        "task": config.task,
+        "kind": prepared.task.kind,
+        "labels": prepared.splits.labels,
+        "metric": prepared.task.metrics[0],
+        "model_type": source.model_type,
+    }
+    workdir.mkdir(parents=True, exist_ok=True)
+    path = workdir / "task.json"
+    if path.exists() and (before := json.loads(path.read_text("utf-8"))) != json.loads(json.dumps(fields)):
+        name = next(name for name in fields if before.get(name) != json.loads(json.dumps(fields[name])))
+        raise UserError(f"{workdir} is a run with {name} {before.get(name)!r}, not {fields[name]!r}; take another workdir.")
+    path.write_text(json.dumps(fields, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    (workdir / "tokenizer").mkdir(exist_ok=True)
+    prepared.text.save(workdir / "tokenizer")
+
+
+def how_many_together(config: FinetuneConfig, parameters: int, trials: int) -> int:
+    """How many trials to train as one: their states may take half of the memory of the devices that hold them."""
+    if config.together:
+        return min(config.together, trials)
+    if jax.default_backend() == "cpu":
+        return 1  # its cores are busy with one
+    stats = jax.local_devices()[0].memory_stats() or {}
+    memory = stats.get("bytes_limit", os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    state = 4 * 5 * parameters  # parameters, two moments, gradients, the best, in float32
+    held = [n for n in range(1, trials + 1) if -(-n // make_mesh(config.fsdp, n).shape["trial"]) * state <= memory / 2]
+    return max(held, default=1)
