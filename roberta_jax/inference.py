@@ -1,4 +1,4 @@
-"""A trained model that answers: load, fill_mask, embed, classify, answer, pseudo_perplexity.
+"""A trained model that answers: load, fill_mask, embed, classify, tag, choose, answer, pseudo_perplexity.
 
 model = load("/tmp/run")
 model.fill_mask(["Paris is the <mask> of France."])
@@ -19,9 +19,12 @@ from roberta_jax.batching import buckets, map_rows, power_of_two
 from roberta_jax.data.tokenizer import MASK
 from roberta_jax.errors import UserError
 from roberta_jax.interop import hub
-from roberta_jax.interop.text import Text
+from roberta_jax.interop.text import Text, encode_rows
 from roberta_jax.model.encoder import RobertaConfig
 from roberta_jax.model.heads import apply_encoder, apply_masked_lm, apply_with_head
+from roberta_jax.tasks import spans
+from roberta_jax.tasks.features import encode
+from roberta_jax.tasks.table import Example
 
 Texts = Sequence[str | tuple[str, str]]  # a pair becomes `<s> A </s></s> B </s>`
 POOLINGS = ("mean", "cls")
@@ -45,7 +48,7 @@ class Answer:
     text: str
     start: int
     end: int
-    score: float  # the sum of the two logits
+    score: float  # the sum of the two logits; of an empty answer the null score of `tasks.spans.best_spans`
 
 
 def segments(ids: jax.Array, used: jax.Array) -> jax.Array:
@@ -97,7 +100,8 @@ class Model:
             )
         self.text: Text = pretrained.text
         self.config = dataclasses.replace(pretrained.config, dtype=dtype, remat="none")
-        self.head, self.labels, self.origin = pretrained.head, pretrained.labels, pretrained.origin
+        self.head, self.labels, self.problem = pretrained.head, pretrained.labels, pretrained.problem
+        self.origin = pretrained.origin
         self.params = jax.device_put(pretrained.params)
         self.lengths = buckets(self.config.max_length)
         self.batch_tokens = batch_tokens or (1_024 if jax.default_backend() == "cpu" else 65_536)
@@ -146,12 +150,44 @@ class Model:
         return np.array(vectors, np.float32).reshape(len(vectors), self.config.hidden_size)
 
     def classify(self, texts: Texts) -> list[dict[str, float]]:
-        """Label → probability for each text or pair; of a regression, its label → the value."""
+        """Label → probability for each text or pair. They sum to 1, save where a text may have several labels.
+
+        Of a regression, its label → the value.
+        """
         self._need("classification", "classify")
-        found = self._map(lambda ids, used, _: _logits(self.params, ids, used, self.config), self._rows(texts))
-        if len(self.labels) > 1:
-            found = [np.exp(logits - np.logaddexp.reduce(logits)) for logits in found]
+        found = self._logits(self._rows(texts))
+        if self.problem == "multi_label_classification":
+            found = [np.exp(-np.logaddexp(0, -logits)) for logits in found]
+        elif self.problem != "regression" and len(self.labels) > 1:
+            found = [_softmax(logits) for logits in found]
         return [dict(zip(self.labels, values.tolist())) for values in found]
+
+    def tag(self, texts: Sequence[str | Sequence[str]]) -> list[list[str]]:
+        """The tag of each word, read at its first token. A text too long for a row goes on in the next.
+
+        Args:
+          texts: each a list of words, or a text, whose words end at white space.
+        """
+        self._need("token_classification", "tag")
+        words = [tuple(text.split() if isinstance(text, str) else text) for text in self._listed(texts)]
+        found: list[list[str]] = [[] for _ in words]
+        if words:
+            examples = [Example("", "", of_text) for of_text in words]
+            features = encode("tagging", examples, self.text, self.labels, self.config.max_length)
+            logits = self._logits([row for (row,) in features.rows])
+            for (i, _, starts), values in zip(features.words, logits):
+                found[i] += [self.labels[tag] for tag in values[starts].argmax(axis=1)]
+        return found
+
+    def choose(self, passage: str, candidates: Sequence[str]) -> list[float]:
+        """The probability of each candidate: how a story goes on, or, of a passage's question, that and one option."""
+        self._need("multiple_choice", "choose")
+        if not self._listed(candidates):
+            return []
+        example = Example("", "", (passage, *candidates))
+        features = encode("multiple_choice", [example], self.text, (), self.config.max_length)
+        self._say_cut(features.cut, 1, "passages")
+        return _softmax(np.array(self._logits(features.rows[0]))).tolist()
 
     def answer(
         self,
@@ -163,46 +199,23 @@ class Model:
         """The best span for each (question, context).
 
         Args:
-          may_be_empty: whether "no answer" (`<s>` as the span, as SQuAD 2.0 trains it) is among the candidates.
+          may_be_empty: whether "no answer" is among the candidates: by the head's third output where it has one, else
+            `<s>` as the span.
           stride: tokens by which windows overlap where a context is longer than a row.
         """
         self._need("span", "answer")
-        encoded = [self.text.encode_with_spans(context) for _, context in questions]
-        heads = self._cut_questions([question for question, _ in questions])
-        rows, windows = [], []  # a window: which question, where its context begins in the row and in the context
-        for i, (head, (ids, _)) in enumerate(zip(heads, encoded)):
-            room = self.config.max_length - len(head) - 1
-            step = room - min(stride, room // 2)
-            for start in range(0, max(1, len(ids) - room + step), step):
-                rows.append(np.array([*head, *ids[start : start + room], self.text.eos], np.int32))
-                windows.append((i, len(head), start))
-        logits = self._map(lambda ids, used, _: _logits(self.params, ids, used, self.config), rows)
-        best = [Answer("", 0, 0, -np.inf) for _ in questions]
-        empty = np.full(len(questions), np.inf)
-        for row, (i, head, start), values in zip(rows, windows, logits):
-            begins, ends = values[head : len(row) - 1].T
-            empty[i] = min(empty[i], values[0].sum())
-            if len(begins) == 0:
-                continue
-            tokens = np.arange(len(ends)) - np.arange(len(begins))[:, None] + 1  # [begin, end]: of that span
-            scores = np.where((tokens > 0) & (tokens <= max_answer_tokens), begins[:, None] + ends, -np.inf)
-            begin, end = np.unravel_index(scores.argmax(), scores.shape)
-            if scores[begin, end] > best[i].score:
-                spans, context = encoded[i][1], questions[i][1]
-                first, last = int(spans[start + begin, 0]), int(spans[start + end, 1])
-                first += len(context[first:last]) - len(context[first:last].lstrip())  # SentencePiece's own space
-                best[i] = Answer(context[first:last], first, last, float(scores[begin, end]))
-        for i, answer in enumerate(best):
-            if answer.score == -np.inf or (may_be_empty and empty[i] > answer.score):
-                best[i] = Answer("", 0, 0, float(empty[i]))
-        return best
-
-    def _cut_questions(self, questions: Sequence[str]) -> list[list[int]]:
-        """`<s> question </s></s>`; a question takes half of a row at most."""
-        limit = self.config.max_length // 2 - 3
-        encoded = self.text.encode(questions)
-        self._say_cut(sum(len(ids) > limit for ids in encoded), len(questions), "questions")
-        return [[self.text.bos, *ids[:limit], self.text.eos, self.text.eos] for ids in encoded]
+        examples = [Example("", "", question) for question in questions]
+        features = spans.encode(examples, self.text, self.config.max_length, stride, answers=False)
+        self._say_cut(features.cut, len(questions), "questions", spans.question_limit(self.config.max_length))
+        logits = self._logits([window.ids for window in features.windows])
+        answers = []
+        for found in spans.best_spans(features, logits, 1, max_answer_tokens):
+            if not found.spans or (may_be_empty and found.null_score > 0):
+                answers.append(Answer("", 0, 0, found.null_score))
+            else:
+                (best,) = found.spans
+                answers.append(Answer(best.text, best.start, best.end, best.score))
+        return answers
 
     def pseudo_perplexity(self, texts: Sequence[str]) -> np.ndarray:
         """exp of the mean loss over a text's tokens, each masked in its turn: float64 [n]; NaN for an empty text.
@@ -250,45 +263,33 @@ class Model:
         tokens = min(self.batch_tokens, most_tokens or self.batch_tokens)
         return map_rows(function, rows, self.lengths, tokens, self.config.pad_id)
 
+    def _logits(self, rows: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return self._map(lambda ids, used, _: _logits(self.params, ids, used, self.config), rows)
+
     def _need(self, head: str, what: str) -> None:
         if self.head != head:
             raise UserError(f"{self.origin} cannot {what}: its head is {self.head or 'none'!r}, that needs {head!r}.")
 
     def _rows(self, texts: Texts) -> list[np.ndarray]:
         """Ids with `<s>` and `</s>`, cut to the model's length; a warning says how many were cut."""
-        if isinstance(texts, str):
-            raise UserError("expected a list of texts, not one text.")
-        pairs = [(text,) if isinstance(text, str) else tuple(text) for text in texts]
-        parts = iter(self.text.encode([part for pair in pairs for part in pair]))
-        bos, eos = self.text.bos, self.text.eos
-        rows, cut = [], 0
-        for pair in pairs:
-            ids = [next(parts) for _ in pair]
-            room = self.config.max_length - 2 * len(ids)
-            kept = _cut(ids, room)
-            cut += sum(map(len, ids)) > room
-            second = [eos, *kept[1], eos] if len(kept) > 1 else []
-            rows.append(np.array([bos, *kept[0], eos, *second], np.int32))
+        pairs = [(text,) if isinstance(text, str) else tuple(text) for text in self._listed(texts)]
+        rows, cut = encode_rows(self.text, pairs, self.config.max_length)
         self._say_cut(cut, len(rows), "texts")
         return rows
 
-    def _say_cut(self, cut: int, of: int, what: str) -> None:
+    def _listed(self, texts: Sequence) -> Sequence:
+        if isinstance(texts, str):
+            raise UserError("expected a list of texts, not one text.")
+        return texts
+
+    def _say_cut(self, cut: int, of: int, what: str, limit: int = 0) -> None:
         if cut:
-            warnings.warn(
-                f"{cut} of {of} {what} are too long for the model's {self.config.max_length} tokens and were cut.",
-                stacklevel=4,
-            )
+            room = f"the {limit} tokens that a question may take" if limit else f"the model's {self.config.max_length} tokens"
+            warnings.warn(f"{cut} of {of} {what} are too long for {room} and were cut.", stacklevel=4)
 
 
-def _cut(ids: list[np.ndarray], room: int) -> list[np.ndarray]:
-    """One or two texts in `room` tokens, the longer one cut first."""
-    if len(ids) == 1:
-        return [ids[0][:room]]
-    short, long = sorted((0, 1), key=lambda i: len(ids[i]))
-    kept = list(ids)
-    kept[short] = ids[short][: room // 2]
-    kept[long] = ids[long][: room - len(kept[short])]
-    return kept
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    return np.exp(logits - np.logaddexp.reduce(logits))
 
 
 def load(

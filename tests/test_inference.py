@@ -1,5 +1,7 @@
 """A loaded model answers as transformers does, and the same whatever the padding, the batch and the bucket."""
 
+import dataclasses
+import itertools
 import json
 import subprocess
 import sys
@@ -183,6 +185,62 @@ def test_a_regression_gives_its_value(make, text):
     assert found == {"LABEL_0": pytest.approx(expected, abs=1e-4)}
 
 
+def test_several_labels_have_a_probability_each(make):
+    fields = dict(id2label={0: "old", 1: "new"}, problem_type="multi_label_classification")
+    folder, torch_model, tokenizer = make("SequenceClassification", **fields)
+    (found,) = inference.load(folder).classify([("a", "b")])
+    with torch.inference_mode():
+        expected = torch_model(**tokenizer("a", "b", return_tensors="pt")).logits.sigmoid()[0]
+    assert list(found) == ["old", "new"]
+    np.testing.assert_allclose(list(found.values()), expected, atol=1e-5)
+
+
+def test_a_word_has_the_tag_of_its_first_token(make, text):
+    folder, torch_model, _ = make("TokenClassification", id2label={0: "O", 1: "B-A", 2: "I-A"})
+    model, words, long = inference.load(folder), ["It", "was", "naïve", "東京"], ["word"] * 100
+    found = model.tag([words, " ".join(words), [], long])
+    assert found[0] == found[1] and found[2] == [] and len(found[3]) == 100 and model.tag([]) == []
+    for of_text, tags in ((words, found[0]), (long, found[3])):
+        pieces = text.encode([" " * (i > 0) + word for i, word in enumerate(of_text)])
+        ends = np.cumsum([len(of_word) for of_word in pieces])
+        firsts, fit = np.append(0, ends[:-1]) + 1, ends <= 126
+        firsts += [of_word[0] == text.encode([" "])[0][0] for of_word in pieces]  # a space alone is none of the word's
+        ids = [0, *itertools.chain.from_iterable(pieces[: fit.sum()]), 2]
+        with torch.inference_mode():
+            best = torch_model(input_ids=torch.tensor([ids])).logits[0].argmax(-1).tolist()
+        assert tags[: fit.sum()] == [["O", "B-A", "I-A"][best[first]] for first in firsts[fit]]
+        assert fit.all() or (0 < fit.sum() < 100 and set(tags) <= {"O", "B-A", "I-A"})  # the rest is another row
+    for ask in (model.tag, model.embed):
+        with pytest.raises(UserError, match="a list of texts"):
+            ask("one text")
+
+
+def test_candidates_share_the_probability(make):
+    folder, torch_model, tokenizer = make("MultipleChoice")
+    model, passage, candidates = inference.load(folder), "It was the age", ["of wisdom", "of foolishness, it was", "of"]
+    with torch.inference_mode():
+        inputs = tokenizer([passage] * 3, candidates, padding=True, return_tensors="pt")
+        expected = torch_model(**{name: rows[None] for name, rows in inputs.items()}).logits.softmax(-1)[0]
+    np.testing.assert_allclose(model.choose(passage, candidates), expected, atol=1e-5)
+    assert model.choose(passage, []) == []
+    with pytest.warns(UserWarning, match="1 of 1 passages are too long for the model's 128 tokens"):
+        assert sum(model.choose(passage * 30, candidates)) == pytest.approx(1)
+
+
+def test_a_third_output_says_whether_there_is_an_answer(make):
+    folder, _, _ = make("QuestionAnswering")
+    pretrained, (question, context) = hub.load(folder), ("Which times?", "It was the best of times.")
+    (two,) = inference.Model(pretrained).answer([(question, context)])
+    out = pretrained.params["span"]["out"]
+    for bias in (-9.0, 9.0):
+        kernel = np.pad(out["kernel"], ((0, 0), (0, 1)))
+        head = {"out": {"kernel": kernel, "bias": np.append(out["bias"], np.float32(bias))}}
+        model = inference.Model(dataclasses.replace(pretrained, params=pretrained.params | {"span": head}))
+        (answer,) = model.answer([(question, context)], may_be_empty=True)
+        assert (answer.text, answer.score) == (two.text if bias > 0 else "", pytest.approx(two.score if bias > 0 else 9.0))
+        assert model.answer([(question, context)])[0].text == two.text
+
+
 def test_answers_are_the_best_spans(make, text):
     folder, torch_model, tokenizer = make("QuestionAnswering")
     model = inference.load(folder)
@@ -202,6 +260,8 @@ def test_answers_are_the_best_spans(make, text):
     empty = model.answer([(question, "")], may_be_empty=True)[0]
     assert (empty.text, empty.start, empty.end) == ("", 0, 0)
     assert model.answer([]) == []
+    with pytest.warns(UserWarning, match="1 of 1 questions are too long for the 61 tokens that a question may take"):
+        model.answer([("why " * 99, context)])
 
 
 def test_what_cannot_be_asked_is_one_sentence(model, masked_lm, tmp_path):

@@ -18,11 +18,15 @@ MAY_IMPORT = {
     "training": {"training", "data", "model", "errors"},
     "interop": {"interop"} | BELOW_INTEROP,
     "batching": set(),
-    "inference": {"interop", "batching"} | BELOW_INTEROP,
+    "tasks": {"tasks", "interop", "batching"} | BELOW_INTEROP,
+    "inference": {"tasks", "interop", "batching"} | BELOW_INTEROP,
     "serving": {"inference", "batching", "errors"},
     "fill_mask": {"inference", "errors"},
     "embed": {"inference", "errors"},
-    "main": {"interop"} | BELOW_INTEROP,
+    "compiled": set(),
+    "hardware": {"errors"},
+    "plan": {"compiled", "hardware"} | BELOW_INTEROP,
+    "main": {"tasks", "interop"} | BELOW_INTEROP,
 }
 # package → where alone it may be imported
 ONLY_IN = {
@@ -30,7 +34,7 @@ ONLY_IN = {
     "tensorflow_datasets": {"data"},
     "flax": {"model"},
     "orbax": {"training/checkpoint.py"},
-    "ml_collections": {"main.py"},
+    "ml_collections": {"main.py", "plan.py"},
     "torch": set(),
     "transformers": set(),
 }

@@ -224,12 +224,16 @@ def from_transformers(
 
 
 def to_transformers(params: dict) -> dict[str, np.ndarray]:
-    """Our parameters as transformers' tensors, float32 arrays of NumPy."""
+    """Our parameters as transformers' tensors, float32 arrays of NumPy.
+
+    A span head's third output, whether there is an answer, stays behind: transformers' ForQuestionAnswering has two.
+    """
     flat = flatten(params)
     (head,) = params.keys() - {"encoder"} or {""}
     tensors = {}
     for path, template in ENCODER + TRANSFORMERS_HEADS[head].rows:
         array = np.asarray(flat[path], np.float32)
+        array = array[..., :2] if path.startswith("span/out/") else array
         for layer, one in enumerate(array if "{layer}" in template else [array]):
             names = _parts(template, ("query", "key", "value"), layer)
             if len(names) > 1:
@@ -283,7 +287,13 @@ def config_from_transformers(fields: Mapping[str, Any], origin: str) -> RobertaC
 
 
 def config_to_transformers(
-    config: RobertaConfig, head: str, labels: tuple[str, ...], bos: int, eos: int, model_type: str = "roberta"
+    config: RobertaConfig,
+    head: str,
+    labels: tuple[str, ...],
+    bos: int,
+    eos: int,
+    model_type: str = "roberta",
+    problem: str = "",
 ) -> dict[str, Any]:
     """What config.json says of a model."""
     fields = {
@@ -308,6 +318,6 @@ def config_to_transformers(
     if labels:
         fields["id2label"] = {str(i): label for i, label in enumerate(labels)}
         fields["label2id"] = {label: i for i, label in enumerate(labels)}
-    if len(labels) == 1:
-        fields["problem_type"] = "regression"
+    if problem or len(labels) == 1:
+        fields["problem_type"] = problem or "regression"
     return fields

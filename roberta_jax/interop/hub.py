@@ -34,6 +34,13 @@ from roberta_jax.model.encoder import RobertaConfig
 _SMALL_FILES = ["config.json", "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json"]
 _WEIGHTS = [["model.safetensors", "model-*.safetensors", "model.safetensors.index.json"], ["pytorch_model*.bin*"]]
 
+# A task's kind, in task.json → transformers' problem_type.
+PROBLEMS = {
+    "classification": "single_label_classification",
+    "multi_label": "multi_label_classification",
+    "regression": "regression",
+}
+
 
 @dataclass(frozen=True)
 class Pretrained:
@@ -47,6 +54,7 @@ class Pretrained:
     text: Text | None  # None where the source has no tokenizer
     head: str  # "lm_head", a key of model.heads.HEADS, or ""
     labels: tuple[str, ...] = ()  # of classification and token classification, in the order of the outputs
+    problem: str = ""  # of classification: one of PROBLEMS' values; "" is regression for one output, else single-label
     model_type: str = "roberta"
     ignored: dict[str, str] = field(default_factory=dict)  # tensor of the source → why it was left out
     origin: str = ""
@@ -56,7 +64,7 @@ def load(source: str | Path, checkpoint: str | int = "newest") -> Pretrained:
     """Reads a workdir of ours, a folder of transformers or fairseq, or a name on the Hugging Face hub.
 
     Args:
-      checkpoint: of a workdir: "newest", "best" (by valid/loss) or a step.
+      checkpoint: of a workdir: "newest", "best" (by valid/loss; of a fine-tuned one any has its best so far) or a step.
 
     Raises:
       UserError: nothing is there, it is damaged or of another architecture, or the hub does not answer.
@@ -116,7 +124,8 @@ def _load_workdir(workdir: Path, checkpoint: str | int) -> Pretrained:
     steps = saved_steps(workdir / "checkpoints")
     if not steps:
         raise UserError(f"{workdir / 'checkpoints'} holds no checkpoint yet.")
-    step = _choose(workdir, steps, str(checkpoint))
+    task = read_json(workdir / "task.json") if (workdir / "task.json").is_file() else {}
+    step = steps[-1] if task and checkpoint == "best" else _choose(workdir, steps, str(checkpoint))
     params = read_params(workdir / "checkpoints", step)
     (head,) = params.keys() - {"encoder"} or {""}
     found = {path: array.shape for path, array in flatten(params).items()}
@@ -126,8 +135,12 @@ def _load_workdir(workdir: Path, checkpoint: str | int) -> Pretrained:
             raise UserError(
                 f"{workdir}: {path} is {found.get(path, 'not there')} in checkpoint {step}, by config.json {shape}."
             )
-    text, labels = read_text(workdir / "tokenizer"), _labels(params, head, {})
-    return Pretrained(config, params, text, head, labels, origin=f"{workdir}, step {step}")
+    named = dict(enumerate(task.get("labels", ())))
+    labels, problem = _labels(params, head, named), PROBLEMS.get(task.get("kind"), "")
+    if named and labels and len(named) != len(labels):
+        raise UserError(f"{workdir / 'task.json'} has {len(named)} labels, checkpoint {step} {len(labels)} outputs.")
+    text, origin = read_text(workdir / "tokenizer"), f"{workdir}, step {step}"
+    return Pretrained(config, params, text, head, labels, problem, task.get("model_type", "roberta"), origin=origin)
 
 
 def _choose(workdir: Path, steps: Sequence[int], checkpoint: str) -> int:
@@ -163,8 +176,11 @@ def _load_transformers(folder: Path) -> Pretrained:
     tensors, path = _read_tensors(folder)
     params, head, ignored = from_transformers(tensors, config, fields.get("architectures") or [], str(path))
     labels = _labels(params, head, {int(i): label for i, label in (fields.get("id2label") or {}).items()})
+    problem = (fields.get("problem_type") or "") if head == "classification" else ""
+    if problem and problem not in PROBLEMS.values():
+        raise UserError(f"{folder / 'config.json'}: problem_type is {problem!r}; expected {', '.join(PROBLEMS.values())}.")
     model_type = fields["model_type"]
-    return Pretrained(config, params, read_text(folder), head, labels, model_type, ignored, str(folder))
+    return Pretrained(config, params, read_text(folder), head, labels, problem, model_type, ignored, str(folder))
 
 
 def _labels(params: dict, head: str, named: dict[int, str]) -> tuple[str, ...]:
@@ -215,7 +231,9 @@ def save(pretrained: Pretrained, folder: Path, card: str = "") -> None:
     if folder.is_file():
         raise UserError(f"{folder} is a file; the model needs a folder.")
     folder.mkdir(parents=True, exist_ok=True)
-    fields = config_to_transformers(config, pretrained.head, pretrained.labels, text.bos, text.eos, pretrained.model_type)
+    fields = config_to_transformers(
+        config, pretrained.head, pretrained.labels, text.bos, text.eos, pretrained.model_type, pretrained.problem
+    )
     _write_json(folder / "config.json", fields)
     safetensors.numpy.save_file(to_transformers(pretrained.params), folder / "model.safetensors", {"format": "pt"})
     text.save(folder)

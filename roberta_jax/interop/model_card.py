@@ -27,12 +27,16 @@ def model_card(pretrained: "Pretrained", fields: dict[str, Any], metrics: list[d
     model, data = pretrained.config, fields.get("data", {})
     step = int(pretrained.origin.rsplit(" ", 1)[-1])
     batch = fields.get("batch_size", 0)
+    tokens = f" of {data['length']} tokens" if "length" in data else ""
     rows = {
         "Shape": f"{model.num_layers} layers, hidden {model.hidden_size}, feed-forward {model.intermediate_size}, "
         f"{model.num_heads} heads, vocabulary {model.vocab_size:,}, at most {model.max_length} tokens",
+        "Task": fields.get("task", ""),
         "Data": ", ".join(f"{name} {data[name]}" for name in ("source", "format", "masking") if name in data),
-        "Steps": f"{step:,} of {fields.get('steps', 0):,}, {batch:,} rows of {data.get('length', '?')} tokens each",
+        "Steps": f"{step:,} of {fields.get('steps', 0):,}, {batch:,} rows{tokens} each",
     }
+    if pretrained.head == "span" and len(pretrained.params["span"]["out"]["bias"]) == 3:
+        rows["Left out"] = "the head's third output, whether there is an answer: transformers' class has two"
     measured = [entry for entry in metrics if entry["step"] <= step]
     latest = {name: (value, entry["step"]) for entry in measured for name, value in entry.items() if name != "step"}
     shown = [name for name in sorted(latest) if name.startswith("valid/") or name == "train/loss"]
@@ -45,7 +49,7 @@ def model_card(pretrained: "Pretrained", fields: dict[str, Any], metrics: list[d
         "",
         "# A RoBERTa trained with roberta_jax",
         "",
-        *("| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items())),
+        *("| | |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows.items() if value)),
         "",
         "## Metrics",
         "",

@@ -16,14 +16,14 @@ import pytest
 import safetensors.torch
 import torch
 import transformers
-from reference import SMALL, config, randomised, tensors
+from reference import SMALL, config, randomised, rows, tensors
 
 from roberta_jax.data.tokenizer import Tokenizer
 from roberta_jax.errors import UserError
 from roberta_jax.interop import hub
-from roberta_jax.interop.conversion import flatten, to_transformers
+from roberta_jax.interop.conversion import flatten, nest, shapes, to_transformers
 from roberta_jax.interop.text import ByteLevelText
-from roberta_jax.model.heads import init_masked_lm
+from roberta_jax.model.heads import apply_with_head, init_masked_lm
 from roberta_jax.training.checkpoint import Checkpoints
 
 KINDS = {
@@ -79,6 +79,37 @@ def test_every_kind_of_model_goes_in_and_out_and_in_unchanged(tmp_path, small, t
         assert array.tobytes() == tensors(loaded)[name].tobytes(), name
     if labels:
         assert loaded.config.id2label == labels["id2label"]
+
+
+def test_the_kind_of_problem_goes_in_and_out(tmp_path, small, text):
+    for problem in hub.PROBLEMS.values():
+        source = transformers.RobertaForSequenceClassification(config(**small, num_labels=2, problem_type=problem))
+        source.save_pretrained(tmp_path / "in")
+        text.save(tmp_path / "in")
+        assert hub.export(tmp_path / "in", tmp_path / "out").problem == problem
+        assert transformers.AutoConfig.from_pretrained(tmp_path / "out").problem_type == problem
+    fields = json.loads((tmp_path / "in" / "config.json").read_text())
+    (tmp_path / "in" / "config.json").write_text(json.dumps(fields | {"problem_type": "ranking"}))
+    with pytest.raises(UserError, match="problem_type is 'ranking'; expected single_label_classification, multi_label"):
+        hub.load(tmp_path / "in")
+
+
+def test_a_third_output_of_spans_is_left_out_of_the_export(tmp_path, small, text):
+    ours = hub.config_from_transformers(config(**small).to_dict(), "config.json")
+    random = np.random.default_rng(0)
+    params = nest({path: 0.1 * random.standard_normal(shape, np.float32) for path, shape in shapes(ours, "span", 3).items()})
+    pretrained = hub.Pretrained(ours, params, text, "span", origin="run, step 1")
+    card = hub.model_card(pretrained, {"task": "squad2"}, [])
+    assert "| Left out | the head's third output" in card and "| Data |" not in card
+    hub.save(pretrained, tmp_path, card)
+    loaded, report = transformers.AutoModelForQuestionAnswering.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(report.values())
+    ids, mask = rows(len(text), [5, 16], 16)
+    with torch.inference_mode():
+        out = loaded(input_ids=torch.tensor(ids), attention_mask=torch.tensor(mask))
+    theirs = torch.stack([out.start_logits, out.end_logits], -1).numpy()
+    logits = np.asarray(jax.jit(apply_with_head, static_argnums=1)(params, ours, ids, mask))  # [2, 16, 3]
+    np.testing.assert_allclose(theirs[mask == 1], logits[..., :2][mask == 1], atol=1e-5)
 
 
 @pytest.mark.parametrize("family", ["XLMRoberta", "Camembert"])
@@ -247,12 +278,12 @@ def workdir(tmp_path_factory, text, small):
     losses = {1: 3.0, 2: 2.0, 3: 2.5}
     lines = [json.dumps({"step": step, "train/loss": 5.0, "valid/loss": loss}) for step, loss in losses.items()]
     (folder / "metrics.jsonl").write_text("\n".join([*lines, '{"step": 4, "valid/lo']))
-    shapes = jax.eval_shape(
+    abstract = jax.eval_shape(
         lambda key: init_masked_lm(key, hub.typed(hub.RobertaConfig, model)), jax.eval_shape(lambda: jax.random.key(0))
     )
     checkpoints = Checkpoints(folder / "checkpoints", 5, "valid/loss")
     for step, loss in losses.items():
-        params = jax.tree.map(lambda x: jax.numpy.full(x.shape, step, x.dtype), shapes)  # noqa: B023
+        params = jax.tree.map(lambda x: jax.numpy.full(x.shape, step, x.dtype), abstract)  # noqa: B023
         checkpoints.save(step, {"params": params, "opt_state": params, "step": np.int32(step)}, {"valid/loss": loss})
     checkpoints.close()
     return folder
@@ -308,6 +339,46 @@ def test_a_workdir_is_exported_with_a_card_that_says_what_it_is(workdir, tmp_pat
     assert not any(report.values())
     exported = to_transformers(hub.load(workdir, "best").params)
     assert all(np.array_equal(tensors(loaded)[name], array) for name, array in exported.items())
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory, text, small, workdir):
+    """The workdir of two trials of a classifier, whose parameters are their numbers; those of the second were best before."""
+    folder = tmp_path_factory.mktemp("tuned")
+    fields = json.loads((workdir / "config.json").read_text()) | {"task": "rte", "data": {"source": "folder"}}
+    (folder / "config.json").write_text(json.dumps(fields))
+    text.tokenizer.save(folder / "tokenizer")
+    task = {"task": "rte", "kind": "multi_label", "labels": ["old", "new"], "metric": "f1"}
+    (folder / "task.json").write_text(json.dumps(task))
+    (folder / "metrics.jsonl").write_text(json.dumps({"step": 2, "valid/f1": 0.9}) + "\n")
+    checkpoints = Checkpoints(folder / "checkpoints", 1, "")
+    model = hub.typed(hub.RobertaConfig, fields["model"])
+    trials = np.arange(2, dtype=np.float32)
+    wanted = shapes(model, "classification", 2).items()
+    params = nest({path: np.zeros((2, *shape), np.float32) + trials.reshape(2, *[1] * len(shape)) for path, shape in wanted})
+    last = jax.tree.map(np.zeros_like, params)
+    best = {"params": params, "value": np.float32([0.8, 0.9]), "step": np.int32([1, 2])}
+    checkpoints.save(2, {"params": last, "opt_state": last, "step": np.int32([2, 2]), "best": best})
+    checkpoints.close()
+    return folder
+
+
+def test_the_workdir_of_tuned_models_gives_the_best_and_says_its_labels(tuned, tmp_path):
+    found = hub.export(tuned, tmp_path / "out", "best")
+    assert (found.head, found.labels, found.problem) == ("classification", ("old", "new"), "multi_label_classification")
+    assert found.origin == f"{tuned}, step 2"
+    assert all((array == 1).all() for array in jax.tree.leaves(found.params))
+    loaded = transformers.AutoConfig.from_pretrained(tmp_path / "out")
+    assert loaded.id2label == {0: "old", 1: "new"} and loaded.problem_type == found.problem
+    card = (tmp_path / "out" / "README.md").read_text()
+    for line in ("| Task | rte |", "| Data | source folder |", "2 of 3, 8 rows each", "| valid/f1 | 0.9000 | 2 |"):
+        assert line in card
+    other = tmp_path / "other"
+    shutil.copytree(tuned, other)
+    task = json.loads((tuned / "task.json").read_text())
+    (other / "task.json").write_text(json.dumps(task | {"labels": ["old", "new", "so-so"]}))
+    with pytest.raises(UserError, match="task.json has 3 labels, checkpoint 2 2 outputs"):
+        hub.load(other)
 
 
 def test_pushing_without_a_hub_says_where_the_export_is(workdir, tmp_path):

@@ -1,0 +1,148 @@
+"""Steps of fine-tuning SST-2 a second, beside transformers' Trainer.
+
+    python -m benchmarks.finetune [--data ../shared/assets/glue/SST-2] [--json]
+
+Base's shape with random weights, batches of 32, dropout 0.1, AdamW: the same examples in both. With every row padded to 128
+ids, as transformers' example script does it; and with rows padded by batch, as `python -m roberta_jax.main` and the
+Trainer's own collator do it. Expected: at least 1.2 times the Trainer.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import numpy as np
+import torch
+import transformers
+
+from benchmarks import compare, in_turn, table
+from roberta_jax.data.tokenizer import Tokenizer
+from roberta_jax.interop.text import ByteLevelText
+from roberta_jax.model.encoder import RobertaConfig
+from roberta_jax.model.heads import init_with_head
+from roberta_jax.tasks.batches import choose_lengths, train_batches
+from roberta_jax.tasks.examples import TaskData, read_splits
+from roberta_jax.tasks.features import Features, encode
+from roberta_jax.tasks.finetune import task_loss
+from roberta_jax.training.optimizer import OptimizerConfig, make_optimizer
+from roberta_jax.training.sharding import make_mesh
+from roberta_jax.training.step import abstract_state, compile_train_step, dropout_key, init_state, make_train_step
+
+ASSETS = Path(os.environ.get("ROBERTA_TEST_ASSETS", Path(__file__).parents[2] / "shared" / "assets"))
+BATCH_SIZE, LENGTH = 32, 128
+
+
+def ours(features: Features, config: RobertaConfig, lengths: list[int], steps: int) -> Callable[[], None]:
+    """A function that does the next `steps` steps of an endless run."""
+    mesh, key = make_mesh(), dropout_key(0)
+    optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-5, warmup_steps=0.06, weight_decay=0.1), 10_000)
+    abstract = abstract_state(lambda key: init_with_head(key, config, "classification", 2), optimizer, mesh)
+    step = make_train_step(task_loss("classification", config), optimizer, 1)
+    states = [init_state(lambda key: init_with_head(key, config, "classification", 2), optimizer, 0, abstract)]
+    batches = train_batches(features, BATCH_SIZE, BATCH_SIZE, lengths, config.pad_id, [0], 0, mesh)
+    compiled: dict[tuple, Callable] = {}
+
+    def run() -> None:
+        for batch in itertools.islice(batches, steps):
+            shape = batch["input_ids"].shape
+            if shape not in compiled:
+                compiled[shape] = compile_train_step(step, abstract, batch, key)
+            states[0], metrics = compiled[shape](states[0], batch, key)
+        metrics["loss"].block_until_ready()
+
+    for batch in train_batches(features, BATCH_SIZE, BATCH_SIZE, lengths, config.pad_id, [0], 0, mesh):
+        shape = batch["input_ids"].shape
+        if shape not in compiled:
+            compiled[shape] = compile_train_step(step, abstract, batch, key)
+        if len(compiled) == len(lengths):
+            break
+    run()
+    return run
+
+
+def trainers(features: Features, config: RobertaConfig, padded: bool, steps: int, folder: str) -> Callable[[], None]:
+    torch.manual_seed(0)
+    shape = transformers.RobertaConfig(
+        vocab_size=config.vocab_size,
+        num_hidden_layers=config.num_layers,
+        max_position_embeddings=config.max_length + 2,
+        type_vocab_size=1,
+        layer_norm_eps=1e-5,
+        num_labels=2,
+    )
+    model = transformers.RobertaForSequenceClassification(shape)
+    examples = [{"input_ids": row.tolist(), "labels": int(label)} for (row,), label in zip(features.rows, features.labels)]
+
+    def collate(batch: list[dict]) -> dict[str, torch.Tensor]:
+        length = LENGTH if padded else max(len(example["input_ids"]) for example in batch)
+        ids = np.full((len(batch), length), config.pad_id)
+        for i, example in enumerate(batch):
+            ids[i, : len(example["input_ids"])] = example["input_ids"]
+        input_ids = torch.tensor(ids)
+        labels = torch.tensor([example["labels"] for example in batch])
+        return {"input_ids": input_ids, "attention_mask": (input_ids != config.pad_id).long(), "labels": labels}
+
+    arguments = transformers.TrainingArguments(
+        folder,
+        per_device_train_batch_size=BATCH_SIZE,
+        max_steps=steps,
+        learning_rate=1e-5,
+        weight_decay=0.1,
+        max_grad_norm=0.0,
+        bf16=config.dtype == "bfloat16",
+        report_to=[],
+        save_strategy="no",
+        logging_strategy="no",
+        disable_tqdm=True,
+        train_sampling_strategy="random",
+    )
+    trainer = transformers.Trainer(model, arguments, train_dataset=examples, data_collator=collate)
+
+    def run() -> None:
+        trainer.train()
+
+    run()
+    return run
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--data", default=str(ASSETS / "glue" / "SST-2"), help="a folder of SST-2 (default %(default)s)")
+    parser.add_argument("--vocab", default=str(ASSETS / "roberta-vocab"), help="RoBERTa's vocabulary")
+    parser.add_argument("--steps", type=int, default=2, help="that a side does in its turn (default %(default)s)")
+    parser.add_argument("--rounds", type=int, default=5, help="default %(default)s")
+    parser.add_argument("--layers", type=int, default=12, help="of base's shape")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the tables")
+    args = parser.parse_args()
+    torch.set_num_threads(os.cpu_count())
+    transformers.logging.set_verbosity_error()
+    gpu = jax.default_backend() == "gpu"
+    config = RobertaConfig(num_layers=args.layers, dtype="bfloat16" if gpu else "float32")
+    splits = read_splits("sst2", TaskData(source=args.data))
+    text = ByteLevelText(Tokenizer.load(Path(args.vocab)))
+    features = encode("classification", splits.train, text, splits.labels, LENGTH)
+    found = {}
+    with tempfile.TemporaryDirectory() as folder:
+        for name, lengths in ((f"rows of {LENGTH}", [LENGTH]), ("rows padded by batch", choose_lengths(features.lengths))):
+            sides = {
+                "roberta_jax": ours(features, config, lengths, args.steps),
+                "transformers' Trainer": trainers(features, config, lengths == [LENGTH], args.steps, folder),
+            }
+            found[name] = compare(in_turn(sides, args.rounds), args.steps)
+            del sides
+    found["device"] = f"{jax.devices()[0].device_kind}, {config.dtype}, {args.layers} layers"
+    if args.json:
+        print(json.dumps(found))
+        return
+    for name, result in list(found.items())[:-1]:
+        print(f"{name}, batches of {BATCH_SIZE}, {found['device']}")
+        print(table(result, "steps/s"))
+
+
+if __name__ == "__main__":
+    main()
