@@ -24,8 +24,13 @@ def _parse(argv: list[str]) -> list[str]:
 
 
 def main(_) -> None:
-    from roberta_jax.config import typed  # here, so that --help does not wait for JAX
+    import jax  # here, so that --help does not wait for it
 
+    from roberta_jax.config import typed
+    from roberta_jax.data.prepare import DEFAULT_CACHE
+
+    if not jax.config.jax_compilation_cache_dir:
+        jax.config.update("jax_compilation_cache_dir", str(DEFAULT_CACHE.expanduser() / "compiled"))
     if flags.FLAGS.verbosity == logging.INFO:  # absl's own default; Orbax says much at it, --verbosity=1 shows all
         logging.set_verbosity(logging.WARNING)
     fields, workdir = _CONFIG.value.to_dict(), Path(_WORKDIR.value).expanduser()
