@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 from roberta_jax.tasks.features import UNLABELLED, Features
 from roberta_jax.training.sharding import batch_devices, batch_sharding
 
-BLOCK = 50  # batches within which rows are sorted by length
+BLOCK = 50  # batches within which rows are sorted by length, or an eighth of the epoch: else they were the same in every one
 MOST_LENGTHS = 5  # that batches are padded to: each costs a compile
 WORTH = 0.05  # of all ids: what one more length must save
 
@@ -46,7 +46,8 @@ def epoch(lengths: np.ndarray, batch_size: int, seed: int, number: int) -> list[
     In which turn the batches of long rows come depends on the epoch alone: trials of several seeds have them together.
     """
     order = np.random.default_rng((seed, number)).permutation(len(lengths))
-    blocks = np.split(order, range(BLOCK * batch_size, len(order), BLOCK * batch_size))
+    block = batch_size * max(1, min(BLOCK, len(order) // (8 * batch_size)))
+    blocks = np.split(order, range(block, len(order), block))
     order = np.concatenate([block[np.argsort(-lengths[block], kind="stable")] for block in blocks])
     batches = np.split(order, range(batch_size, len(order), batch_size))
     return [batches[turn] for turn in np.random.default_rng(number).permutation(len(batches))]

@@ -1,5 +1,6 @@
 """Examples to rows of ids with what is to be learned; extractive questions are in spans.py."""
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -34,7 +35,7 @@ class Features:
     def __len__(self) -> int:
         return len(self.rows)
 
-    @property
+    @functools.cached_property
     def lengths(self) -> np.ndarray:
         """Ids of each feature's longest row."""
         return np.array([max(map(len, rows)) for rows in self.rows])

@@ -61,7 +61,12 @@ class FinetuneConfig(RunConfig):
     model: RobertaConfig = field(default_factory=RobertaConfig)
     data: TaskData = field(default_factory=TaskData)
 
-    POSITIVE: ClassVar = ("batch_size", "epochs", "fsdp", "log_every", "keep_checkpoints", "seeds", "max_length")
+    POSITIVE: ClassVar = ("batch_size", "epochs", "fsdp", "log_every", "keep_checkpoints", "seeds")
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.max_length < 8:
+            raise UserError(f"config.max_length is {self.max_length}; expected 8 or more.")
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ def run(config: FinetuneConfig, workdir: Path) -> list[Result] | None:
     for name, one in configs.items():
         folder = workdir / name if several else workdir
         if config.from_mnli and name in FROM_MNLI:
-            one = replace(one, init_from=str(workdir / "mnli"))
+            one = replace(one, init_from=str(_best_folder(workdir / "mnli")))
         found = _run_task(one, folder)
         if found is None:
             return None
@@ -147,19 +147,21 @@ def _run_task(config: FinetuneConfig, workdir: Path) -> list[Result] | None:
 
 
 def _collapsed(prepared: finetune.Prepared, workdir: Path, trial: str) -> bool:
-    """Whether the mean loss after a tenth of the steps is that of guessing: the entropy of the labels, ln n of n equal ones."""
-    if prepared.task.kind not in ("classification", "multiple_choice"):
-        return False
+    """Whether the mean loss after a tenth of the steps is that of guessing: the entropy of the labels, ln n of n equal ones.
+
+    Of kinds where guessing has no such loss, whether it is a number at all.
+    """
+    guessing = np.inf
     if prepared.task.kind == "classification":
         counts = np.bincount(prepared.train.features.labels)
         shares = counts[counts > 0] / counts.sum()
         guessing = -(shares * np.log(shares)).sum()
-    else:
+    elif prepared.task.kind == "multiple_choice":
         guessing = np.log(len(prepared.train.features.rows[0]))
     name = f"train/loss/{trial}" if trial else "train/loss"
     lines = [line for line in hub.read_metrics(workdir) if name in line]
     later = [line[name] for line in lines if line["step"] > lines[-1]["step"] / 10]
-    return bool(np.mean(later) >= COLLAPSED * guessing)
+    return not np.mean(later) < COLLAPSED * guessing  # so is a loss that is no number
 
 
 def _write_json(path: Path, results: Sequence[Result]) -> None:

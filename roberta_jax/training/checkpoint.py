@@ -73,7 +73,8 @@ def saved_steps(folder: Path) -> list[int]:
 def read_params(folder: Path, step: int) -> dict:
     """The parameters of a checkpoint without the rest of its state, as arrays of NumPy, on any number of devices.
 
-    Where the state keeps the best parameters, these, of several trials the best one's; otherwise the step's own.
+    Where the state keeps the best parameters and they have been measured, these, of several trials the best one's; otherwise
+    the step's own.
 
     Raises:
       UserError: the checkpoint is damaged.
@@ -82,15 +83,13 @@ def read_params(folder: Path, step: int) -> dict:
     handler = ocp.PyTreeCheckpointHandler()
     try:
         tree = handler.metadata(path).tree
-        item = {"best": tree["best"]} if "best" in tree else {"params": tree["params"]}
+        item = {name: tree[name] for name in ("params", "best") if name in tree}
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
         args = ocp.args.PyTreeRestore(item=item, restore_args=as_numpy, partial_restore=True)
         restored = handler.restore(path, args=args)
-        best = restored.get("best", restored)
-        if np.ndim(best.get("value", 0)) == 0:
-            return best["params"]
-        trial = int(np.argmax(best["value"]))
-        return jax.tree.map(lambda x: x[trial], best["params"])
+        best = restored.get("best", {"value": -np.inf})
+        params = best["params"] if np.max(best["value"]) > -np.inf else restored["params"]
+        return jax.tree.map(lambda x: x[np.argmax(best["value"])], params) if np.ndim(best["value"]) else params
     except (OSError, KeyError, ValueError, AttributeError) as error:
         reason = str(error).splitlines()[0][:200]
         raise UserError(f"{folder / str(step)} is not a whole checkpoint of a training run: {reason}") from None

@@ -186,7 +186,7 @@ def train(job: Job, config: RunConfig, workdir: Path) -> dict | None:
         pending = None
         watch.pause()
         evaluated = None
-        if evaluating and not stopping:
+        if evaluating and (job.metric or not stopping):  # what the state keeps as the best depends on it
             found = job.evaluate(state["params"], mesh)
             if job.metric:
                 value, at = np.float32(found[job.metric]), np.full(len(trials), step, np.int32) if trials else np.int32(step)

@@ -1,0 +1,256 @@
+"""What a step does: its matrix products, and from the compiled text its collectives and the bytes that it moves in HBM.
+
+XLA's own cost analysis counts the body of a loop once. Here a loop counts as often as its condition lets it run.
+"""
+
+import itertools
+import math
+import re
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+# These move no bytes of their own: names for what is there already, or what is counted where it started.
+FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all"}
+FREE |= {"partition-id", "replica-id", "opt-barrier", "async-start", "async-update", "async-done"}
+
+_COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{$")
+_INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)$")
+_ARRAY = re.compile(r"\b(pred|[a-z]+\d+\w*)\[([\d,]*)\](\{[^}]*\})?")
+_CALLED = re.compile(r"(body|condition|calls|to_apply|true_computation|false_computation)=%?([\w.\-]+)")
+
+
+@dataclass(frozen=True)
+class Instruction:
+    name: str
+    shape: str  # as printed: `bf16[16,512]{1,0:T(8,128)}`, or several of these in brackets
+    opcode: str
+    operands: tuple[str, ...]
+    rest: str  # what follows the operands
+    root: bool
+
+
+@dataclass(frozen=True)
+class Collective:
+    kind: str
+    payload: int  # bytes of the whole array: what is reduced, or what has been gathered
+    group: int  # devices that take part
+    runs: int  # times a step
+
+    @property
+    def wire(self) -> float:
+        """Bytes that a chip sends in a step, by ring algorithms."""
+        if self.kind == "collective-permute":
+            return self.runs * self.payload * (self.group > 1)
+        passes = 2 if self.kind == "all-reduce" else 1
+        return self.runs * passes * self.payload * (self.group - 1) / self.group
+
+
+@dataclass
+class Step:
+    """Of one device."""
+
+    collectives: list[Collective] = field(default_factory=list)
+    hbm_bytes: float = 0.0  # read and written in a step; arrays as they are, without the padding of their tiles
+    unknown_loops: int = 0  # whose number of runs the text does not say; counted once
+
+    def by_kind(self) -> dict[str, dict[str, float]]:
+        total: dict[str, dict[str, float]] = defaultdict(lambda: {"count": 0, "bytes": 0})
+        for one in self.collectives:
+            total[one.kind]["count"] += one.runs
+            total[one.kind]["bytes"] += one.runs * one.payload
+        return dict(total)
+
+
+def matmul_flops(jaxpr: Any) -> float:
+    """FLOPs of all matrix products that a program does, on all devices; a loop counts as often as it runs."""
+    total = 0.0
+    for equation in jaxpr.eqns:
+        name, parameters = equation.primitive.name, equation.params
+        if name == "dot_general":
+            (contracted, _), _ = parameters["dimension_numbers"]
+            left = equation.invars[0].aval.shape
+            total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
+        times = parameters["length"] if name == "scan" else 1
+        if name == "shard_map":  # its inside shows one device's share
+            axes = next(value for name, value in parameters.items() if name.endswith("manual_axes"))
+            times = math.prod(parameters["mesh"].shape[axis] for axis in axes)
+        for inner in itertools.chain.from_iterable(x if isinstance(x, tuple) else (x,) for x in parameters.values()):
+            inner = getattr(inner, "jaxpr", inner)
+            total += times * matmul_flops(inner) if hasattr(inner, "eqns") else 0
+    return total
+
+
+def read_step(text: str) -> Step:
+    """Args: text: `jax.stages.Compiled.as_text()`."""
+    computations, entry = _parse(text)
+    step, runs, fused = Step(), Counter({entry: 1}), set()
+    for name in _callers_first(computations, entry):
+        shapes = {one.name: one.shape for one in computations[name]}
+        for one in computations[name]:
+            times = runs[name]
+            for role, called in _calls(one):
+                if called not in computations:
+                    continue
+                trips = 1
+                if role in ("body", "condition"):
+                    trips = _trips(one, computations)
+                    step.unknown_loops += role == "body" and trips is None
+                    trips = trips or 1
+                runs[called] += times * trips
+                if one.opcode == "fusion" or role == "to_apply" or name in fused:
+                    fused.add(called)
+            kind = one.opcode.removesuffix("-start")
+            if kind in COLLECTIVES:
+                step.collectives.append(_collective(kind, name, one, shapes, times))
+            if name not in fused:
+                step.hbm_bytes += times * _moved(one, shapes, computations)
+    return step
+
+
+def _parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
+    computations: dict[str, list[Instruction]] = {}
+    entry, current = "", []
+    for line in text.splitlines():
+        if found := _COMPUTATION.match(line):
+            current = computations.setdefault(found[2], [])
+            entry = found[2] if found[1] else entry
+        elif found := _INSTRUCTION.match(re.sub(r"/\*.*?\*/", "", line)):
+            inside, rest = _split(found[5])
+            operands = tuple(re.findall(r"%([\w.\-]+)", inside)) or (inside,)
+            current.append(Instruction(found[2], found[3], found[4], operands, rest, bool(found[1])))
+    return computations, entry
+
+
+def _split(text: str) -> tuple[str, str]:
+    """`a, (b)), window=…` → (`a, (b)`, `, window=…`)"""
+    depth = 1
+    for at, char in enumerate(text):
+        depth += (char == "(") - (char == ")")
+        if not depth:
+            return text[:at], text[at + 1 :]
+    return text, ""
+
+
+def _calls(one: Instruction) -> list[tuple[str, str]]:
+    branches = re.search(r"branch_computations=\{([^}]*)\}", one.rest)
+    listed = re.findall(r"%?([\w.\-]+)", branches[1]) if branches else []
+    return _CALLED.findall(one.rest) + [("branch", name) for name in listed]
+
+
+def _callers_first(computations: dict[str, list[Instruction]], entry: str) -> list[str]:
+    order, seen = [], set()
+
+    def visit(name: str) -> None:
+        if name in seen or name not in computations:
+            return
+        seen.add(name)
+        for one in computations[name]:
+            for _, called in _calls(one):
+                visit(called)
+        order.append(name)
+
+    visit(entry)
+    return order[::-1]
+
+
+def _trips(loop: Instruction, computations: dict[str, list[Instruction]]) -> int | None:
+    """How often a loop runs: XLA's note, or the only integer that the condition compares a counter from 0 with."""
+    if known := re.search(r'known_trip_count[^\d]*"?n"?[^\d]*(\d+)', loop.rest):
+        return int(known[1])
+    condition = computations.get(re.search(r"condition=%?([\w.\-]+)", loop.rest)[1], [])
+    limits = {one.operands[0] for one in condition if one.opcode == "constant" and one.shape.startswith("s32[]")}
+    return int(limits.pop()) if len(limits) == 1 else None
+
+
+def _sizes(shape: str, hbm_only: bool = False) -> list[int]:
+    """Bytes of each array that a printed shape holds; a layout with S(n) lies in another memory than HBM."""
+    return [
+        0 if hbm_only and "S(" in (layout or "") else math.prod(map(int, filter(None, dims.split(",")))) * _bytes(kind)
+        for kind, dims, layout in _ARRAY.findall(shape)
+    ]
+
+
+def _bytes(kind: str) -> float:
+    bits = 8 if kind == "pred" else int(re.search(r"\d+", kind)[0])
+    return bits / 8
+
+
+def _collective(kind: str, computation: str, one: Instruction, shapes: dict[str, str], runs: int) -> Collective:
+    group = _group(one.rest)
+    payload = sum(sum(_sizes(shapes.get(name, ""))) for name in one.operands)
+    if kind == "all-gather":
+        payload *= group
+    if kind == "all-reduce" and "reduce-scatter" in computation:  # a TPU's reduce-scatter is a fusion around this
+        kind = "reduce-scatter"
+    return Collective(kind, int(payload), group, runs)
+
+
+def _group(rest: str) -> int:
+    if mesh := re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", rest):
+        sizes = dict(re.findall(r"'([^']+)'=(\d+)", mesh[1]))
+        return math.prod(int(sizes[axis]) for axis in re.findall(r"'([^']+)'", mesh[2]))
+    if iota := re.search(r"replica_groups=\[(\d+),(\d+)\]", rest):
+        return int(iota[2])
+    if listed := re.search(r"replica_groups=\{\{([\d,]+)\}", rest):
+        return listed[1].count(",") + 1
+    return 2 if "source_target_pairs" in rest else 1
+
+
+def _moved(one: Instruction, shapes: dict[str, str], computations: dict[str, list[Instruction]]) -> float:
+    """Bytes that one run of an instruction reads from HBM and writes to it."""
+    if one.opcode in FREE or one.opcode.endswith("-done") or re.search(r'target="(AllocateBuffer|ConcatBitcast|X64)', one.rest):
+        return 0
+    sources = [shapes.get(name, "") for name in one.operands]
+    if one.opcode in ("dynamic-slice", "slice", "gather"):
+        return 2 * sum(_sizes(one.shape, hbm_only=True))
+    if one.opcode == "dynamic-update-slice":
+        return 2 * sum(_sizes(sources[1], hbm_only=True))
+    if one.opcode in ("copy-start", "slice-start"):  # (destination, source, context); a slice has its source first
+        arrays = [found.group(0) for found in _ARRAY.finditer(one.shape)]
+        into, out_of = (arrays[0], arrays[1]) if one.opcode == "copy-start" else (arrays[1], arrays[0])
+        in_hbm = sum("S(" not in array for array in (into, out_of))
+        return in_hbm * _sizes(into)[0]
+    if one.opcode == "fusion" and (inner := computations.get(dict(_calls(one)).get("calls", ""))):
+        reads = sum(_read(inner, number, source, computations) for number, source in enumerate(sources))
+        return reads + _written(inner, one.shape)
+    return sum(_sizes(one.shape, hbm_only=True)) + sum(sum(_sizes(source, hbm_only=True)) for source in sources)
+
+
+def _read(inner: list[Instruction], number: int, source: str, computations: dict[str, list[Instruction]]) -> float:
+    """Bytes of a fusion's operand that it reads: where it only slices it, those of the slices."""
+    full = sum(_sizes(source, hbm_only=True))
+    if not full:
+        return 0
+    names = {one.name for one in inner if one.opcode == "parameter" and one.operands[0] == str(number)}
+    read = 0.0
+    for one in inner:  # in the order of use, so that a bitcast's name is known before its users come
+        used = [at for at, name in enumerate(one.operands) if name in names]
+        if not used:
+            continue
+        if one.opcode == "bitcast":
+            names.add(one.name)
+        elif one.opcode in ("dynamic-slice", "slice") or (one.opcode == "gather" and used == [0]):
+            read += sum(_sizes(one.shape))
+        elif one.opcode == "fusion" and (deeper := computations.get(dict(_calls(one)).get("calls", ""))):
+            read += sum(_read(deeper, at, source, computations) for at in used)
+        elif not (one.opcode == "dynamic-update-slice" and used == [0]):
+            return full
+    return min(read, full)
+
+
+def _written(inner: list[Instruction], shape: str) -> float:
+    """Bytes that a fusion writes: of an array that it updates in place, those of the update."""
+    by_name = {one.name: one for one in inner}
+    root = next((one for one in inner if one.root), None)
+    results = root.operands if root and root.opcode == "tuple" else [root.name] if root else []
+    sizes = _sizes(shape, hbm_only=True)
+    for at, name in enumerate(results[: len(sizes)]):
+        one = by_name.get(name)
+        while one and one.opcode == "bitcast":
+            one = by_name.get(one.operands[0])
+        if one and one.opcode == "dynamic-update-slice" and sizes[at]:
+            update = by_name.get(one.operands[1])
+            sizes[at] = min(sizes[at], sum(_sizes(update.shape))) if update else sizes[at]
+    return sum(sizes)

@@ -1,0 +1,377 @@
+"""What a job will need, before a chip is rented: `python -m roberta_jax.plan --config=configs/large.py --topology=v5e:16x16`.
+
+For a TPU slice the very training step is compiled, with no TPU attached: libtpu must be installed, best in a virtual
+environment of its own, since JAX looks for a TPU first wherever libtpu is. For `gpu:h100x8` and the like nothing is
+compiled: memory and traffic are estimates, and less sure.
+"""
+
+import importlib.util
+import itertools
+import json
+import math
+import multiprocessing
+import os
+import re
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass, replace
+from typing import Any
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from roberta_jax.compiled import matmul_flops, read_step
+from roberta_jax.errors import UserError, exit_with_sentence
+from roberta_jax.hardware import GIB, Topology, parse_topology
+
+REMAT = ("none", "dots", "full")  # each keeps less than the one before and computes more again
+
+
+class DoesNotFit(Exception):
+    """Says what is needed and what there is, or that nobody can know."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """Of one device, in one step."""
+
+    memory: dict[str, float]  # bytes at once, by what they are for
+    hbm_bytes: float  # read and written
+    sent_bytes: float  # to other chips
+    matmul_flops: float  # the step's own matrix products, with what remat computes again
+    compiler_flops: float | None  # XLA's cost analysis, which counts a loop's body once
+    collectives: dict[str, dict[str, float]]  # kind → {"count", "bytes"}
+    sure: bool  # compiled, and not estimated
+    unknown_loops: int = 0  # whose runs the compiled text does not say; they count once
+
+
+def plan(fields: dict, topology: Topology, searching: bool, trials: int, price: float | None) -> dict:
+    """The report of a config's fields on a slice, or of the best that a search finds near them.
+
+    Raises:
+      UserError: libtpu is missing, or another mistake.
+      DoesNotFit: the config as it is does not.
+    """
+    if fields.get("job") != "pretrain":
+        raise UserError(f"config.job is {fields.get('job')!r}; plan knows 'pretrain'.")
+    if not topology.gpu and importlib.util.find_spec("libtpu") is None:
+        raise UserError(
+            "a TPU slice needs libtpu, which is not installed for this Python: python -m venv tpu, then "
+            "tpu/bin/pip install -e '.[tpu]', then tpu/bin/python -m roberta_jax.plan; gpu: topologies need none."
+        )
+    # Before JAX is imported: no TPU is to be looked for, nor another plan to be waited for.
+    os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
+    os.environ |= {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    from roberta_jax.config import typed
+    from roberta_jax.training.pretrain import PretrainConfig
+
+    config = typed(PretrainConfig, fields)
+    report = search(config, topology, trials) if searching else estimate(config, topology)
+    return report if price is None else report | {"cost": [hours * price for hours in report["chip_hours"]]}
+
+
+def search(config: Any, topology: Topology, trials: int) -> dict:
+    """The report of the fastest trial that fits; trials are printed as they go, on standard error.
+
+    Raises:
+      UserError: none fits.
+    """
+    best, tried, failed, fitted = None, 0, [], []
+    for trial in candidates(config, topology):
+        wants = trial.microbatch_size, REMAT.index(trial.model.remat), trial.fsdp
+        if any(mb <= wants[0] and remat >= wants[1] and fsdp >= wants[2] for mb, remat, fsdp in failed):
+            continue  # what needed less did not fit
+        if any(mb >= wants[0] and remat == wants[1] and fsdp <= wants[2] for mb, remat, fsdp in fitted):
+            continue  # what accumulates less does fit; more remat may still be faster, for it moves less
+        if tried == trials:
+            print(f"stopped after {trials} trials; --trials allows more", file=sys.stderr)
+            break
+        tried += 1
+        label = f"microbatch_size {wants[0]}, remat {trial.model.remat}, fsdp {wants[2]}"
+        try:
+            report = estimate(trial, topology)
+        except DoesNotFit as error:
+            failed.append(wants)
+            print(f"{label}: {error}", file=sys.stderr, flush=True)
+            continue
+        fitted.append(wants)
+        print(f"{label}: {report['seconds_overlapped']:.4g} s a step at best", file=sys.stderr, flush=True)
+        if best is None or report["seconds_serial"] < best["seconds_serial"]:
+            best = report
+    if best is None:
+        raise UserError(f"nothing that was tried fits {topology.name}; take a larger slice or allow more --trials.")
+    return best
+
+
+def candidates(config: Any, topology: Topology) -> Iterator[Any]:
+    """What a search tries: the largest microbatches first, those out of all proportion to the chip left out."""
+    share = config.batch_size // topology.chips
+    divisors = [size for size in range(share, 0, -1) if share % size == 0]
+    for fsdp, remat in itertools.product((1, 2, 4, 8), REMAT):
+        if topology.chips % fsdp or config.model.hidden_size % fsdp:
+            continue
+        for size in divisors:
+            trial = replace(config, microbatch_size=size, fsdp=fsdp, model=replace(config.model, remat=remat))
+            if activation_bytes(trial, size) < 3 * topology.chip.hbm:
+                yield trial
+
+
+def estimate(config: Any, topology: Topology) -> dict:
+    """The whole report of one config on one slice. All times are of the roofline: nothing was run.
+
+    Raises:
+      DoesNotFit: the compiler said so, or what it asks for is more than a chip has.
+    """
+    from roberta_jax.model.flops import PEAK_FLOPS, train_flops
+
+    needs = estimated(config, topology) if topology.gpu else compiled(config, topology)
+    chip, chips, used = topology.chip, topology.chips, sum(needs.memory.values())
+    if used > chip.hbm:  # the compiler itself looks at temporaries alone
+        raise DoesNotFit(f"does not fit: needs {used / GIB:.2f} of {chip.hbm / GIB:.2f} GiB HBM.")
+    model_flops = train_flops(config.model, config.batch_size, config.data.length, _slots(config)) / chips
+    peak = PEAK_FLOPS[chip.kind]
+    seconds = {
+        "compute": needs.matmul_flops / peak,
+        "HBM": needs.hbm_bytes / chip.hbm_bandwidth,
+        "interconnect": needs.sent_bytes / topology.sends if needs.sent_bytes else 0.0,
+    }
+    fastest, slowest = max(seconds.values()), sum(seconds.values())
+    days = [config.steps * step / 86_400 for step in (fastest, slowest)]
+    return {
+        "topology": topology.name,
+        "chips": chips,
+        "microbatch_size": config.microbatch_size or config.batch_size // chips,
+        "remat": config.model.remat,
+        "fsdp": config.fsdp,
+        "sure": needs.sure,
+        "memory": needs.memory,
+        "memory_used": used,
+        "memory_had": chip.hbm,
+        "model_flops": model_flops,
+        "matmul_flops": needs.matmul_flops,
+        "compiler_flops": needs.compiler_flops,
+        "hbm_bytes": needs.hbm_bytes,
+        "sent_bytes": needs.sent_bytes,
+        "collectives": needs.collectives,
+        "unknown_loops": needs.unknown_loops,
+        "seconds": seconds,
+        "binds": max(seconds, key=seconds.get),
+        "seconds_overlapped": fastest,
+        "seconds_serial": slowest,
+        "mfu": [model_flops / step / peak for step in (fastest, slowest)],
+        "tokens_per_second": [config.batch_size * config.data.length / step for step in (fastest, slowest)],
+        "steps": config.steps,
+        "days": days,
+        "chip_hours": [24 * chips * number for number in days],
+    }
+
+
+def compiled(config: Any, topology: Topology) -> Needs:
+    """What the compiler says of a TPU slice that is not there. It runs in a child, for it has been seen to crash.
+
+    Raises:
+      DoesNotFit: by its message, or it crashed.
+      UserError: libtpu does not take the topology.
+    """
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_mute) as child:
+        try:
+            return child.submit(compile_step, config, topology).result()
+        except BrokenProcessPool:
+            raise DoesNotFit("cannot be compiled: libtpu's compiler crashed; another model.remat may do.") from None
+
+
+def _mute() -> None:
+    """libtpu writes warnings and its crash past Python's standard error; exceptions come back to the parent anyway."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+
+
+def compile_step(config: Any, topology: Topology) -> Needs:
+    """Compiles the very training step."""
+    import jax
+    import jax.numpy as jnp
+    from jax.experimental import topologies
+    from jax.sharding import NamedSharding, PartitionSpec
+
+    from roberta_jax.model.heads import init_masked_lm
+    from roberta_jax.training.optimizer import make_optimizer
+    from roberta_jax.training.pretrain import masked_lm_loss
+    from roberta_jax.training.sharding import batch_sharding, make_mesh
+    from roberta_jax.training.step import abstract_state, accumulation, compile_train_step, make_train_step
+
+    options = {"chip_config_name": "megacore"} if topology.chip.kind == "TPU v4" else {}  # one device a chip, as JAX has it
+    if topology.chips == 1:
+        options["chips_per_host_bounds"] = (1, 1, 1)
+    try:
+        devices = topologies.get_topology_desc(platform="tpu", topology_name=topology.name, **options).devices
+    except jax.errors.JaxRuntimeError as error:
+        raise UserError(f"libtpu does not take --topology={topology.name}: {_sentence(error)}") from None
+    mesh = make_mesh(config.fsdp, devices=devices)
+    microbatches = accumulation(config.batch_size, config.microbatch_size, mesh)
+    optimizer = make_optimizer(config.optimizer, config.steps)
+    state = abstract_state(lambda key: init_masked_lm(key, config.model), optimizer, mesh)
+    ids, slots = (config.batch_size, config.data.length), (config.batch_size, _slots(config))
+    arrays = {"input_ids": ids, "segment_ids": ids, "positions": slots, "labels": slots, "weights": slots}
+    batch = {
+        name: jax.ShapeDtypeStruct(shape, jnp.float32 if name == "weights" else jnp.int32, sharding=batch_sharding(mesh))
+        for name, shape in arrays.items()
+    }
+    key = jax.eval_shape(lambda: jax.random.key(0, impl="rbg"))  # as step.dropout_key on a TPU
+    key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=NamedSharding(mesh, PartitionSpec()))
+    train_step = make_train_step(masked_lm_loss(config.model), optimizer, microbatches)
+    try:
+        step = compile_train_step(train_step, state, batch, key)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise DoesNotFit(exhausted(str(error))) from None
+
+    def held(tree: Any) -> float:
+        return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
+
+    memory, read = step.memory_analysis(), read_step(step.as_text())
+    memory = {
+        "parameters": held(state["params"]),
+        "optimizer state": held(state["opt_state"]),
+        "batch": held(batch),
+        "padding of these": memory.argument_size_in_bytes - held(state["params"]) - held(state["opt_state"]) - held(batch),
+        "activations, gradients, temporaries": memory.temp_size_in_bytes,
+        "results": memory.output_size_in_bytes - memory.alias_size_in_bytes,
+        "program": memory.generated_code_size_in_bytes,
+    }
+    sent = sum(one.wire for one in read.collectives)
+    flops = matmul_flops(jax.make_jaxpr(train_step)(state, batch, key).jaxpr) / topology.chips
+    return Needs(memory, read.hbm_bytes, sent, flops, step.cost_analysis()["flops"], read.by_kind(), True, read.unknown_loops)
+
+
+def estimated(config: Any, topology: Topology) -> Needs:
+    """By arithmetic alone, for GPUs: state of 16 bytes a parameter, and the activations that XLA keeps on a TPU."""
+    import jax
+
+    from roberta_jax.model.flops import forward_flops, train_flops
+    from roberta_jax.model.heads import init_masked_lm
+
+    if topology.chips % config.fsdp or config.batch_size % topology.chips:
+        raise UserError(f"fsdp {config.fsdp} or batch_size {config.batch_size} does not go into {topology.chips} GPUs.")
+    shapes = jax.eval_shape(lambda key: init_masked_lm(key, config.model), jax.random.key(0))
+    parameters = sum(x.size for x in jax.tree.leaves(shapes))
+    share = config.batch_size // topology.chips
+    size = config.microbatch_size or share
+    memory = {
+        "parameters": 4 * parameters / config.fsdp,
+        "optimizer state": 8 * parameters / config.fsdp,
+        "gradients": 4 * parameters,
+        "activations": activation_bytes(config, size),
+    }
+    rows = config.batch_size, config.data.length, _slots(config)
+    # The whole forward pass again: right for "full", more than "dots" needs.
+    again = 0 if config.model.remat == "none" else forward_flops(config.model, *rows)
+    # Each activation is written, read, and as much again passes by without being kept, whatever remat keeps; each
+    # microbatch reads parameters twice and adds to gradients; an update reads and writes parameters and both moments.
+    passing = 4 * activation_bytes(replace(config, model=replace(config.model, remat="none")), size)
+    traffic = share // size * (passing + 4 * 4 * parameters) + 7 * 4 * parameters / config.fsdp
+    ring = 2 * 4 * parameters * (topology.chips - 1) / topology.chips
+    collectives = {"all-reduce": {"count": 1, "bytes": 4 * parameters}} if topology.chips > 1 else {}
+    flops = (train_flops(config.model, *rows) + again) / topology.chips
+    return Needs(memory, traffic, ring, flops, None, collectives, False)
+
+
+def activation_bytes(config: Any, rows: int) -> float:
+    """What a device keeps of `rows` rows for the backward pass, about: XLA's own choice, counted in a step it compiled.
+
+    A layer keeps 7 bytes of each attention probability (float32, in the dtype, a mask), 8 of each feed-forward value and
+    38 of each hidden one; `remat` keeps a layer's input, or its products with weights, and one whole layer at a time.
+    """
+    model, length = config.model, config.data.length
+    hidden, wide = length * model.hidden_size, length * model.intermediate_size
+    whole = 7 * model.num_heads * length**2 + 8 * wide + 38 * hidden
+    kept = {"none": 0, "dots": 2 * (6 * hidden + wide), "full": 2 * hidden}[model.remat]
+    layers = model.num_layers * kept + whole if kept else model.num_layers * whole
+    return rows * (layers + 3 * 4 * _slots(config) * model.vocab_size)  # logits, their gradient, one more
+
+
+def _slots(config: Any) -> int:
+    from roberta_jax.data.masking import Masking
+
+    return Masking(config.data.masking, config.data.masking_rate).slots(config.data.length)
+
+
+def exhausted(message: str) -> str:
+    """The compiler's message, shortened: `… required for HLO temporaries (21.75G) exceeds available HBM (15.75G)`."""
+    if found := re.search(r"\(([\d.]+)([MGT])\) exceeds available HBM \(([\d.]+)G\)", message):
+        return f"does not fit: needs {found[1]} {found[2]}iB of {found[3]} GiB HBM for temporaries alone."
+    if found := re.search(r"Used ([\d.]+)([MGT]) of ([\d.]+)G hbm", message):
+        return f"does not fit: needs {found[1]} {found[2]}iB of {found[3]} GiB HBM."
+    return f"does not fit: {' '.join(message.split())[:300]}"
+
+
+def _sentence(error: Exception) -> str:
+    return str(error).splitlines()[0].removeprefix("INVALID_ARGUMENT: ")
+
+
+def table(report: dict) -> Iterator[str]:
+    r = report
+    yield f"{r['topology']}: {r['chips']} chips, microbatch_size {r['microbatch_size']}, remat {r['remat']}, fsdp {r['fsdp']}"
+    yield "compiled for this slice; times are its roofline" if r["sure"] else "estimated by arithmetic, less sure than a TPU's"
+    yield f"fits: {r['memory_used'] / GIB:.2f} of {r['memory_had'] / GIB:.2f} GiB HBM a chip"
+    for name, size in r["memory"].items():
+        yield f"  {name:36} {size / GIB:10.3f} GiB"
+    yield "a step of a chip"
+    yield f"  {'FLOPs that the model needs':36} {r['model_flops'] / 1e12:10.4g} T"
+    yield f"  {'FLOPs of its products, remat and all':36} {r['matmul_flops'] / 1e12:10.4g} T"
+    if r["compiler_flops"] is not None:
+        yield f"  {'FLOPs by XLA, each loop counted once':36} {r['compiler_flops'] / 1e12:10.4g} T"
+    if r["unknown_loops"]:
+        yield f"  {r['unknown_loops']} loops run nobody knows how often and count once: the figures below are too low"
+    for kind, total in sorted(r["collectives"].items()):
+        yield f"  {kind:36} {total['count']:10,} times, {total['bytes'] / 1e9:.4g} GB"
+    for name, amount in (("compute", r["matmul_flops"]), ("HBM", r["hbm_bytes"]), ("interconnect", r["sent_bytes"])):
+        unit = "T at the peak" if name == "compute" else "TB at the full bandwidth"
+        bound = ", binds" if name == r["binds"] else ""
+        yield f"  {name:36} {r['seconds'][name]:10.4g} s   {amount / 1e12:.4g} {unit}{bound}"
+    yield f"{'':38} {'at best':>12} {'in turn':>12}   compute, HBM and interconnect all at once, or one after another"
+    yield f"  {'seconds a step':36} {r['seconds_overlapped']:12.4g} {r['seconds_serial']:12.4g}"
+    yield f"  {'MFU':36} {r['mfu'][0]:12.1%} {r['mfu'][1]:12.1%}"
+    yield f"  {'tokens/s':36} {r['tokens_per_second'][0]:12,.0f} {r['tokens_per_second'][1]:12,.0f}"
+    yield f"  {'days for ' + format(r['steps'], ',') + ' steps':36} {r['days'][0]:12.1f} {r['days'][1]:12.1f}"
+    yield f"  {'chip-hours':36} {r['chip_hours'][0]:12,.0f} {r['chip_hours'][1]:12,.0f}"
+    if "cost" in r:
+        yield f"  {'cost':36} {r['cost'][0]:12,.0f} {r['cost'][1]:12,.0f}"
+
+
+def command() -> None:
+    define = flags.DEFINE_string
+    config = config_flags.DEFINE_config_file("config", None, "The job; --config.FIELD=VALUE changes one of its fields.")
+    topology = define("topology", None, "A TPU slice (v5e:16x16, v4:2x2x1, v5p:4x4x4, v6e:8x8) or GPUs (gpu:h100x8).")
+    price = flags.DEFINE_float("price_per_chip_hour", None, "In any currency; adds the run's cost.", lower_bound=0)
+    searching = flags.DEFINE_bool("search", False, "Try microbatch_size, model.remat and fsdp; report the fastest that fits.")
+    trials = flags.DEFINE_integer("trials", 16, "How many a search makes at most.", lower_bound=1)
+    as_json = flags.DEFINE_bool("json", False, "Print one JSON object.")
+    flags.mark_flags_as_required(["config", "topology"])
+
+    def parse(argv: list[str]) -> list[str]:
+        try:
+            rest = flags.FLAGS(argv)
+            config.value.to_dict()  # a file that cannot be read is noticed here
+            return rest
+        except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
+            while error.args and isinstance(error.args[0], Exception):  # ml_collections wraps one in another
+                error = error.args[0]
+            message = " ".join(str(error.args[-1] if error.args else error).split())
+            raise UserError(f"a flag or a config field cannot be used: {message}") from None
+
+    def main(_) -> None:
+        fields, where = config.value.to_dict(), parse_topology(topology.value)
+        try:
+            report = plan(fields, where, searching.value, trials.value, price.value)
+        except DoesNotFit as error:
+            print(f"microbatch_size {fields['microbatch_size']} on {where.name} {error}", file=sys.stderr)
+            sys.exit(1)
+        print(json.dumps(report) if as_json.value else "\n".join(table(report)))
+
+    app.run(main, flags_parser=parse)
+
+
+if __name__ == "__main__":
+    exit_with_sentence(command)

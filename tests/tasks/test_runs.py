@@ -1,0 +1,402 @@
+"""Whole runs of fine-tuning, from files to results: what is learned, kept, resumed, compared and handed in."""
+
+import importlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from written import jsonl, table
+
+from roberta_jax.config import typed
+from roberta_jax.errors import UserError
+from roberta_jax.interop import hub
+from roberta_jax.interop.conversion import nest, shapes
+from roberta_jax.interop.text import ByteLevelText
+from roberta_jax.model.encoder import RobertaConfig
+from roberta_jax.model.heads import apply_with_head
+from roberta_jax.tasks import finetune, runs
+from roberta_jax.tasks.batches import collate
+from roberta_jax.tasks.examples import TaskData, read_splits
+from roberta_jax.tasks.features import encode
+from roberta_jax.tasks.table import TASKS
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory):
+    """Many of these runs have the same step."""
+    folder = str(tmp_path_factory.mktemp("compiled"))
+    wanted = {"jax_compilation_cache_dir": folder, "jax_persistent_cache_min_compile_time_secs": 0.0}
+    before = {name: getattr(jax.config, name) for name in wanted}
+    for name, value in wanted.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
+
+
+@pytest.fixture(scope="module")
+def model(small_corpus, tmp_path_factory) -> Path:
+    """A folder of transformers with random weights."""
+    text, folder = ByteLevelText(small_corpus.tokenizer), tmp_path_factory.mktemp("model")
+    shape = RobertaConfig(len(text), num_layers=2, hidden_size=32, intermediate_size=64, num_heads=2, max_length=32)
+    chooser, flat = np.random.default_rng(0), {}
+    for path, size in shapes(shape, "lm_head", 0).items():
+        flat[path] = 0.1 * chooser.standard_normal(size, np.float32) + np.float32(path.endswith("scale"))
+    hub.save(hub.Pretrained(shape, nest(flat), text, "lm_head", origin="random weights"), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def texts(small_corpus, documents):
+    """count, seed → as many rows of random words, all of them so short that a row has 16 ids at most."""
+    words = {word for document in documents for word in document.split() if word.isalpha()}
+    words = sorted(words, key=lambda word: (len(small_corpus.tokenizer.encode(" " + word)), word))[:40]
+
+    def made(count: int, seed: int = 0) -> list[list[str]]:
+        return [random.Random(f"{seed} {i}").sample(words, 6) for i in range(count)]
+
+    return made
+
+
+def settings(task: str, model: Path, **fields) -> finetune.FinetuneConfig:
+    """The shipped config, for a small model and without dropout. Rows are so short that there is one length of them."""
+    config = importlib.import_module("configs.finetune").get_config(task)
+    flat = {"init_from": str(model), "max_length": 16, "log_every": 1}
+    flat |= {"model.dropout": 0.0, "model.attention_dropout": 0.0, "optimizer.weight_decay": 0.0}
+    config.update_from_flattened_dict(flat | fields)
+    return typed(finetune.FinetuneConfig, config.to_dict())
+
+
+def metrics(workdir: Path, name: str) -> list[float]:
+    return [line[name] for line in hub.read_metrics(workdir) if name in line]
+
+
+def labelled(path: Path, texts: list[list[str]], seed: int = 0, classes: str = "ab") -> str:
+    """A file of texts with labels drawn by lot."""
+    chooser = random.Random(seed)
+    jsonl(path, [{"text": " ".join(words), "label": chooser.choice(classes)} for words in texts])
+    return str(path)
+
+
+# Learning by heart
+
+
+def rows_of(kind: str, texts: list[list[str]]) -> list[dict]:
+    """A row of every kind for each text, its answer drawn by lot."""
+    chooser, rows = random.Random(1), []
+    for i, words in enumerate(texts):
+        context, at = " ".join(words), chooser.randrange(len(words) - 2)
+        answer = " ".join(words[at : at + chooser.randint(1, 2)])
+        start = len(" ".join([*words[:at], ""]))
+        answers = {"text": [answer], "answer_start": [start]}
+        rows.append({
+            "classification": {"text1": " ".join(words[:3]), "text2": " ".join(words[3:]), "label": chooser.choice("abc")},
+            "multi_label": {"text": context, "labels": "|".join(label for label in "abc" if chooser.random() < 0.5)},
+            "regression": {"text": context, "score": chooser.gauss()},
+            "multiple_choice": {"article": words[0], "question": words[1], "options": words[2:5],
+                                "answer": chooser.randrange(3)},
+            "span": {"question": words[-1], "context": " ".join(words[:-1]), "answers": answers},
+            "unanswerable": {"question": words[-1], "context": " ".join(words[:-1]),
+                             "answers": answers if i % 3 else {"text": [], "answer_start": []}},
+            "tagging": {"words": words, "tags": [("O", "B-X", "B-Y")[len(word) % 3] for word in words]},
+        }[kind])  # fmt: skip
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("task", "kind"),
+    [
+        ("custom-classification", "classification"),
+        ("custom-multi-label", "multi_label"),
+        ("custom-regression", "regression"),
+        ("custom-multiple-choice", "multiple_choice"),
+        ("squad", "span"),
+        ("custom-span", "unanswerable"),
+        ("custom-tagging", "tagging"),
+    ],
+)
+def test_a_small_train_set_is_learned_by_heart(task, kind, model, texts, tmp_path):
+    path = tmp_path / "train.jsonl"
+    jsonl(path, rows_of(kind, texts(64)))
+    fields = {"data.train": str(path), "data.valid": str(path), "batch_size": 64, "steps": 80}
+    config = settings(task, model, **fields, **{"optimizer.learning_rate": 1e-2, "eval_every": 80})
+    (result,) = runs.run(config, tmp_path / "run")
+    assert not result.collapsed
+    if kind == "regression":
+        assert result.metrics["valid/mean_squared_error"] < 0.05 and result.metrics["valid/pearson"] > 0.95
+    else:
+        assert result.metrics[f"valid/{TASKS[task].metrics[0]}"] == 1.0
+    lines = [json.loads(line) for line in (tmp_path / "run" / "predictions.jsonl").read_text().splitlines()]
+    assert len(lines) == 64
+    for line in lines:
+        label = line["label"]
+        if TASKS[task].kind == "span":
+            assert line["prediction"] == (label[0][0] if label else "")
+        elif kind == "multi_label":
+            assert sorted(line["prediction"]) == sorted(label)
+        elif kind != "regression":
+            assert line["prediction"] == label
+    if TASKS[task].kind == "span":
+        assert len(json.loads((tmp_path / "run" / "nbest_predictions.json").read_text())) == 64
+
+
+# Several together, stopped, resumed
+
+
+@pytest.fixture(scope="module")
+def trial_config(model, texts, tmp_path_factory):
+    """Labels drawn by lot, so that the best epoch may be any; with dropout."""
+    folder = tmp_path_factory.mktemp("trials")
+    data = {
+        "data.train": labelled(folder / "train.jsonl", texts(64)),
+        "data.valid": labelled(folder / "v.jsonl", texts(40, 1), 1),
+    }
+    fields = data | {"batch_size": 16, "steps": 16, "eval_every": 4, "optimizer.learning_rate": 5e-3, "model.dropout": 0.1}
+    return lambda **more: settings("custom-classification", model, **fields | more)
+
+
+@pytest.fixture(scope="module")
+def apart(trial_config, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("apart")
+    return runs.run(trial_config(seeds=3, together=1), workdir), workdir
+
+
+def accuracy(workdir: Path, path: str) -> float:
+    """Of the model that `hub.load` finds there, on a file."""
+    loaded = hub.load(workdir)
+    examples = read_splits("custom-classification", TaskData(train=path, valid=path)).train
+    features = encode("classification", examples, loaded.text, loaded.labels, 16)
+    batch = collate(features, np.arange(len(examples)), len(examples), 16, 1)
+    logits = jax.jit(apply_with_head, static_argnums=1)(loaded.params, loaded.config, batch["input_ids"], batch["segment_ids"])
+    return float((logits.argmax(-1) == batch["labels"]).mean())
+
+
+def test_seeds_trained_together_learn_what_they_learn_alone(trial_config, apart, tmp_path):
+    alone, folder = apart
+    config = trial_config(seeds=3, together=3)
+    together = runs.run(config, tmp_path)
+    assert [result.seed for result in together] == [0, 1, 2] == [result.seed for result in alone]
+    for one, other in zip(together, alone):
+        assert (
+            one.metrics.keys() == other.metrics.keys() == {f"valid/{name}" for name in ("accuracy", "f1", "matthews", "loss")}
+        )
+        for name, value in one.metrics.items():
+            assert value == pytest.approx(other.metrics[name], abs=1e-3)
+        losses = metrics(tmp_path, f"train/loss/seed_{one.seed}")
+        assert len(losses) == 16
+        np.testing.assert_allclose(losses, metrics(folder / f"seed_{one.seed}", "train/loss"), rtol=1e-4)
+    assert len({result.metrics["valid/loss"] for result in alone}) == 3
+    best = max(together, key=lambda result: result.metrics["valid/accuracy"])
+    assert accuracy(tmp_path, config.data.valid) == pytest.approx(best.metrics["valid/accuracy"])
+    assert len({result.metrics["valid/accuracy"] for result in together}) > 1
+    lines = [json.loads(line) for line in (tmp_path / "predictions.jsonl").read_text().splitlines()]
+    assert np.mean([line["prediction"] == line["label"] for line in lines]) == pytest.approx(best.metrics["valid/accuracy"])
+    values = sorted(100 * result.metrics["valid/accuracy"] for result in together)
+    row = f"| custom-classification | accuracy | {values[1]:.1f} | {values[0]:.1f} | {values[2]:.1f} | 3 |"
+    assert row in (tmp_path / "results.md").read_text()
+
+
+def test_what_is_done_is_not_done_again(trial_config, apart, capsys):
+    results, workdir = apart
+    before = [(workdir / f"seed_{seed}" / "metrics.jsonl").stat().st_mtime_ns for seed in range(3)]
+    assert runs.run(trial_config(seeds=3, together=1), workdir) == results
+    assert runs.read_results(workdir / "results.json") == results
+    assert [(workdir / f"seed_{seed}" / "metrics.jsonl").stat().st_mtime_ns for seed in range(3)] == before
+    assert "compiled the step" not in capsys.readouterr().out
+
+
+def test_a_run_stopped_again_and_again_ends_as_an_undisturbed_one(trial_config, apart, model, tmp_path, monkeypatch):
+    """Before the first evaluation, in the step of one, and in the last; a SIGTERM comes while the step's batch is made."""
+    results, undisturbed = apart
+    real = finetune.train_batches
+    for stop in (3, 4, 16):
+
+        def with_a_signal(*arguments, stop=stop):
+            first_step = arguments[6]
+            for step, batch in enumerate(real(*arguments), first_step + 1):
+                if step == stop:
+                    os.kill(os.getpid(), signal.SIGTERM)
+                yield batch
+
+        monkeypatch.setattr(finetune, "train_batches", with_a_signal)
+        found = runs.run(trial_config(), tmp_path)
+        assert (found is None) == (stop < 16)
+        assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [str(stop)]
+        if stop == 3:  # there is no best yet: the model is the step's, and not what it would be with random weights
+            encoders = [hub.load(source).params["encoder"] for source in (tmp_path, model)]
+            difference = jax.tree.map(lambda one, other: float(np.abs(one - other).max()), *encoders)
+            assert 0 < max(jax.tree.leaves(difference)) < 0.05
+    assert found[0].metrics == results[0].metrics
+    for name in ("train/loss", "valid/loss", "valid/accuracy"):
+        assert metrics(tmp_path, name) == metrics(undisturbed / "seed_0", name)
+    assert (tmp_path / "predictions.jsonl").read_text() == (undisturbed / "seed_0" / "predictions.jsonl").read_text()
+
+
+def test_patience_ends_a_run_and_the_best_epoch_is_what_is_kept(trial_config, tmp_path):
+    config = trial_config(steps=200, eval_every=2, patience=2)
+    (result,) = runs.run(config, tmp_path)
+    accuracies = metrics(tmp_path, "valid/accuracy")
+    best = int(np.argmax(accuracies))
+    assert len(accuracies) < 100 and len(accuracies) - 1 - best == 2 and accuracies[best] > accuracies[-1]
+    assert result.metrics["valid/accuracy"] == pytest.approx(accuracies[best])
+    assert accuracy(tmp_path, config.data.valid) == pytest.approx(accuracies[best])
+    before = (tmp_path / "metrics.jsonl").read_text()
+    (again,) = runs.run(config, tmp_path)
+    assert (tmp_path / "metrics.jsonl").read_text() == before and again.metrics == result.metrics
+
+
+def test_from_scratch_takes_the_shape_alone(trial_config, model, tmp_path):
+    runs.run(trial_config(from_scratch=True, steps=1, **{"optimizer.learning_rate": 1e-7}), tmp_path)
+    one, other = hub.load(tmp_path), hub.load(model)
+    assert one.params["encoder"]["layers"]["qkv"]["kernel"].std() == pytest.approx(0.02, rel=0.05)  # the initialiser's
+    assert one.config.hidden_size == other.config.hidden_size and one.text.tokenizer.hash == other.text.tokenizer.hash
+    assert "its shape with random weights" in (tmp_path / "results.md").read_text()
+
+
+def test_the_grid_of_the_paper(trial_config, tmp_path):
+    results = runs.run(trial_config(sweep=True, together=3, steps=2, eval_every=2), tmp_path)
+    expected = [(rate, size) for size in (16, 32) for rate in (1e-5, 2e-5, 3e-5)]
+    assert [(result.learning_rate, result.batch_size) for result in results] == expected
+    losses = metrics(tmp_path / "batch_16", "valid/loss/seed_0_rate_1e-05"), metrics(tmp_path / "batch_16", "valid/loss")
+    assert losses[0] != losses[1]  # that of the middle one
+    rows = [line for line in (tmp_path / "results.md").read_text().splitlines() if line.startswith("| custom")]
+    assert [line.split(" | ")[7:9] for line in rows] == [[f"{rate:g}", str(size)] for rate, size in expected]
+    assert (tmp_path / "batch_32" / "predictions.jsonl").exists()
+
+
+def test_a_run_that_collapses_is_flagged_and_not_hidden(trial_config, tmp_path, monkeypatch):
+    """Of texts that say nothing the loss stays ln 2; at an absurd rate it is large, at a worse one no number."""
+    jsonl(tmp_path / "same.jsonl", [{"text": "the same words", "label": "ab"[i % 2]} for i in range(64)])
+    monkeypatch.setattr(runs, "GRID", {"learning_rate": (1e-4, 1.0, 1e30), "batch_size": (16,)})
+    data = {name: str(tmp_path / "same.jsonl") for name in ("data.train", "data.valid")}
+    results = runs.run(trial_config(sweep=True, together=3, steps=20, **data), tmp_path / "run")
+    assert [result.collapsed for result in results] == [True] * 3
+    last = [metrics(tmp_path / "run" / "batch_16", f"train/loss/seed_0_rate_{rate}")[-1] for rate in ("0.0001", "1", "1e+30")]
+    assert last[0] == pytest.approx(np.log(2), abs=0.05) and last[1] > 0.7 and np.isnan(last[2])
+    rows = [line.split(" | ") for line in (tmp_path / "run" / "results.md").read_text().splitlines()[4:]]
+    assert [row[5:7] for row in rows] == [["1", "1"]] * 3
+
+
+# Several tasks
+
+
+def test_glue_from_mnli_is_handed_in_as_its_server_takes_it(model, texts, tmp_path):
+    pairs = [(" ".join(words[:3]), " ".join(words[3:])) for words in texts(24)]
+    header = ["index", "sentence1", "sentence2"]
+
+    def write(path: Path, labels: list[str], column: str = ""):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        rows = [[i, *pair, *([labels[i % len(labels)]] if labels else [])] for i, pair in enumerate(pairs)]
+        table(path, [header + [column] * bool(labels), *rows])
+
+    entailment = ["entailment", "neutral", "contradiction"]
+    for name in ("train", "dev_matched", "dev_mismatched"):
+        write(tmp_path / "GLUE" / "MNLI" / f"{name}.tsv", entailment, "gold_label")
+    for name in ("test_matched", "test_mismatched", "diagnostic"):
+        write(tmp_path / "GLUE" / "MNLI" / f"{name}.tsv", [])
+    for name in ("train", "dev"):
+        write(tmp_path / "GLUE" / "RTE" / f"{name}.tsv", ["entailment", "not_entailment"], "label")
+    write(tmp_path / "GLUE" / "RTE" / "test.tsv", [])
+    fields = {"data.source": str(tmp_path / "GLUE"), "steps": 2, "seeds": 2, "from_mnli": True}
+    config = settings("rte,mnli", model, **fields)
+    results = runs.run(config, tmp_path / "run")
+    assert [(result.task, result.seed, result.learning_rate, result.batch_size) for result in results] == [
+        *(("mnli", seed, 1e-5, 32) for seed in (0, 1)), *(("rte", seed, 2e-5, 16) for seed in (0, 1))
+    ]  # fmt: skip
+    assert {"valid/accuracy", "valid_mismatched/accuracy"} <= results[0].metrics.keys()
+    best = max(results[:2], key=lambda result: result.metrics["valid/accuracy"]).seed
+    begun = json.loads((tmp_path / "run" / "rte" / "seed_0" / "config.json").read_text())["init_from"]
+    assert begun == str(tmp_path / "run" / "mnli" / f"seed_{best}")
+    with zipfile.ZipFile(tmp_path / "run" / "submission.zip") as archive:
+        files = {name: archive.read(name).decode().splitlines() for name in archive.namelist()}
+    assert files.keys() == {"MNLI-m.tsv", "MNLI-mm.tsv", "AX.tsv", "RTE.tsv"}
+    for name, lines in files.items():
+        labels = TASKS["rte" if name == "RTE.tsv" else "mnli"].labels
+        assert lines[0] == "index\tprediction" and [line.split("\t")[0] for line in lines[1:]] == list(map(str, range(24)))
+        assert {line.split("\t")[1] for line in lines[1:]} <= set(labels)
+    rows = [line for line in (tmp_path / "run" / "results.md").read_text().splitlines() if line.startswith("| ")][1:]
+    assert [row.split(" | ")[:2] for row in rows] == [
+        ["| mnli", "accuracy"], ["| mnli", "valid_mismatched/accuracy"], ["| rte", "accuracy"]
+    ]  # fmt: skip
+    assert rows[2].split(" | ")[9:11] == ["78.7", "86.6"] and " | 87.6 | " in rows[0] and "87.6" not in rows[1]
+
+
+# What is wrong
+
+
+@pytest.mark.parametrize(
+    ("task", "fields", "sentence"),
+    [
+        ("rtee", {}, "config.task 'rtee' is not known; there are glue, cola"),
+        ("rte,rtee", {}, "config.task 'rtee' is not known"),
+        ("custom-classification", {"init_from": ""}, "config.init_from is empty; name the model"),
+        ("custom-classification", {"init_from": "no/such/model"}, "no/such/model: there is no such folder"),
+        ("custom-classification", {"data.train": ""}, "config.data.source and config.data.train are empty"),
+        ("custom-classification", {"data.train": "no.jsonl"}, r"no\.jsonl: no such file"),
+        ("custom-classification", {"fsdp": 3}, "fsdp is 3; it must divide the 8 devices"),
+        ("custom-classification", {"max_length": 7}, "config.max_length is 7; expected 8 or more"),
+        ("custom-classification", {"seeds": 0}, "config.seeds is 0; expected 1 or more"),
+    ],
+)
+def test_a_mistake_is_one_sentence(task, fields, sentence, model, texts, tmp_path):
+    fields = {"data.train": labelled(tmp_path / "train.jsonl", texts(20))} | fields
+    with pytest.raises(UserError, match=sentence) as caught:
+        runs.run(settings(task, model, **fields), tmp_path / "run")
+    assert "\n" not in str(caught.value) and not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_model_without_a_tokenizer_is_one_sentence(model, texts, tmp_path):
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in ("config.json", "model.safetensors"):
+        (bare / name).write_bytes((model / name).read_bytes())
+    path = labelled(tmp_path / "train.jsonl", texts(20))
+    with pytest.raises(UserError, match=f"config.init_from {bare} has no tokenizer"):
+        runs.run(settings("custom-classification", bare, **{"data.train": path}), tmp_path / "run")
+
+
+def test_the_workdir_of_another_task_is_refused(trial_config, apart):
+    _, workdir = apart
+    other = labelled(workdir / "more.jsonl", [["one"], ["two"], ["three"]] * 9, classes="xyz")
+    with pytest.raises(UserError, match=r"is a run with labels \['a', 'b'\], not \('x', 'y', 'z'\); take another workdir"):
+        runs.run(trial_config(**{"data.train": other, "data.valid": other}), workdir / "seed_0")
+
+
+def test_the_door(trial_config, model, tmp_path):
+    """In processes of their own, which run beside each other: one that works, and two mistakes."""
+    data = trial_config().data
+    fields = {"init_from": model, "data.train": data.train, "data.valid": data.valid, "steps": 2, "max_length": 16}
+    arguments = [*(f"--config.{name}={value}" for name, value in fields.items()), f"--workdir={tmp_path}"]
+
+    def start(task: str, *more: str) -> subprocess.Popen:
+        command = [sys.executable, "-m", "roberta_jax.main", f"--config=configs/finetune.py:{task}", *arguments, *more]
+        environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0"}
+        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    good = start("custom-classification")
+    mistakes = {
+        "config.sead": start("custom-classification", "--config.sead=3"),
+        "config.task 'custom-clasification' is not known": start("custom-clasification"),
+    }
+    for sentence, process in mistakes.items():
+        _, errors = process.communicate(timeout=300)
+        assert process.returncode == 2 and "Traceback" not in errors, errors
+        (line,) = [line for line in errors.splitlines() if line.startswith("error: ")]
+        assert sentence.removeprefix("config.").split()[0] in line
+    output, errors = good.communicate(timeout=300)
+    assert good.returncode == 0, errors[-3000:]
+    assert "| custom-classification | accuracy |" in output
+    assert {"results.json", "results.md", "predictions.jsonl", "metrics.jsonl", "task.json", "tokenizer", "checkpoints"} <= {
+        path.name for path in tmp_path.iterdir()
+    }
+    assert hub.load(tmp_path).labels == ("a", "b")

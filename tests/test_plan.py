@@ -1,0 +1,309 @@
+"""What a job will need: the reading of compiled text, the arithmetic, the sentences; compiled for TPUs where libtpu is."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from roberta_jax import plan
+from roberta_jax.compiled import Collective, matmul_flops, read_step
+from roberta_jax.errors import UserError
+from roberta_jax.hardware import GIB, parse_topology
+from roberta_jax.model.encoder import RobertaConfig
+from roberta_jax.model.flops import train_flops
+from roberta_jax.model.heads import apply_masked_lm, init_masked_lm
+from roberta_jax.training.pretrain import PretrainConfig
+
+ROOT = Path(__file__).parent.parent
+BASE = PretrainConfig(microbatch_size=16, model=RobertaConfig(dtype="bfloat16"))
+
+# A loop of three around a loop of two, as a TPU's compiler prints them. S(1) is not HBM.
+TEXT = """HloModule jit_train_step, is_scheduled=true
+
+%sum (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[]{:T(128)} parameter(0)
+  %b = f32[]{:T(128)} parameter(1)
+  ROOT %c = f32[]{:T(128)} add(%a, %b)
+}
+
+%fused (p0: f32[12,8,4], p1: s32[]) -> f32[8,4] {
+  %p0 = f32[12,8,4]{2,1,0:T(8,128)} parameter(0)
+  %p1 = s32[]{:T(128)} parameter(1)
+  ROOT %slice = f32[1,8,4]{2,1,0:T(8,128)} dynamic-slice(%p0, %p1, %p1, %p1), dynamic_slice_sizes={1,8,4}
+}
+
+%all-reduce-scatter (p0: f32[8,4]) -> f32[4,4] {
+  %p0 = f32[8,4]{1,0} parameter(0)
+  %all-reduce.2 = f32[8,4]{1,0} all-reduce(%p0), replica_groups={{0,1},{2,3}}, to_apply=%sum
+  ROOT %own = f32[4,4]{1,0} dynamic-slice(%all-reduce.2), dynamic_slice_sizes={4,4}
+}
+
+%inner_body (p: (s32[], f32[8,4])) -> (s32[], f32[8,4]) {
+  %p = (s32[]{:T(128)}, f32[8,4]{1,0:T(8,128)}) parameter(0)
+  %i = s32[]{:T(128)} get-tuple-element(%p), index=0
+  %x = f32[8,4]{1,0:T(8,128)} get-tuple-element(%p), index=1
+  %gathered = f32[16,4]{1,0:T(8,128)S(1)} all-gather(%x), replica_groups=[2,2]<=[4], dimensions={0}
+  ROOT %out = (s32[]{:T(128)}, /*index=1*/f32[8,4]{1,0:T(8,128)}) tuple(%i, %x)
+}
+
+%inner_condition (p.1: (s32[], f32[8,4])) -> pred[] {
+  %p.1 = (s32[]{:T(128)}, f32[8,4]{1,0:T(8,128)}) parameter(0)
+  %i.1 = s32[]{:T(128)} get-tuple-element(%p.1), index=0
+  ROOT %less = pred[]{:T(512)} compare(%i.1, %i.1), direction=LT
+}
+
+%body (q: (s32[], f32[8,4])) -> (s32[], f32[8,4]) {
+  %q = (s32[]{:T(128)}, f32[8,4]{1,0:T(8,128)}) parameter(0)
+  %y = f32[8,4]{1,0:T(8,128)} get-tuple-element(%q), index=1
+  %all-reduce.1 = (f32[8,4]{1,0}, bf16[8]{0}) all-reduce(%y, %half), replica_groups=mesh['a'=2,'b'=2] {'a','b'}, to_apply=%sum
+  %half = bf16[8]{0:T(128)S(1)} constant({...})
+  %inner = (s32[], f32[8,4]) while(%q), condition=%inner_condition, body=%inner_body, known_trip_count={"n":"2"}
+  ROOT %next = (s32[]{:T(128)}, f32[8,4]{1,0:T(8,128)}) tuple(%y, %y)
+}
+
+%condition (q.1: (s32[], f32[8,4])) -> pred[] {
+  %three = s32[]{:T(128)} constant(3)
+  %q.1 = (s32[]{:T(128)}, f32[8,4]{1,0:T(8,128)}) parameter(0)
+  %j = s32[]{:T(128)} get-tuple-element(%q.1), index=0
+  ROOT %less.1 = pred[]{:T(512)} compare(%j, %three), direction=LT
+}
+
+ENTRY %main (stack: f32[12,8,4], start: (s32[], f32[8,4])) -> f32[8,4] {
+  %stack = f32[12,8,4]{2,1,0:T(8,128)} parameter(0)
+  %start = (s32[]{:T(128)}, f32[8,4]{1,0:T(8,128)}) parameter(1)
+  %zero = s32[]{:T(128)S(6)} constant(0)
+  %layer = f32[8,4]{1,0:T(8,128)} fusion(%stack, %zero), kind=kLoop, calls=%fused
+  %scattered = f32[4,4]{1,0:T(8,128)S(1)} fusion(%layer), kind=kCustom, calls=%all-reduce-scatter
+  ROOT %loop = (s32[], f32[8,4]) while(%start), condition=%condition, body=%body
+}
+"""
+
+
+def test_collectives_count_as_often_as_their_loops_run():
+    step = read_step(TEXT)
+    assert step.by_kind() == {
+        "reduce-scatter": {"count": 1, "bytes": 8 * 4 * 4},
+        "all-reduce": {"count": 3, "bytes": 3 * (8 * 4 * 4 + 8 * 2)},
+        "all-gather": {"count": 6, "bytes": 6 * 16 * 4 * 4},
+    }
+    assert {one.kind: one.group for one in step.collectives} == {"reduce-scatter": 2, "all-reduce": 4, "all-gather": 2}
+    assert step.unknown_loops == 0
+
+
+def test_a_loop_whose_runs_are_not_known_counts_once_and_is_told():
+    step = read_step(TEXT.replace("constant(3)", "parameter(1)"))
+    assert step.by_kind()["all-reduce"]["count"] == 1 and step.unknown_loops == 1
+
+
+def test_hbm_bytes_are_those_of_slices_and_not_of_other_memories():
+    array = 8 * 4 * 4
+    outside = 2 * array + array  # the layer, sliced and written; read by the scatter, which writes elsewhere
+    reduced = 3 * (array + array + 16)  # in and out; the other operand lies elsewhere
+    gathered = 6 * array  # read; the result lies elsewhere
+    conditions = 3 * (1 + 2 * 4) + 6 * (1 + 2 * 4)  # the compared integers
+    assert read_step(TEXT).hbm_bytes == outside + reduced + gathered + conditions
+
+
+@pytest.mark.parametrize(
+    ("kind", "sent"), [("all-reduce", 150), ("all-gather", 75), ("reduce-scatter", 75), ("collective-permute", 100)]
+)
+def test_what_a_chip_sends(kind, sent):
+    assert Collective(kind, 100, 4, 1).wire == sent
+    assert Collective(kind, 100, 4, 10).wire == 10 * sent
+    assert Collective(kind, 100, 1, 1).wire == 0
+
+
+@pytest.mark.parametrize("remat", ["none", "full"])
+def test_products_of_a_step_are_those_that_the_model_needs(remat):
+    config = RobertaConfig(400, 3, 32, 64, 4, max_length=16, remat=remat)
+    params = jax.eval_shape(lambda key: init_masked_lm(key, config), jax.random.key(0))
+    ids, slots = jnp.zeros((2, 16), jnp.int32), jnp.zeros((2, 5), jnp.int32)
+
+    def loss(params, microbatches):
+        return sum(jax.lax.map(lambda ids: apply_masked_lm(params, config, ids, ids, slots).sum(), microbatches))
+
+    found = matmul_flops(jax.make_jaxpr(jax.grad(loss))(params, jnp.stack([ids] * 3)).jaxpr)
+    needed = train_flops(config, 6, 16, 5)
+    if remat == "none":
+        assert found == needed
+    else:  # a block's forward products again, but for the last, whose result only the next block needs
+        assert 1.1 * needed < found < 4 / 3 * needed
+
+
+def test_topologies():
+    pod, part, cube = map(parse_topology, ("v5e:16x16", "v5e:2x4", "v5p:4x4x4"))
+    assert (pod.chips, pod.sides, pod.sends) == (256, (16, 16), 200e9)
+    assert (part.chips, part.sends) == (8, 100e9)  # two of four links each way, and no rings
+    assert (cube.chips, cube.sends) == (64, 600e9)
+    assert parse_topology("gpu:h100x8").sends == 450e9
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("v5e", "expected a TPU slice as v5e:16x16"),
+        ("v9:2x2", "plan knows the TPUs v4, v5e, v5p, v6e"),
+        ("gpu:t4x8", "plan knows the GPUs a100, h100, h200"),
+        ("gpu:h100x16", "one machine of 1 to 8 GPUs"),
+    ],
+)
+def test_topologies_that_plan_does_not_know(name, message):
+    with pytest.raises(UserError, match=message):
+        parse_topology(name)
+
+
+def test_the_roofline(monkeypatch):
+    needs = plan.Needs({"parameters": 1e9, "batch": 1e9}, 819e9, 400e9, 98.5e12, None, {}, True, unknown_loops=2)
+    monkeypatch.setattr(plan, "compiled", lambda config, topology: needs)
+    report = plan.estimate(BASE, parse_topology("v5e:16x16"))
+    assert report["seconds"] == {"compute": 0.5, "HBM": 1.0, "interconnect": 2.0} and report["binds"] == "interconnect"
+    assert (report["seconds_overlapped"], report["seconds_serial"]) == (2.0, 3.5)
+    assert report["memory_used"] == 2e9 and report["memory_had"] == 15.75 * GIB
+    assert report["mfu"][0] == pytest.approx(train_flops(BASE.model, 8192, 512, 78) / 256 / 2 / 197e12)
+    assert report["tokens_per_second"][0] == 8192 * 512 / 2
+    assert report["days"][0] == pytest.approx(500_000 * 2 / 86_400)
+    assert report["chip_hours"][1] == pytest.approx(500_000 * 3.5 / 3600 * 256)
+    with pytest.raises(plan.DoesNotFit, match="needs 1.86 of 1.00 GiB HBM"):  # though the compiler let it pass
+        plan.estimate(BASE, replace(parse_topology("v5e:16x16"), chip=replace(parse_topology("v5e:2x2").chip, hbm=GIB)))
+    assert "2 loops run nobody knows how often" in "\n".join(plan.table(report))
+    assert any("binds" in line and "interconnect" in line for line in plan.table(report))
+
+
+def test_gpus_are_estimated_and_said_to_be():
+    report = plan.estimate(BASE, parse_topology("gpu:h100x8"))
+    assert not report["sure"] and "less sure" in "\n".join(plan.table(report))
+    state = sum(report["memory"][name] for name in ("parameters", "optimizer state", "gradients"))
+    assert state == 16 * 124_697_433
+    one = plan.estimate(BASE, parse_topology("gpu:h100x1"))
+    assert one["seconds"]["interconnect"] == 0 and one["collectives"] == {}
+    assert one["seconds"]["compute"] == pytest.approx(8 * report["seconds"]["compute"])
+    with pytest.raises(plan.DoesNotFit, match="does not fit: needs"):
+        plan.estimate(replace(BASE, microbatch_size=1024), parse_topology("gpu:h100x8"))
+    small = [plan.activation_bytes(replace(BASE, model=replace(BASE.model, remat=remat)), 16) for remat in plan.REMAT]
+    assert small == sorted(small, reverse=True)
+
+
+def test_a_search_leaves_out_what_it_can_know(monkeypatch, capsys):
+    """16 rows fit without remat, 32 with "dots", 64 with "full"; fsdp does not help."""
+    seen = []
+
+    def estimate(config, topology):
+        seen.append((config.microbatch_size, config.model.remat, config.fsdp))
+        if config.microbatch_size > {"none": 16, "dots": 32, "full": 64}[config.model.remat]:
+            raise plan.DoesNotFit("does not fit: needs 20 of 15.75 GiB HBM.")
+        seconds = {"none": 3.0, "dots": 2.0, "full": 4.0}[config.model.remat]
+        return {"seconds_overlapped": seconds, "seconds_serial": seconds, "tried": seen[-1]}
+
+    monkeypatch.setattr(plan, "estimate", estimate)
+    assert plan.search(BASE, parse_topology("v5e:2x4"), 50)["tried"] == (32, "dots", 1)
+    without_fsdp = [tried for tried in seen if tried[2] == 1]
+    assert (8, "none", 1) not in seen and (16, "dots", 1) not in seen and (64, "full", 1) in seen
+    assert len(set(seen)) == len(seen) and without_fsdp
+    assert "microbatch_size 32, remat dots, fsdp 1: 2 s" in capsys.readouterr().err
+    seen.clear()
+    plan.search(BASE, parse_topology("v5e:2x4"), 5)
+    assert len(seen) == 5 and "stopped after 5 trials" in capsys.readouterr().err
+    monkeypatch.setattr(plan, "estimate", lambda *_: (_ for _ in ()).throw(plan.DoesNotFit("does not fit")))
+    with pytest.raises(UserError, match="nothing that was tried fits v5e:2x4"):
+        plan.search(BASE, parse_topology("v5e:2x4"), 3)
+
+
+@pytest.mark.parametrize(
+    ("message", "sentence"),
+    [
+        (
+            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (21.75G) exceeds "
+            "available HBM (15.75G).",
+            "does not fit: needs 21.75 GiB of 15.75 GiB HBM for temporaries alone.",
+        ),
+        ("RESOURCE_EXHAUSTED: … Used 20.10G of 15.75G hbm. Exceeded", "does not fit: needs 20.10 GiB of 15.75 GiB HBM."),
+        ("RESOURCE_EXHAUSTED: of another\nkind", "does not fit: RESOURCE_EXHAUSTED: of another kind"),
+    ],
+)
+def test_what_the_compiler_says_becomes_a_sentence(message, sentence):
+    assert plan.exhausted(message) == sentence
+
+
+def crash(config, topology):
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def test_a_compiler_that_crashes_is_a_sentence_too(monkeypatch):
+    monkeypatch.setattr(plan, "compile_step", crash)
+    with pytest.raises(plan.DoesNotFit, match="libtpu's compiler crashed"):
+        plan.compiled(BASE, parse_topology("v6e:8x8"))
+
+
+def run(*arguments: str, python: str = sys.executable) -> subprocess.CompletedProcess:
+    command = [python, "-m", "roberta_jax.plan", *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=600)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--config=configs/tiny.py"], 2, "topology"),
+        (["--config=configs/tiny.py", "--topology=v5e"], 2, "expected a TPU slice as v5e:16x16"),
+        (["--config=configs/none.py", "--topology=gpu:h100x1"], 2, "configs/none.py"),
+        (["--config=configs/tiny.py", "--config.job=bake", "--topology=gpu:h100x1"], 2, "config.job is 'bake'"),
+        (["--config=configs/base.py", "--config.microbatch_size=1024", "--topology=gpu:h100x8"], 1, "does not fit: needs"),
+    ],
+)
+def test_a_mistake_is_one_sentence(arguments, code, message):
+    done = run(*arguments)
+    assert done.returncode == code and message in done.stderr, done.stderr
+    assert "Traceback" not in done.stderr and done.stdout == ""
+
+
+def test_without_libtpu_a_slice_is_refused_and_gpus_are_not(monkeypatch):
+    monkeypatch.setattr(plan.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="a TPU slice needs libtpu"):
+        plan.plan({"job": "pretrain"}, parse_topology("v5e:2x2"), False, 1, None)
+
+
+def test_json_and_price_and_help():
+    done = run("--config=configs/base.py", "--topology=gpu:h200x8", "--price_per_chip_hour=3", "--json")
+    report = json.loads(done.stdout)
+    assert report["cost"] == [3 * hours for hours in report["chip_hours"]], done.stderr
+    code = "import sys, roberta_jax.plan; sys.exit('jax' in sys.modules or 'tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+@pytest.fixture(scope="module")
+def tpu():
+    python = os.environ.get("ROBERTA_TPU_PYTHON")
+    if not python:
+        pytest.skip("ROBERTA_TPU_PYTHON does not name a Python that has this package and libtpu: pip install -e '.[tpu]'")
+    return partial(run, python=python)
+
+
+def test_tiny_compiles_for_a_slice_that_is_not_there(tpu):
+    done = tpu("--config=configs/tiny.py", "--topology=v5e:2x2", "--json")
+    report = json.loads(done.stdout)
+    assert report["sure"] and report["chips"] == 4 and 0 < report["memory_used"] < report["memory_had"]
+    assert report["matmul_flops"] == report["model_flops"]
+    assert report["memory"]["optimizer state"] == pytest.approx(2 * report["memory"]["parameters"], rel=1e-4)
+    assert report["collectives"]["all-reduce"]["bytes"] >= report["memory"]["parameters"]
+
+
+def test_base_compiles_for_the_slice_that_its_header_names(tpu):
+    done = tpu("--config=configs/base.py", "--topology=v5e:2x4", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["memory_used"] < report["memory_had"] == 15.75 * GIB
+    assert report["matmul_flops"] == pytest.approx(report["model_flops"], rel=0.01)
+
+
+def test_what_libtpu_does_not_know_or_hold_is_a_sentence(tpu):
+    done = tpu("--config=configs/tiny.py", "--topology=v5e:3x3")
+    assert done.returncode == 2 and "error: libtpu does not take --topology=v5e:3x3" in done.stderr
+    done = tpu("--config=configs/base.py", "--config.microbatch_size=256", "--topology=v5e:2x4")
+    assert done.returncode == 1 and "does not fit: needs" in done.stderr and "Traceback" not in done.stderr
