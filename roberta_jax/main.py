@@ -14,7 +14,7 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "The folder for checkpoints, met
 def _parse(argv: list[str]) -> list[str]:
     try:
         rest = flags.FLAGS(argv)
-        assert _CONFIG.value  # a file that cannot be read is noticed here
+        _CONFIG.value.to_dict()  # a file that cannot be read is noticed here
         return rest
     except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
         while error.args and isinstance(error.args[0], Exception):  # ml_collections wraps one in another
