@@ -27,6 +27,9 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=keep.AnyPreservationPolicy(policies), cleanup_tmp_directories=True, **best
         )
+        if jax.process_count() == 1:  # Orbax has every device write a share of a replicated array: a compile for each share
+            whole = ocp.type_handlers.ArrayHandler(use_replica_parallel=False)
+            ocp.type_handlers.register_type_handler(jax.Array, whole, override=True)
         self._manager = ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=ocp.StandardCheckpointHandler())
         self.folder = folder
 

@@ -75,7 +75,8 @@ def test_seeds_and_epochs_have_orders_of_their_own_and_like_lengths_together():
     apart = [lengths[one].mean() - lengths[other].mean() for one, other in zip(orders[0, 1], orders[1, 1])]
     assert np.abs(apart).mean() < 5  # 30 in any other
     # Nor do the batches go from long to short.
-    assert abs(np.corrcoef(range(100), [lengths[indices].mean() for indices in orders[0, 0]])[0, 1]) < 0.3
+    shorter = np.diff([lengths[indices].mean() for indices in orders[0, 0]]) < 0
+    assert 0.35 < shorter.mean() < 0.65
 
 
 @settings(max_examples=200)
