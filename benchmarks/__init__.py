@@ -5,6 +5,9 @@ import platform
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
+
+ASSETS = Path(os.environ.get("ROBERTA_TEST_ASSETS", Path(__file__).parents[2] / "shared" / "assets"))  # public data
 
 
 def in_turn(sides: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:

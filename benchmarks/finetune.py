@@ -20,7 +20,7 @@ import numpy as np
 import torch
 import transformers
 
-from benchmarks import compare, in_turn, table
+from benchmarks import ASSETS, compare, in_turn, table
 from roberta_jax.data.tokenizer import Tokenizer
 from roberta_jax.interop.text import ByteLevelText
 from roberta_jax.model.encoder import RobertaConfig
@@ -33,7 +33,6 @@ from roberta_jax.training.optimizer import OptimizerConfig, make_optimizer
 from roberta_jax.training.sharding import make_mesh
 from roberta_jax.training.step import abstract_state, compile_train_step, dropout_key, init_state, make_train_step
 
-ASSETS = Path(os.environ.get("ROBERTA_TEST_ASSETS", Path(__file__).parents[2] / "shared" / "assets"))
 BATCH_SIZE, LENGTH = 32, 128
 
 
@@ -41,26 +40,26 @@ def ours(features: Features, config: RobertaConfig, lengths: list[int], steps: i
     """A function that does the next `steps` steps of an endless run."""
     mesh, key = make_mesh(), dropout_key(0)
     optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-5, warmup_steps=0.06, weight_decay=0.1), 10_000)
-    abstract = abstract_state(lambda key: init_with_head(key, config, "classification", 2), optimizer, mesh)
+    init = lambda key: init_with_head(key, config, "classification", 2)  # noqa: E731
+    abstract = abstract_state(init, optimizer, mesh)
     step = make_train_step(task_loss("classification", config), optimizer, 1)
-    states = [init_state(lambda key: init_with_head(key, config, "classification", 2), optimizer, 0, abstract)]
+    states = [init_state(init, optimizer, 0, abstract)]
     batches = train_batches(features, BATCH_SIZE, BATCH_SIZE, lengths, config.pad_id, [0], 0, mesh)
     compiled: dict[tuple, Callable] = {}
 
-    def run() -> None:
-        for batch in itertools.islice(batches, steps):
-            shape = batch["input_ids"].shape
-            if shape not in compiled:
-                compiled[shape] = compile_train_step(step, abstract, batch, key)
-            states[0], metrics = compiled[shape](states[0], batch, key)
-        metrics["loss"].block_until_ready()
-
+    # All shapes before the first turn, from a stream of its own.
     for batch in train_batches(features, BATCH_SIZE, BATCH_SIZE, lengths, config.pad_id, [0], 0, mesh):
         shape = batch["input_ids"].shape
         if shape not in compiled:
             compiled[shape] = compile_train_step(step, abstract, batch, key)
         if len(compiled) == len(lengths):
             break
+
+    def run() -> None:
+        for batch in itertools.islice(batches, steps):
+            states[0], metrics = compiled[batch["input_ids"].shape](states[0], batch, key)
+        metrics["loss"].block_until_ready()
+
     run()
     return run
 

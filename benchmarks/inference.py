@@ -22,11 +22,10 @@ import numpy as np
 import torch
 import transformers
 
+from benchmarks import ASSETS
 from roberta_jax import inference
 from roberta_jax.data.tokenizer import Tokenizer
 from roberta_jax.interop.text import ByteLevelText
-
-ASSETS = Path(os.environ.get("ROBERTA_TEST_ASSETS", Path(__file__).parents[2] / "shared" / "assets"))
 
 
 def sentences(count: int) -> list[str]:

@@ -9,17 +9,14 @@ times the collator's; and the first batch at step 1,000,000 as fast as the first
 
 import argparse
 import json
-import os
 import tempfile
 from pathlib import Path
 
 import numpy as np
 
-from benchmarks import compare, in_turn, table
+from benchmarks import ASSETS, compare, in_turn, table
 from benchmarks.tokenizer import documents
 from roberta_jax.data.prepare import Recipe, prepare
-
-ASSETS = Path(os.environ.get("ROBERTA_TEST_ASSETS", Path(__file__).parents[2] / "shared" / "assets"))
 
 
 def main() -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.special
 
 from roberta_jax.batching import buckets, map_rows, power_of_two
 from roberta_jax.data.tokenizer import MASK
@@ -23,7 +24,7 @@ from roberta_jax.interop.text import Text, encode_rows
 from roberta_jax.model.encoder import RobertaConfig
 from roberta_jax.model.heads import apply_encoder, apply_masked_lm, apply_with_head
 from roberta_jax.tasks import spans
-from roberta_jax.tasks.features import encode
+from roberta_jax.tasks.features import encode, word_tags
 from roberta_jax.tasks.table import Example
 
 Texts = Sequence[str | tuple[str, str]]  # a pair becomes `<s> A </s></s> B </s>`
@@ -157,9 +158,9 @@ class Model:
         self._need("classification", "classify")
         found = self._logits(self._rows(texts))
         if self.problem == "multi_label_classification":
-            found = [np.exp(-np.logaddexp(0, -logits)) for logits in found]
+            found = [scipy.special.expit(logits) for logits in found]
         elif self.problem != "regression" and len(self.labels) > 1:
-            found = [_softmax(logits) for logits in found]
+            found = [scipy.special.softmax(logits) for logits in found]
         return [dict(zip(self.labels, values.tolist())) for values in found]
 
     def tag(self, texts: Sequence[str | Sequence[str]]) -> list[list[str]]:
@@ -170,14 +171,11 @@ class Model:
         """
         self._need("token_classification", "tag")
         words = [tuple(text.split() if isinstance(text, str) else text) for text in self._listed(texts)]
-        found: list[list[str]] = [[] for _ in words]
-        if words:
-            examples = [Example("", "", of_text) for of_text in words]
-            features = encode("tagging", examples, self.text, self.labels, self.config.max_length)
-            logits = self._logits([row for (row,) in features.rows])
-            for (i, _, starts), values in zip(features.words, logits):
-                found[i] += [self.labels[tag] for tag in values[starts].argmax(axis=1)]
-        return found
+        if not words:
+            return []
+        examples = [Example("", "", of_text) for of_text in words]
+        features = encode("tagging", examples, self.text, self.labels, self.config.max_length)
+        return word_tags(features, self._logits([row for (row,) in features.rows]), self.labels, len(examples))
 
     def choose(self, passage: str, candidates: Sequence[str]) -> list[float]:
         """The probability of each candidate: how a story goes on, or, of a passage's question, that and one option."""
@@ -187,7 +185,7 @@ class Model:
         example = Example("", "", (passage, *candidates))
         features = encode("multiple_choice", [example], self.text, (), self.config.max_length)
         self._say_cut(features.cut, 1, "passages")
-        return _softmax(np.array(self._logits(features.rows[0]))).tolist()
+        return scipy.special.softmax(np.array(self._logits(features.rows[0]))).tolist()
 
     def answer(
         self,
@@ -286,10 +284,6 @@ class Model:
         if cut:
             room = f"the {limit} tokens that a question may take" if limit else f"the model's {self.config.max_length} tokens"
             warnings.warn(f"{cut} of {of} {what} are too long for {room} and were cut.", stacklevel=4)
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    return np.exp(logits - np.logaddexp.reduce(logits))
 
 
 def load(

@@ -5,28 +5,16 @@ from pathlib import Path
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-from roberta_jax.errors import UserError, exit_with_sentence
+from roberta_jax.config import parse_flags, typed
+from roberta_jax.errors import exit_with_sentence
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The job; --config.FIELD=VALUE changes one of its fields.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The folder for checkpoints, metrics and the tokenizer.")
 
 
-def _parse(argv: list[str]) -> list[str]:
-    try:
-        rest = flags.FLAGS(argv)
-        _CONFIG.value.to_dict()  # a file that cannot be read is noticed here
-        return rest
-    except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-        while error.args and isinstance(error.args[0], Exception):  # ml_collections wraps one in another
-            error = error.args[0]
-        message = " ".join(str(error.args[-1] if error.args else error).split())
-        raise UserError(f"a flag or a config field cannot be used: {message}") from None
-
-
 def main(_) -> None:
     import jax  # here, so that --help does not wait for it
 
-    from roberta_jax.config import typed
     from roberta_jax.data.prepare import DEFAULT_CACHE
 
     if not jax.config.jax_compilation_cache_dir:
@@ -52,4 +40,4 @@ def main(_) -> None:
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["config", "workdir"])
-    exit_with_sentence(lambda: app.run(main, flags_parser=_parse))
+    exit_with_sentence(lambda: app.run(main, flags_parser=lambda argv: parse_flags(argv, _CONFIG)))

@@ -23,6 +23,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from roberta_jax.compiled import matmul_flops, read_step
+from roberta_jax.config import parse_flags, typed
 from roberta_jax.errors import UserError, exit_with_sentence
 from roberta_jax.hardware import GIB, Topology, parse_topology
 
@@ -64,7 +65,6 @@ def plan(fields: dict, topology: Topology, searching: bool, trials: int, price: 
     # Before JAX is imported: no TPU is to be looked for, nor another plan to be waited for.
     os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
     os.environ |= {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TF_CPP_MIN_LOG_LEVEL": "2"}
-    from roberta_jax.config import typed
     from roberta_jax.training.pretrain import PretrainConfig
 
     config = typed(PretrainConfig, fields)
@@ -350,17 +350,6 @@ def command() -> None:
     as_json = flags.DEFINE_bool("json", False, "Print one JSON object.")
     flags.mark_flags_as_required(["config", "topology"])
 
-    def parse(argv: list[str]) -> list[str]:
-        try:
-            rest = flags.FLAGS(argv)
-            config.value.to_dict()  # a file that cannot be read is noticed here
-            return rest
-        except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-            while error.args and isinstance(error.args[0], Exception):  # ml_collections wraps one in another
-                error = error.args[0]
-            message = " ".join(str(error.args[-1] if error.args else error).split())
-            raise UserError(f"a flag or a config field cannot be used: {message}") from None
-
     def main(_) -> None:
         fields, where = config.value.to_dict(), parse_topology(topology.value)
         try:
@@ -370,7 +359,7 @@ def command() -> None:
             sys.exit(1)
         print(json.dumps(report) if as_json.value else "\n".join(table(report)))
 
-    app.run(main, flags_parser=parse)
+    app.run(main, flags_parser=lambda argv: parse_flags(argv, config))
 
 
 if __name__ == "__main__":

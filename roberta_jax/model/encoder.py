@@ -3,7 +3,7 @@
 The rest of the package sees `init(key, …) → params` and `apply(params, …)`; no Flax type leaves this folder.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import flax.linen as nn
 import jax
@@ -45,6 +45,11 @@ class RobertaConfig:
             raise UserError(f"model.remat is {self.remat!r}; it can be {' or '.join(map(repr, REMAT_POLICIES))}.")
         if self.dtype not in ("float32", "bfloat16"):
             raise UserError(f"model.dtype is {self.dtype!r}; it can be 'float32' or 'bfloat16'.")
+
+    def with_shape_of(self, other: "RobertaConfig") -> "RobertaConfig":
+        """`other` with this one's dropout, arithmetic and remat: those are a run's, and not a model's."""
+        kept = {name: getattr(self, name) for name in ("dropout", "attention_dropout", "dtype", "remat")}
+        return replace(other, **kept)
 
 
 def kernel_init(config: RobertaConfig):

@@ -65,6 +65,14 @@ def encode(kind: str, examples: Sequence[Example], text: Text, labels: tuple[str
     return Features(rows, found, cut=cut)
 
 
+def word_tags(features: Features, logits: Sequence[np.ndarray], labels: tuple[str, ...], examples: int) -> list[list[str]]:
+    """The likeliest tag of each word of each example, read where the word begins; padding may follow in the logits."""
+    found: list[list[str]] = [[] for _ in range(examples)]
+    for (example, _, at), values in zip(features.words, logits):
+        found[example] += [labels[tag] for tag in values[at].argmax(axis=-1)]
+    return found
+
+
 def _index(known: dict[str, int], label: str, example: Example) -> int:
     if label not in known:
         raise UserError(f"{example.place}: the label {label!r} is none of {', '.join(known)}.")

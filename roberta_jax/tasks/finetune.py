@@ -1,5 +1,6 @@
 """The fine-tuning job: a task's features, its head's loss, how a split is measured, and one run, or several together."""
 
+import functools
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -147,6 +148,7 @@ def _sums(kind: str, logits: jax.Array, batch: dict) -> dict[str, jax.Array]:
     return sums if right is None else sums | {"accuracy": (right * weights).sum()}
 
 
+@functools.cache  # the runs of one command share what is compiled
 def make_predict_step(kind: str, config: RobertaConfig, mesh: Mesh, stacked: bool) -> Callable:
     """(params, batch) → the logits [B, …] and the loss' sums, whole on every host; of trials [B, trials, …] and [trials]."""
 
@@ -165,12 +167,12 @@ def make_predict_step(kind: str, config: RobertaConfig, mesh: Mesh, stacked: boo
 
 def run(
     prepared: Prepared, config: FinetuneConfig, source: Pretrained, trials: tuple[Trial, ...], workdir: Path
-) -> tuple[dict[str, np.ndarray], Callable] | None:
+) -> tuple[dict[str, np.ndarray], tuple[dict, dict]] | None:
     """Trains one trial, or several as one, in a workdir.
 
     Returns:
       (name of a metric → the trials' values [trials], each with its best parameters;
-      split → N of logits of the best trial);
+      of the best trial name of a part → N of logits, of the valid and of the test split);
       None where a signal ended the run.
     """
     task, model, head = prepared.task, config.model, HEAD_OF[prepared.task.kind]
@@ -188,15 +190,16 @@ def run(
     )
     mesh = make_mesh(config.fsdp, len(trials))
     size = padded_size(config.batch_size, mesh, config.microbatch_size)
-    steps_of: dict[bool, Callable] = {}  # compiled once, whether stacked or not
 
     def logits_of(params: Any, split: Encoded, stacked: bool = False) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
-        step = steps_of.setdefault(stacked, make_predict_step(task.kind, model, mesh, stacked))
+        step = make_predict_step(task.kind, model, mesh, stacked)
         rows = max(VALID_ROWS, config.batch_size)
         return predict(step, params, split.features, rows, prepared.lengths, model.pad_id, mesh)
 
-    def evaluate(params: Any, _: Mesh) -> dict[str, Any]:
-        found: dict[str, Any] = {}
+    def measured_on_valid(params: Any) -> tuple[dict[str, np.ndarray], list[dict[str, list[np.ndarray]]]]:
+        """Metric → values [trials]; of each trial the parts' logits."""
+        found: dict[str, np.ndarray] = {}
+        logits_by_part: list[dict[str, list[np.ndarray]]] = [{} for _ in trials]
         for name, split in prepared.valid.items():
             logits, sums = logits_of(params, split, bool(several))
             of_trials = [[values[i] for values in logits] for i in range(len(several))] if several else [logits]
@@ -204,8 +207,14 @@ def run(
             of_split = {metric: np.array([one[metric] for one in measured]) for metric in measured[0]}
             of_split["loss"] = np.atleast_1d(sums["loss"] / sums["weight"])
             prefix = f"valid_{name}" if name else "valid"
-            found |= {f"{prefix}/{metric}": values if several else values[0] for metric, values in of_split.items()}
-        return found
+            found |= {f"{prefix}/{metric}": values for metric, values in of_split.items()}
+            for of_trial, one in zip(logits_by_part, of_trials):
+                of_trial[name] = one
+        return found, logits_by_part
+
+    def evaluate(params: Any, _: Mesh) -> dict[str, Any]:
+        found, _ = measured_on_valid(params)
+        return found if several else {name: values[0] for name, values in found.items()}
 
     def batches(first_step: int, mesh: Mesh) -> Iterator[dict]:
         seeds = [trial.seed for trial in trials]
@@ -233,11 +242,11 @@ def run(
     state = train(job, config, workdir)
     if state is None:
         return None
-    best, values = state["best"]["params"], np.atleast_1d(np.asarray(state["best"]["value"]))
-    metrics = {name: np.atleast_1d(value) for name, value in evaluate(best, mesh).items()}
-    winner = int(values.argmax())
+    best = state["best"]["params"]
+    metrics, logits_by_part = measured_on_valid(best)
+    winner = int(np.argmax(state["best"]["value"]))
     chosen = jax.tree.map(lambda x: x[winner], best) if several else best
-    return metrics, lambda split: logits_of(chosen, split)[0]
+    return metrics, (logits_by_part[winner], {name: logits_of(chosen, split)[0] for name, split in prepared.test.items()})
 
 
 def _write_task(config: FinetuneConfig, prepared: Prepared, source: Pretrained, workdir: Path) -> None:

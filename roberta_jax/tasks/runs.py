@@ -14,7 +14,7 @@ import numpy as np
 from roberta_jax.errors import UserError
 from roberta_jax.interop import hub
 from roberta_jax.tasks import finetune, scores
-from roberta_jax.tasks.examples import read_splits
+from roberta_jax.tasks.examples import Splits, read_splits
 from roberta_jax.tasks.finetune import FinetuneConfig
 from roberta_jax.tasks.table import GLUE, TASKS
 from roberta_jax.training.logging import say
@@ -52,14 +52,13 @@ def run(config: FinetuneConfig, workdir: Path) -> list[Result] | None:
         configs = {name: _of_task(config, name) for name in names}
     else:
         configs = {names[0]: config}
-    for name, one in configs.items():
-        read_splits(name, one.data)  # what is missing is noticed before the first hour
+    splits = {name: read_splits(name, one.data) for name, one in configs.items()}  # what is missing is noticed at once
     results: list[Result] = []
     for name, one in configs.items():
         folder = workdir / name if several else workdir
         if config.from_mnli and name in FROM_MNLI:
             one = replace(one, init_from=str(_best_folder(workdir / "mnli")))
-        found = _run_task(one, folder)
+        found = _run_task(one, splits.pop(name), folder)
         if found is None:
             return None
         results += found
@@ -86,12 +85,11 @@ def _folder(name: str) -> str:
     return scores.SUBMISSION.get(name, {"": name})[""].removesuffix("-m")
 
 
-def _run_task(config: FinetuneConfig, workdir: Path) -> list[Result] | None:
+def _run_task(config: FinetuneConfig, splits: Splits, workdir: Path) -> list[Result] | None:
     task = TASKS[config.task]
     grid = GRID if config.sweep else {"learning_rate": (config.optimizer.learning_rate,), "batch_size": (config.batch_size,)}
     source, prepared = hub.load(config.init_from), None
-    kept = {name: getattr(config.model, name) for name in ("dropout", "attention_dropout", "dtype", "remat")}
-    config = replace(config, model=replace(source.config, **kept))
+    config = replace(config, model=config.model.with_shape_of(source.config))
     if source.text is None:
         raise UserError(f"config.init_from {config.init_from} has no tokenizer, without which no text can be read.")
     results: list[Result] = []
@@ -114,20 +112,18 @@ def _run_task(config: FinetuneConfig, workdir: Path) -> list[Result] | None:
                 say(f"{folder} is done")
                 continue
             if prepared is None:
-                splits = read_splits(config.task, config.data)
                 length = min(config.max_length, config.model.max_length)
                 prepared = finetune.prepare(task, splits, source.text, length)
             started = time.perf_counter()
             found = finetune.run(prepared, one, source, group, folder)
             if found is None:
                 return None
-            metrics, logits_of = found
+            metrics, logits = found
             seconds = (time.perf_counter() - started) / len(group)
-            for test, split in ((False, prepared.valid), (True, prepared.test)):
+            for test, split in ((False, prepared.valid), (True, prepared.test)) if jax.process_index() == 0 else ():
                 for part, encoded in split.items():
-                    logits = logits_of(encoded)
-                    if jax.process_index() == 0:
-                        scores.write(config.task, task, prepared.splits.labels, encoded, logits, part, test, folder)
+                    of_part = logits[test][part]
+                    scores.write(config.task, task, splits.labels, encoded, of_part, part, test, folder)
             group_results = [
                 Result(
                     config.task,

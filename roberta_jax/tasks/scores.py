@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import scipy.special
 
 from roberta_jax.tasks import metrics, spans
+from roberta_jax.tasks.features import word_tags
 from roberta_jax.tasks.table import Example, Task
 
 if TYPE_CHECKING:
@@ -40,38 +42,29 @@ def measure(task: Task, labels: tuple[str, ...], split: "Encoded", logits: Logit
     if task.kind == "multiple_choice":
         return metrics.multiple_choice(gold, np.stack(logits).argmax(-1))
     if task.kind == "tagging":
-        return metrics.tagging([example.label for example in examples], tags(labels, split, logits))
+        tags = word_tags(split.features, logits, labels, len(examples))
+        return metrics.tagging([example.label for example in examples], tags)
     found = spans.best_spans(split.windows, logits)
     answers = [[text for text, _ in example.label] for example in examples]
     texts = [one.spans[0].text if one.spans else "" for one in found]
     return metrics.span(answers, texts, [one.null_score for one in found] if task.unanswerable else None)
 
 
-def tags(labels: tuple[str, ...], split: "Encoded", logits: Logits) -> list[list[str]]:
-    """A tag for each word of each example."""
-    found: list[list[str]] = [[] for _ in split.examples]
-    for (example, _, at), values in zip(split.features.words, logits):
-        found[example] += [labels[i] for i in values[at].argmax(-1)]
-    return found
-
-
 def answers(task: Task, labels: tuple[str, ...], split: "Encoded", logits: Logits) -> list[dict[str, Any]]:
-    """{"id", "prediction", "scores" or "score", "label" where it is known} for each example."""
-    if task.kind == "span":
-        return _found_spans(task, split, logits)[0]
+    """{"id", "prediction", "scores" where there are some, "label" where it is known} for each example; not of spans."""
     if task.kind == "tagging":
-        predictions = [{"prediction": found} for found in tags(labels, split, logits)]
+        found = word_tags(split.features, logits, labels, len(split.examples))
+        predictions = [{"prediction": tags} for tags in found]
     elif task.kind == "regression":
         predictions = [{"prediction": float(values[0])} for values in logits]
     elif task.kind == "multi_label":
-        shares = 1 / (1 + np.exp(-np.stack(logits)))
+        shares = scipy.special.expit(np.stack(logits))
         predictions = [
             {"prediction": [label for label, p in zip(labels, row) if p > 0.5], "scores": dict(zip(labels, row))}
             for row in shares.tolist()
         ]
     else:
-        values = np.stack(logits)
-        shares = np.exp(values - np.logaddexp.reduce(values, axis=-1, keepdims=True)).tolist()
+        shares = scipy.special.softmax(np.stack(logits), axis=-1).tolist()
         if task.kind == "multiple_choice":
             predictions = [{"prediction": int(np.argmax(row)), "scores": row} for row in shares]
         else:

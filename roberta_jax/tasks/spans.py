@@ -33,9 +33,13 @@ class SpanFeatures:
     windows: list[Window]
     offsets: list[np.ndarray]  # by example: [tokens, 2], the characters of the context that each token covers, see `_trim`
     targets: np.ndarray  # int32 [W, 2]: first and last token of the answer in the row; (0, 0), which is `<s>`, for none
-    answerable: np.ndarray  # int32 [W]: 1 where the window holds the whole answer
     inexact: int  # answers whose text no span of tokens gives: they begin or end inside a token
     cut: int  # questions that were cut
+
+    @property
+    def answerable(self) -> np.ndarray:
+        """int32 [W]: 1 where the window holds the whole answer."""
+        return (self.targets[:, 0] > 0).astype(np.int32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +135,7 @@ def encode(
         offsets.append(spans)
     cut = sum(len(question) > question_limit(max_length, max_question) for question in questions)
     positions = np.array(targets, np.int32).reshape(-1, 2)
-    return SpanFeatures(examples, rows, offsets, positions, (positions[:, 0] > 0).astype(np.int32), int(inexact), cut)
+    return SpanFeatures(examples, rows, offsets, positions, int(inexact), cut)
 
 
 def _trim(context: str, spans: np.ndarray) -> np.ndarray:

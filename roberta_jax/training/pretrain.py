@@ -86,8 +86,7 @@ def pretrain(
         first, and its byte-level tokenizer, if it has one, must be the corpus'.
     """
     if initial:
-        kept = {name: getattr(config.model, name) for name in ("dropout", "attention_dropout", "dtype", "remat")}
-        config = replace(config, model=replace(initial[0], **kept))
+        config = replace(config, model=config.model.with_shape_of(initial[0]))
     corpus, masking, model = (
         open_corpus(config.data),
         Masking(config.data.masking, config.data.masking_rate),

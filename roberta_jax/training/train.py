@@ -155,18 +155,18 @@ def train(job: Job, config: RunConfig, workdir: Path) -> dict | None:
         interval.append((jax.device_get(values), cost))
         if step % config.log_every == 0 or step == config.steps:
             seconds = watch.lap()
-            series = {f"train/{name}": np.array([values[name] for values, _ in interval]) for name in values}
+            series = {name: np.array([values[name] for values, _ in interval]) for name in values}
             means = {name: float(values.mean()) for name, values in series.items()}
-            means |= {f"train/{name}": value for name, value in job.derived({n[6:]: v for n, v in means.items()}).items()}
             ids, flops = np.sum([cost for _, cost in interval], axis=0)
-            speed = {
-                "train/learning_rate": float(learning_rate(step - 1)),
-                "train/tokens_per_second": float(ids / seconds),
-                "train/mfu": float(flops / seconds / peak),
+            means |= job.derived(means)
+            means |= {
+                "learning_rate": float(learning_rate(step - 1)),
+                "tokens_per_second": float(ids / seconds),
+                "mfu": float(flops / seconds / peak),
             }
-            apart = {f"train/loss/{trial.name}": float(series["train/loss"][:, i].mean()) for i, trial in enumerate(trials)}
-            metrics.write(step, means | speed | apart)
-            say(_progress(step, config.steps, means | speed, seconds / len(interval)))
+            apart = {f"loss/{trial.name}": float(series["loss"][:, i].mean()) for i, trial in enumerate(trials)}
+            metrics.write(step, {f"train/{name}": value for name, value in (means | apart).items()})
+            say(_progress(step, config.steps, means, seconds / len(interval)))
             interval.clear()
 
     batches = job.train_batches(first_step, mesh) if first_step < config.steps else iter(())
@@ -234,9 +234,9 @@ def _devices() -> str:
 
 
 def _progress(step: int, steps: int, values: dict[str, float], seconds: float) -> str:
-    accuracy = f"| accuracy {values['train/accuracy']:.3f} " if "train/accuracy" in values else ""
+    accuracy = f"| accuracy {values['accuracy']:.3f} " if "accuracy" in values else ""
     return (
-        f"step {step:,}/{steps:,} | loss {values['train/loss']:.4f} {accuracy}"
-        f"| lr {values['train/learning_rate']:.2e} | {values['train/tokens_per_second']:,.0f} tokens/s "
-        f"| MFU {values['train/mfu']:.1%} | {duration(seconds * (steps - step))} left"
+        f"step {step:,}/{steps:,} | loss {values['loss']:.4f} {accuracy}"
+        f"| lr {values['learning_rate']:.2e} | {values['tokens_per_second']:,.0f} tokens/s "
+        f"| MFU {values['mfu']:.1%} | {duration(seconds * (steps - step))} left"
     )
