@@ -217,11 +217,10 @@ def compile_step(config: Any, topology: Topology) -> Needs:
         name: jax.ShapeDtypeStruct(shape, jnp.float32 if name == "weights" else jnp.int32, sharding=batch_sharding(mesh))
         for name, shape in arrays.items()
     }
-    key = jax.eval_shape(lambda: jax.random.key(0, impl="rbg"))  # as step.dropout_key on a TPU
-    key = jax.ShapeDtypeStruct(key.shape, key.dtype, sharding=NamedSharding(mesh, PartitionSpec()))
-    train_step = make_train_step(masked_lm_loss(config.model), optimizer, microbatches)
+    seed = jax.ShapeDtypeStruct((), jnp.uint32, sharding=NamedSharding(mesh, PartitionSpec()))
+    train_step = make_train_step(masked_lm_loss(config.model), optimizer, microbatches, mesh)
     try:
-        step = compile_train_step(train_step, state, batch, key)
+        step = compile_train_step(train_step, state, batch, seed)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -241,7 +240,7 @@ def compile_step(config: Any, topology: Topology) -> Needs:
         "program": memory.generated_code_size_in_bytes,
     }
     sent = sum(one.wire for one in read.collectives)
-    flops = matmul_flops(jax.make_jaxpr(train_step)(state, batch, key).jaxpr) / topology.chips
+    flops = matmul_flops(jax.make_jaxpr(train_step)(state, batch, seed).jaxpr) / topology.chips
     return Needs(memory, read.hbm_bytes, sent, flops, step.cost_analysis()["flops"], read.by_kind(), True, read.unknown_loops)
 
 

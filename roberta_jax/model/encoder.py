@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from roberta_jax.errors import UserError
 from roberta_jax.model.attention import attend
+from roberta_jax.model.dropout import dropout, fold
 
 REMAT_POLICIES = {
     "none": None,
@@ -56,20 +57,6 @@ def kernel_init(config: RobertaConfig):
     return nn.initializers.normal(config.initializer_range)
 
 
-class Dropout(nn.Module):
-    """Zeroes a share of the values and scales the rest; 16 random bits a value, half of what nn.Dropout draws."""
-
-    rate: float
-
-    @nn.compact
-    def __call__(self, x, deterministic: bool):
-        if deterministic or self.rate == 0:
-            return x
-        threshold = round(self.rate * 2**16)
-        keep = jax.random.bits(self.make_rng("dropout"), x.shape, jnp.uint16) >= threshold
-        return jnp.where(keep, x * jnp.asarray(2**16 / (2**16 - threshold), x.dtype), 0)
-
-
 def layer_norm(config: RobertaConfig, name: str | None = None) -> nn.LayerNorm:
     """Statistics in float32 whatever the arithmetic around them (Flax does so), the variance by two passes."""
     return nn.LayerNorm(epsilon=config.layer_norm_eps, dtype=config.dtype, use_fast_variance=False, name=name)
@@ -90,13 +77,12 @@ class Embeddings(nn.Module):
         self.position = table(c.max_length + c.pad_id + 1)
         self.token_type = table(c.num_token_types)
         self.layer_norm = layer_norm(c)
-        self.drop = Dropout(c.dropout)
 
-    def __call__(self, input_ids, segment_ids, token_type_ids, deterministic: bool):
+    def __call__(self, input_ids, segment_ids, token_type_ids, keys):
         x = self.word(input_ids) + self.position(position_ids(segment_ids, self.config.pad_id))
         if token_type_ids is None:
             token_type_ids = jnp.zeros((1, 1), jnp.int32)  # every token's
-        return self.drop(self.layer_norm(x + self.token_type(token_type_ids)), deterministic)
+        return dropout(self.layer_norm(x + self.token_type(token_type_ids)), self.config.dropout, keys)
 
     def attend(self, x):
         """[…, D] → [… , V] in float32."""
@@ -118,19 +104,18 @@ class Block(nn.Module):
     config: RobertaConfig
 
     @nn.compact
-    def __call__(self, x, segment_ids, deterministic: bool):
+    def __call__(self, x, segment_ids, keys):
         c = self.config
 
         def dense(features, name):
             return nn.DenseGeneral(features, kernel_init=kernel_init(c), dtype=c.dtype, name=name)
 
         qkv = dense((3, c.num_heads, c.hidden_size // c.num_heads), "qkv")(x)  # [B, L, 3, H, D/H]
-        drop_probabilities = Dropout(c.attention_dropout, name="drop_attention")
-        attended = attend(qkv, segment_ids, lambda p: drop_probabilities(p, deterministic))  # [B, L, D]
-        attended = Dropout(c.dropout)(dense(c.hidden_size, "out")(attended), deterministic)
+        attended = attend(qkv, segment_ids, lambda p: dropout(p, c.attention_dropout, keys, 0))  # [B, L, D]
+        attended = dropout(dense(c.hidden_size, "out")(attended), c.dropout, keys, 1)
         x = layer_norm(c, name="attention_norm")(x + attended)
         y = nn.gelu(dense(c.intermediate_size, "up")(x), approximate=False)
-        y = Dropout(c.dropout)(dense(c.hidden_size, "down")(y), deterministic)
+        y = dropout(dense(c.hidden_size, "down")(y), c.dropout, keys, 2)
         return layer_norm(c, name="feed_forward_norm")(x + y), None
 
 
@@ -142,23 +127,25 @@ class Encoder(nn.Module):
     def setup(self):
         c = self.config
         policy = REMAT_POLICIES[c.remat]
-        block = Block if policy is None else nn.remat(Block, policy=policy, prevent_cse=False, static_argnums=(3,))
+        block = Block if policy is None else nn.remat(Block, policy=policy, prevent_cse=False)
         self.embeddings = Embeddings(c)
         self.layers = nn.scan(
             block,
             variable_axes={"params": 0},
-            split_rngs={"params": True, "dropout": True},
-            in_axes=(nn.broadcast, nn.broadcast),
+            split_rngs={"params": True},
+            in_axes=(nn.broadcast, 0),
             length=c.num_layers,
         )(c)
 
-    def __call__(self, input_ids, segment_ids, token_type_ids=None, deterministic: bool = True):
+    def __call__(self, input_ids, segment_ids, token_type_ids=None, keys=None):
         """Encodes rows.
 
         Args:
           input_ids: int32 [B, L].
           segment_ids: int32 [B, L], 0 for padding; tokens attend to those of their own segment alone.
           token_type_ids: int32 [B, L]; all 0 by default.
+          keys: of each row's dropout, uint32 [B, 2]; without them there is none.
         """
-        x = self.embeddings(input_ids, segment_ids, token_type_ids, deterministic)
-        return self.layers(x, segment_ids, deterministic)[0]
+        x = self.embeddings(input_ids, segment_ids, token_type_ids, keys)
+        of_layers = None if keys is None else fold(keys, jnp.arange(1, self.config.num_layers + 1)[:, None])  # [layers, B, 2]
+        return self.layers(x, segment_ids, of_layers)[0]

@@ -4,7 +4,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from roberta_jax.model.encoder import Dropout, Encoder, RobertaConfig, kernel_init, layer_norm
+from roberta_jax.model.dropout import dropout, fold
+from roberta_jax.model.encoder import Encoder, RobertaConfig, kernel_init, layer_norm
 
 
 class MaskedLMHead(nn.Module):
@@ -27,8 +28,8 @@ class MaskedLM(nn.Module):
         self.encoder = Encoder(self.config)
         self.lm_head = MaskedLMHead(self.config)
 
-    def __call__(self, input_ids, segment_ids, positions, deterministic: bool = True):
-        hidden = self.encoder(input_ids, segment_ids, deterministic=deterministic)
+    def __call__(self, input_ids, segment_ids, positions, keys=None):
+        hidden = self.encoder(input_ids, segment_ids, keys=keys)
         masked = jnp.take_along_axis(hidden, positions[..., None], axis=1)  # [B, S, D]
         return self.lm_head(masked, self.encoder.embeddings.attend)
 
@@ -45,13 +46,10 @@ def apply_masked_lm(
     input_ids: jax.Array,
     segment_ids: jax.Array,
     positions: jax.Array,
-    dropout_key: jax.Array | None = None,
+    dropout_keys: jax.Array | None = None,
 ) -> jax.Array:
-    """Logits at `positions`: int32 [B, L], [B, L] and [B, S] → float32 [B, S, V]. Without a key there is no dropout."""
-    rngs = {} if dropout_key is None else {"dropout": dropout_key}
-    return MaskedLM(config).apply(
-        {"params": params}, input_ids, segment_ids, positions, deterministic=dropout_key is None, rngs=rngs
-    )
+    """Logits at `positions`: int32 [B, L], [B, L] and [B, S] → float32 [B, S, V]. Without keys there is no dropout."""
+    return MaskedLM(config).apply({"params": params}, input_ids, segment_ids, positions, dropout_keys)
 
 
 def dense(config: RobertaConfig, features: int, name: str) -> nn.Dense:
@@ -65,10 +63,10 @@ class ClassificationHead(nn.Module):
     outputs: int
 
     @nn.compact
-    def __call__(self, x, deterministic: bool):
-        drop = Dropout(self.config.dropout)
-        x = jnp.tanh(dense(self.config, self.config.hidden_size, "dense")(drop(x[:, 0], deterministic)))
-        return dense(self.config, self.outputs, "out")(drop(x, deterministic))
+    def __call__(self, x, keys):
+        c = self.config
+        x = jnp.tanh(dense(c, c.hidden_size, "dense")(dropout(x[:, 0], c.dropout, keys, 0)))
+        return dense(c, self.outputs, "out")(dropout(x, c.dropout, keys, 1))
 
 
 class MultipleChoiceHead(nn.Module):
@@ -78,9 +76,9 @@ class MultipleChoiceHead(nn.Module):
     outputs: int = 1
 
     @nn.compact
-    def __call__(self, x, deterministic: bool):
+    def __call__(self, x, keys):
         x = jnp.tanh(dense(self.config, self.config.hidden_size, "dense")(x[:, 0]))
-        return dense(self.config, self.outputs, "out")(Dropout(self.config.dropout)(x, deterministic))
+        return dense(self.config, self.outputs, "out")(dropout(x, self.config.dropout, keys))
 
 
 class SpanHead(nn.Module):
@@ -90,7 +88,7 @@ class SpanHead(nn.Module):
     outputs: int = 2
 
     @nn.compact
-    def __call__(self, x, deterministic: bool):
+    def __call__(self, x, keys):
         return dense(self.config, self.outputs, "out")(x)
 
 
@@ -101,8 +99,8 @@ class TokenClassificationHead(nn.Module):
     outputs: int
 
     @nn.compact
-    def __call__(self, x, deterministic: bool):
-        return dense(self.config, self.outputs, "out")(Dropout(self.config.dropout)(x, deterministic))
+    def __call__(self, x, keys):
+        return dense(self.config, self.outputs, "out")(dropout(x, self.config.dropout, keys))
 
 
 # Where a head's parameters lie in the tree, beside "encoder", is its name. The masked-LM head is "lm_head".
@@ -126,13 +124,10 @@ def apply_encoder(
     input_ids: jax.Array,
     segment_ids: jax.Array,
     token_type_ids: jax.Array | None = None,
-    dropout_key: jax.Array | None = None,
+    dropout_keys: jax.Array | None = None,
 ) -> jax.Array:
-    """Hidden states of any model's parameters: int32 [B, L] each → [B, L, D]. Without a key there is no dropout."""
-    rngs = {} if dropout_key is None else {"dropout": dropout_key}
-    return Encoder(config).apply(
-        {"params": params["encoder"]}, input_ids, segment_ids, token_type_ids, dropout_key is None, rngs=rngs
-    )
+    """Hidden states of any model's parameters: int32 [B, L] each → [B, L, D]. Without keys there is no dropout."""
+    return Encoder(config).apply({"params": params["encoder"]}, input_ids, segment_ids, token_type_ids, dropout_keys)
 
 
 def init_with_head(key: jax.Array, config: RobertaConfig, head: str, outputs: int) -> dict:
@@ -144,7 +139,7 @@ def init_with_head(key: jax.Array, config: RobertaConfig, head: str, outputs: in
     """
     encoder_key, head_key = jax.random.split(key)
     hidden = jnp.zeros((1, 1, config.hidden_size), config.dtype)
-    head_params = HEADS[head](config, outputs).init(head_key, hidden, True)["params"]
+    head_params = HEADS[head](config, outputs).init(head_key, hidden, None)["params"]
     return {"encoder": init_encoder(encoder_key, config), head: head_params}
 
 
@@ -154,12 +149,13 @@ def apply_with_head(
     input_ids: jax.Array,
     segment_ids: jax.Array,
     token_type_ids: jax.Array | None = None,
-    dropout_key: jax.Array | None = None,
+    dropout_keys: jax.Array | None = None,
 ) -> jax.Array:
-    """Float32 logits of the head that `params` hold. Without a key there is no dropout.
+    """Float32 logits of the head that `params` hold. Without keys there is no dropout.
 
     Args:
       input_ids: int32 [B, L]; for multiple choice [B, C, L], and so `segment_ids` and `token_type_ids`.
+      dropout_keys: of each row, uint32 [B, 2].
 
     Returns:
       classification [B, outputs], multiple choice [B, C], span [B, L, 2], token classification [B, L, outputs].
@@ -167,9 +163,11 @@ def apply_with_head(
     (head,) = params.keys() - {"encoder"}
     rows = input_ids.shape[:-1]
     flat = [x if x is None else x.reshape(-1, x.shape[-1]) for x in (input_ids, segment_ids, token_type_ids)]
-    encoder_key, head_key = (None, None) if dropout_key is None else jax.random.split(dropout_key)
-    hidden = apply_encoder(params, config, *flat, encoder_key)
+    keys = dropout_keys
+    if keys is not None and head == "multiple_choice":
+        keys = fold(keys[:, None], jnp.arange(rows[1])).reshape(-1, 2)
+    hidden = apply_encoder(params, config, *flat, keys)
     module = HEADS[head](config, params[head]["out"]["bias"].shape[-1])
-    rngs = {} if dropout_key is None else {"dropout": head_key}
-    logits = module.apply({"params": params[head]}, hidden, dropout_key is None, rngs=rngs).astype(jnp.float32)
+    head_keys = None if keys is None else fold(keys, config.num_layers + 1)  # behind the layers', 1 to num_layers
+    logits = module.apply({"params": params[head]}, hidden, head_keys).astype(jnp.float32)
     return logits.reshape(rows) if head == "multiple_choice" else logits

@@ -134,8 +134,8 @@ def losses(kind: str, logits: jax.Array, batch: dict) -> tuple[jax.Array, jax.Ar
 
 
 def task_loss(kind: str, config: RobertaConfig) -> Loss:
-    def loss(params, batch, key):
-        logits = apply_with_head(params, config, batch["input_ids"], batch["segment_ids"], dropout_key=key)
+    def loss(params, batch, keys):
+        logits = apply_with_head(params, config, batch["input_ids"], batch["segment_ids"], dropout_keys=keys)
         return _sums(kind, logits, batch)
 
     return loss

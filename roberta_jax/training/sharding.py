@@ -1,6 +1,7 @@
 """The mesh, which array lies where on it, and which rows of a batch a host feeds.
 
-Rows of a batch are spread over "data" and "fsdp", parameters and optimizer state over "fsdp" alone (1 replicates them).
+Rows of a batch are spread over "data" and "fsdp", parameters over "fsdp" (1 replicates them), and AdamW's moments over
+"fsdp" too or, where that is 1, over "data": each device updates its part of the parameters, and all gather the new ones.
 Trials of fine-tuning that are trained together are spread over "trial", with all that is theirs.
 """
 
@@ -43,18 +44,31 @@ def map_paths(function: Callable[[str, Any], Any], tree: Any, is_leaf: Callable[
     )
 
 
+def _rule(path: str) -> P:
+    spec = next((spec for pattern, spec in RULES if re.search(pattern, path)), None)
+    if spec is None:
+        raise ValueError(f"no row of sharding.RULES covers {path}")
+    return spec
+
+
+def moment_spec(mesh: Mesh, path: str, shape: tuple[int, ...]) -> P:
+    """How a parameter's moments, and its summed gradient, are cut."""
+    spec = _rule(path)
+    if mesh.shape["fsdp"] > 1 or any(name and shape[axis] % mesh.shape["data"] for axis, name in enumerate(spec)):
+        return spec
+    return P(*(name and "data" for name in spec))
+
+
 def state_shardings(mesh: Mesh, state: Any, stacked: bool = False) -> Any:
     """A sharding for each array of a state (or of its shapes); `stacked` states have an axis of trials in front."""
 
     def sharding(path: str, leaf: Any) -> NamedSharding:
-        spec = next((spec for pattern, spec in RULES if re.search(pattern, path)), None)
-        if spec is None:
-            raise ValueError(f"no row of sharding.RULES covers {path}")
-        spec = P("trial", *spec) if stacked else spec
+        shape = leaf.shape[stacked:]
+        spec = moment_spec(mesh, path, shape) if path.startswith("opt_state/") else _rule(path)
         for axis, name in enumerate(spec):
-            if name and leaf.shape[axis] % mesh.shape[name]:
-                raise UserError(f"fsdp is {mesh.shape[name]}, which does not divide axis {axis} of {path} {leaf.shape}.")
-        return NamedSharding(mesh, spec)
+            if name and shape[axis] % mesh.shape[name]:
+                raise UserError(f"fsdp is {mesh.shape[name]}, which does not divide axis {axis} of {path} {shape}.")
+        return NamedSharding(mesh, P("trial", *spec) if stacked else spec)
 
     return map_paths(sharding, state)
 

@@ -8,12 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
 
 from roberta_jax.errors import UserError
-from roberta_jax.training.sharding import batch_devices, map_paths, state_shardings
+from roberta_jax.model.dropout import row_keys
+from roberta_jax.training.sharding import batch_devices, map_paths, moment_spec, state_shardings
 
 Batch = dict[str, jax.Array]
-# (params, batch, dropout key or None) → sums over the batch: "loss", "weight", and others to be divided by "weight"
+# (params, batch, the rows' dropout keys or None) → sums over the batch: "loss", "weight", and others to be divided by it
 Loss = Callable[[Any, Batch, jax.Array | None], dict[str, jax.Array]]
 
 
@@ -29,12 +31,6 @@ def accumulation(batch_size: int, microbatch_size: int, mesh: Mesh) -> int:
             f"(batch_size {batch_size} on {devices} devices)."
         )
     return share // microbatch_size if microbatch_size else 1
-
-
-def dropout_key(seed: int | np.ndarray) -> jax.Array:
-    """Rbg on accelerators, where it is several times faster; on a CPU threefry, the same on any number of devices."""
-    impl = "threefry2x32" if jax.default_backend() == "cpu" else "rbg"
-    return jax.random.key(seed, impl=impl) if np.ndim(seed) == 0 else jnp.stack([dropout_key(one) for one in seed])
 
 
 def abstract_state(
@@ -101,39 +97,48 @@ def best_so_far(best: dict, params: Any, value: jax.Array, step: jax.Array) -> d
     return jax.tree.map(choose, {"params": params, "value": value, "step": step}, best)
 
 
-def make_train_step(loss: Loss, optimizer: optax.GradientTransformation, microbatches: int) -> Callable:
-    """(state, batch, key, factor of the learning rate) → (state, metrics).
+def make_train_step(loss: Loss, optimizer: optax.GradientTransformation, microbatches: int, mesh: Mesh) -> Callable:
+    """(state, batch, seed of dropout, factor of the learning rate) → (state, metrics).
 
-    The loss is the mean over all predictions of the global batch.
+    The loss is the mean over all predictions of the global batch. Each device sums the gradients of its own rows over its
+    microbatches, and the sums meet once, behind the last: left to itself the compiler reduces every microbatch's.
     """
 
-    def train_step(state: dict, batch: Batch, key: jax.Array, rate: jax.Array | float = 1.0) -> tuple[dict, dict]:
-        params, key = state["params"], jax.random.fold_in(key, state["step"])
-        weight = jnp.maximum(batch["weights"].sum(), 1e-6)
+    def gradients(params: Any, batch: Batch, keys: jax.Array, weight: jax.Array) -> tuple[Any, dict]:
+        def objective(params):
+            sums = loss(params, batch, keys)
+            return sums["loss"] / weight, sums
 
-        def gradients(microbatch: Batch, key: jax.Array):
-            def objective(params):
-                sums = loss(params, microbatch, key)
-                return sums["loss"] / weight, sums
+        return jax.grad(objective, has_aux=True)(params)
 
-            return jax.grad(objective, has_aux=True)(params)
+    def accumulated(params: Any, batch: Batch, keys: jax.Array, weight: jax.Array) -> tuple[Any, dict]:
+        # In turn, as cards are, so that rows spread over "fsdp" stay where they are.
+        dealt = jax.tree.map(lambda x: x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1), (batch, keys))
+        first = jax.tree.map(lambda x: x[0], dealt)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradients, params, *first, weight))
+        add = lambda total, part: (jax.tree.map(jnp.add, total, gradients(params, *part, weight)), None)  # noqa: E731
+        (grads, sums), _ = jax.lax.scan(add, zeros, dealt)
 
-        if microbatches == 1:
-            grads, sums = gradients(batch, key)
-        else:
-            # Every device keeps its own rows: the rows it holds are dealt out to the microbatches in turn.
-            dealt = jax.tree.map(
-                lambda x: x.reshape(x.shape[0] // microbatches, microbatches, *x.shape[1:]).swapaxes(0, 1), batch
-            )
+        def meet(path: str, grad: jax.Array) -> jax.Array:
+            spec = moment_spec(mesh, path, grad.shape)
+            if "data" not in spec:
+                return jax.lax.psum(grad, "data")
+            return jax.lax.psum_scatter(grad, "data", scatter_dimension=spec.index("data"), tiled=True)
 
-            def add(total, numbered):
-                number, microbatch = numbered
-                return jax.tree.map(jnp.add, total, gradients(microbatch, jax.random.fold_in(key, number))), None
+        return map_paths(meet, grads), jax.lax.psum(sums, "data")
 
-            first = jax.tree.map(lambda x: x[0], dealt)
-            zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradients, first, key))
-            (grads, sums), _ = jax.lax.scan(add, zeros, (jnp.arange(microbatches), dealt))
+    def over_data(path: str, x: jax.Array) -> P:
+        return P(*(name if name == "data" else None for name in moment_spec(mesh, path, x.shape)))
 
+    def summed(params: Any, *inputs: Any) -> tuple[Any, dict]:
+        out_specs = map_paths(over_data, params), P()
+        rows = {"in_specs": (P(), P("data"), P("data"), P()), "axis_names": {"data"}, "check_vma": False}
+        return jax.shard_map(accumulated, mesh=mesh, out_specs=out_specs, **rows)(params, *inputs)
+
+    def train_step(state: dict, batch: Batch, seed: jax.Array, rate: jax.Array | float = 1.0) -> tuple[dict, dict]:
+        params, weight = state["params"], jnp.maximum(batch["weights"].sum(), 1e-6)
+        keys = row_keys(seed, state["step"], len(batch["weights"]))
+        grads, sums = summed(params, batch, keys, weight)
         updates, opt_state = optimizer.update(grads, state["opt_state"], params)
         updates = jax.tree.map(lambda update: rate * update, updates)
         metrics = {name: total / weight for name, total in sums.items() if name != "weight"}

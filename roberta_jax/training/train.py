@@ -27,7 +27,6 @@ from roberta_jax.training.step import (
     accumulation,
     best_so_far,
     compile_train_step,
-    dropout_key,
     init_state,
     make_train_step,
     place,
@@ -127,13 +126,13 @@ def train(job: Job, config: RunConfig, workdir: Path) -> dict | None:
 
     metrics, peak = Metrics(workdir, first_step), peak_flops()
     say(f"{sum(x.size for x in jax.tree.leaves(abstract['params'])):,} parameters on {_devices()}")
-    train_step = make_train_step(job.loss, optimizer, microbatches)
+    train_step = make_train_step(job.loss, optimizer, microbatches, mesh)
     if trials:
         train_step = jax.vmap(train_step)
         rates = np.array([trial.learning_rate / config.optimizer.learning_rate for trial in trials], np.float32)
-        constants = dropout_key(np.array([trial.seed for trial in trials])), rates
+        constants = np.array([trial.seed for trial in trials], np.uint32), rates
     else:
-        constants = (dropout_key(config.seed),)
+        constants = (np.uint32(config.seed),)
     compiled: dict[tuple, Callable] = {}  # by the batch's shape
     watch, interval, pending = Stopwatch(), [], None
 

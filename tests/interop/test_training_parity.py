@@ -74,24 +74,18 @@ def expected(source) -> list[float]:
 def test_losses_are_those_of_a_pytorch_loop(source, expected, devices, microbatches):
     ours = config_from_transformers(source.config.to_dict(), "config.json")
     params, _, _ = from_transformers(tensors(source), ours, ["RobertaForMaskedLM"], "model")
-    optimizer, key = make_optimizer(OPTIMIZER, STEPS), jax.random.key(0)
-    step = make_train_step(masked_lm_loss(ours), optimizer, microbatches)
-    losses = []
-    if devices == 1:
-        state = {"params": params, "opt_state": optimizer.init(params), "step": np.int32(0)}
-        run = jax.jit(step, donate_argnums=0)
-        place = jax.device_put
-    else:
-        mesh = make_mesh(fsdp=2)
-        assert mesh.size == devices
+    optimizer, seed = make_optimizer(OPTIMIZER, STEPS), np.uint32(0)
+    mesh = make_mesh(fsdp=min(2, devices), devices=jax.devices()[:devices])
+    step = make_train_step(masked_lm_loss(ours), optimizer, microbatches, mesh)
 
-        def place(batch):
-            return jax.device_put(batch, batch_sharding(mesh))
+    def place(batch):
+        return jax.device_put(batch, batch_sharding(mesh))
 
-        abstract = abstract_state(lambda key: jax.tree.map(jax.numpy.asarray, params), optimizer, mesh)
-        state = init_state(lambda key: jax.tree.map(jax.numpy.asarray, params), optimizer, 0, abstract)
-        run = compile_train_step(step, abstract, place(next(batches())), key)
+    init = lambda key: jax.tree.map(jax.numpy.asarray, params)  # noqa: E731
+    abstract = abstract_state(init, optimizer, mesh)
+    state, losses = init_state(init, optimizer, 0, abstract), []
+    run = compile_train_step(step, abstract, place(next(batches())), seed)
     for batch in batches():
-        state, metrics = run(state, place(batch), key)
+        state, metrics = run(state, place(batch), seed)
         losses.append(float(metrics["loss"]))
     np.testing.assert_allclose(losses, expected, rtol=1e-4)

@@ -13,6 +13,7 @@ from roberta_jax.tasks.batches import collate
 from roberta_jax.tasks.features import UNLABELLED, Features
 from roberta_jax.tasks.finetune import FinetuneConfig, how_many_together, losses, task_loss
 from roberta_jax.training.optimizer import OptimizerConfig, make_optimizer
+from roberta_jax.training.sharding import make_mesh
 from roberta_jax.training.step import make_train_step
 
 STEPS, ROWS, LENGTH = 20, 16, 24
@@ -112,11 +113,11 @@ def test_losses_are_those_of_a_pytorch_loop(kind):
     tensors = {name: tensor.numpy().copy() for name, tensor in source.state_dict().items()}
     params, _, _ = from_transformers(tensors, ours, [type(source).__name__], "model")
     optimizer = make_optimizer(OPTIMIZER, STEPS)
-    step = jax.jit(make_train_step(task_loss(kind, ours), optimizer, 1))
+    step = jax.jit(make_train_step(task_loss(kind, ours), optimizer, 1, make_mesh()))
     state = {"params": params, "opt_state": optimizer.init(params), "step": np.int32(0)}
     found = []
     for batch in batches(kind):
-        state, metrics = step(state, batch, jax.random.key(0))
+        state, metrics = step(state, batch, np.uint32(0))
         found.append(float(metrics["loss"]))
     expected = torch_losses(source, kind)
     assert np.mean(expected[-4:]) < 0.97 * np.mean(expected[:4])  # it learns
