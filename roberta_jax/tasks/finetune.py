@@ -27,6 +27,7 @@ from roberta_jax.tasks.examples import Splits, TaskData
 from roberta_jax.tasks.features import Features, encode
 from roberta_jax.tasks.scores import measure
 from roberta_jax.tasks.table import Example, Task
+from roberta_jax.training.guard import GuardConfig
 from roberta_jax.training.logging import say
 from roberta_jax.training.sharding import make_mesh
 from roberta_jax.training.step import Loss
@@ -61,6 +62,8 @@ class FinetuneConfig(RunConfig):
     from_mnli: bool = False  # of several tasks: RTE, MRPC and STS-B begin with the MNLI run's encoder
     model: RobertaConfig = field(default_factory=RobertaConfig)
     data: TaskData = field(default_factory=TaskData)
+    # Small sets are learned by heart, and then a single example is ten times the rest: only NaN and infinity are unsound.
+    guard: GuardConfig = field(default_factory=lambda: GuardConfig(skip_above=0.0, spike_above=0.0))
 
     POSITIVE: ClassVar = ("batch_size", "epochs", "fsdp", "log_every", "keep_checkpoints", "seeds")
 

@@ -1,14 +1,34 @@
-"""Checkpoints by Orbax: written in the background, whole or not there, the newest few and the best kept."""
+"""Checkpoints by Orbax: written in the background, whole or not there, the newest few and the best kept.
 
+Each holds a checksum of its arrays' bits, as storage may give back other bits than it was given and say nothing.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
 from roberta_jax.errors import UserError
+
+
+class Damaged(Exception):
+    """A checkpoint that cannot be read, or does not hold what was written."""
+
+
+@jax.jit
+def checksum(tree: Any) -> jax.Array:
+    """Of all bits, the same however the arrays are spread over devices. uint32 []"""
+    total = jnp.zeros((), jnp.uint32)
+    for leaf in jax.tree.leaves(tree):
+        bits = jax.lax.bitcast_convert_type(leaf, jnp.uint32)
+        total = total * jnp.uint32(0x9E3779B1) + bits.sum(dtype=jnp.uint32)
+    return total
 
 
 class Checkpoints:
@@ -36,18 +56,42 @@ class Checkpoints:
     def latest_step(self) -> int | None:
         return self._manager.latest_step()
 
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """What is raised here may have befallen the write before, which went on behind the steps."""
+        try:
+            yield
+        except Exception as error:  # of a class of its own for each cause
+            whole = max(saved_steps(self.folder), default=None)
+            kept = "there is none yet" if whole is None else f"step {whole:,} is whole, and the same command goes on from it"
+            raise UserError(f"{self.folder}: a checkpoint could not be written ({_reason(error)}); {kept}.") from None
+
     def save(self, step: int, state: Any, metrics: dict[str, float] | None = None) -> None:
-        """Copies the state and returns; the writing goes on behind."""
+        """Copies the state and returns; the writing goes on behind.
+
+        Raises:
+          UserError: it cannot be written, or the last one could not.
+        """
         if step not in self._manager.all_steps():
-            self._manager.save(step, args=ocp.args.StandardSave(state), metrics=metrics)
+            with self._writing():
+                args = ocp.args.StandardSave(state | {"checksum": checksum(state)})
+                self._manager.save(step, args=args, metrics=metrics)
 
     def restore(self, step: int, abstract: Any) -> Any:
         """The state of a step, laid out as `abstract` says.
 
         Raises:
           UserError: the checkpoint is of another model.
+          Damaged: it is not whole.
         """
-        saved = _shapes(self._manager.item_metadata(step))
+        sharding = jax.tree.leaves(abstract)[0].sharding
+        if isinstance(sharding, jax.sharding.NamedSharding):
+            sharding = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
+        abstract = abstract | {"checksum": jax.ShapeDtypeStruct((), jnp.uint32, sharding=sharding)}
+        try:
+            saved = _shapes(self._manager.item_metadata(step).tree)
+        except Exception as error:
+            raise Damaged(_reason(error)) from None
         wanted = _shapes(abstract)
         for path in sorted(saved.keys() | wanted.keys()):
             if saved.get(path) != wanted.get(path):
@@ -56,7 +100,37 @@ class Checkpoints:
                     f"{saved.get(path, 'not there')}, this config's {wanted.get(path, 'not there')}; "
                     "take another workdir or that run's config."
                 )
-        return self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+        try:
+            state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
+        except Exception as error:
+            raise Damaged(_reason(error)) from None
+        if state.pop("checksum") != checksum(state):
+            raise Damaged("its arrays do not have the checksum that they were saved with")
+        return state
+
+    def restore_newest(self, abstract: Any, report: Callable[[int, str], None], last: int | None = None) -> tuple[int, Any]:
+        """(step, state) of the newest whole checkpoint, not past the step `last`; (0, None) where there is none.
+
+        A damaged one is put aside as `<step>.damaged`, and `report` is told its step and a sentence.
+        """
+        with self._writing():
+            self._manager.wait_until_finished()
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            if last is not None and step > last:
+                continue
+            try:
+                return step, self.restore(step, abstract)
+            except Damaged as error:
+                report(step, f"{self.folder / str(step)} is damaged ({error}) and passed over; it is {step}.damaged now")
+                if jax.process_index() == 0:
+                    (self.folder / str(step)).rename(self.folder / f"{step}.damaged")
+                self._manager.reload()
+        return 0, None
+
+    def delete_past(self, step: int) -> None:
+        for later in self._manager.all_steps():
+            if later > step:
+                self._manager.delete(later)
 
     def reached_preemption(self, step: int) -> bool:
         """Whether the platform has told all hosts that the machine is about to be taken."""
@@ -64,7 +138,8 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits for what is being written."""
-        self._manager.wait_until_finished()
+        with self._writing():
+            self._manager.wait_until_finished()
         self._manager.close()
 
 
@@ -94,10 +169,14 @@ def read_params(folder: Path, step: int) -> dict:
         params = best["params"] if np.max(best["value"]) > -np.inf else restored["params"]
         return jax.tree.map(lambda x: x[np.argmax(best["value"])], params) if np.ndim(best["value"]) else params
     except (OSError, KeyError, ValueError, AttributeError) as error:
-        reason = str(error).splitlines()[0][:200]
-        raise UserError(f"{folder / str(step)} is not a whole checkpoint of a training run: {reason}") from None
+        raise UserError(f"{folder / str(step)} is not a whole checkpoint of a training run: {_reason(error)}") from None
     finally:
         handler.close()
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split())
+    return "no space left on the disk" if "No space left on device" in text else text[:200] or type(error).__name__
 
 
 def _shapes(tree: Any) -> dict[str, tuple]:

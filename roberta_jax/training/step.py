@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 
 from roberta_jax.errors import UserError
 from roberta_jax.model.dropout import row_keys
+from roberta_jax.training.guard import DEFAULT, GuardConfig, judge, new_guard
 from roberta_jax.training.sharding import batch_devices, map_paths, moment_spec, state_shardings
 
 Batch = dict[str, jax.Array]
@@ -55,7 +56,8 @@ def abstract_state(
 def _new_state(init, optimizer, seed: int | np.ndarray, keep_best: bool) -> dict:
     def one(seed):
         params = init(jax.random.key(seed))
-        state = {"params": params, "opt_state": optimizer.init(params), "step": jnp.zeros((), jnp.int32)}
+        zero = jnp.zeros((), jnp.int32)  # batches go on where steps are gone back from
+        state = {"params": params, "opt_state": optimizer.init(params), "step": zero, "batch": zero, "guard": new_guard()}
         best = {"params": params, "value": jnp.full((), -jnp.inf), "step": jnp.zeros((), jnp.int32)}
         return state | ({"best": best} if keep_best else {})
 
@@ -97,8 +99,10 @@ def best_so_far(best: dict, params: Any, value: jax.Array, step: jax.Array) -> d
     return jax.tree.map(choose, {"params": params, "value": value, "step": step}, best)
 
 
-def make_train_step(loss: Loss, optimizer: optax.GradientTransformation, microbatches: int, mesh: Mesh) -> Callable:
-    """(state, batch, seed of dropout, factor of the learning rate) → (state, metrics).
+def make_train_step(
+    loss: Loss, optimizer: optax.GradientTransformation, microbatches: int, mesh: Mesh, guard: GuardConfig = DEFAULT
+) -> Callable:
+    """(state, batch, seed of dropout, factor of the learning rate) → (state, metrics, the guard's among them).
 
     The loss is the mean over all predictions of the global batch. Each device sums the gradients of its own rows over its
     microbatches, and the sums meet once, behind the last: left to itself the compiler reduces every microbatch's.
@@ -135,16 +139,19 @@ def make_train_step(loss: Loss, optimizer: optax.GradientTransformation, microba
         rows = {"in_specs": (P(), P("data"), P("data"), P()), "axis_names": {"data"}, "check_vma": False}
         return jax.shard_map(accumulated, mesh=mesh, out_specs=out_specs, **rows)(params, *inputs)
 
-    def train_step(state: dict, batch: Batch, seed: jax.Array, rate: jax.Array | float = 1.0) -> tuple[dict, dict]:
+    def train_step(state: dict, batch: Batch, seed: jax.Array, rate: jax.Array | float = 1.0):
         params, weight = state["params"], jnp.maximum(batch["weights"].sum(), 1e-6)
         keys = row_keys(seed, state["step"], len(batch["weights"]))
         grads, sums = summed(params, batch, keys, weight)
-        updates, opt_state = optimizer.update(grads, state["opt_state"], params)
-        updates = jax.tree.map(lambda update: rate * update, updates)
         metrics = {name: total / weight for name, total in sums.items() if name != "weight"}
         metrics |= {"gradient_norm": optax.tree.norm(grads), "parameter_norm": optax.tree.norm(params)}
-        new = {"params": optax.apply_updates(params, updates), "opt_state": opt_state, "step": state["step"] + 1}
-        return state | new, metrics
+        after, made, judged = judge(state["guard"], guard, metrics["loss"], metrics["gradient_norm"])
+        updates, opt_state = optimizer.update(grads, state["opt_state"], params)
+        updates = jax.tree.map(lambda update: rate * update, updates)
+        new = {"params": optax.apply_updates(params, updates), "opt_state": opt_state}
+        new = jax.tree.map(lambda new, old: jnp.where(made, new, old), new, {name: state[name] for name in new})
+        new |= {"step": state["step"] + 1, "batch": state["batch"] + 1, "guard": after}
+        return state | new, metrics | judged
 
     return train_step
 

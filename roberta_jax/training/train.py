@@ -1,11 +1,11 @@
 """The one loop: restore, step, log, evaluate, save, and all that again until the end or a signal."""
 
 import dataclasses
+import errno
 import json
 import shlex
 import signal
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,10 @@ from jax.sharding import Mesh
 from roberta_jax.errors import UserError
 from roberta_jax.model.flops import peak_flops
 from roberta_jax.training.checkpoint import Checkpoints
-from roberta_jax.training.logging import Metrics, Stopwatch, duration, say
+from roberta_jax.training.guard import GuardConfig
+from roberta_jax.training.incidents import Incidents
+from roberta_jax.training.ledger import Ledger
+from roberta_jax.training.logging import Metrics, duration, say
 from roberta_jax.training.optimizer import OptimizerConfig, make_optimizer, schedule
 from roberta_jax.training.sharding import make_mesh
 from roberta_jax.training.step import (
@@ -48,6 +51,7 @@ class RunConfig:
     checkpoint_every: int = 5_000  # steps
     keep_checkpoints: int = 2  # the newest; the best is kept beside them
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
 
     POSITIVE: ClassVar = ("steps", "batch_size", "fsdp", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints")
 
@@ -66,13 +70,16 @@ class Trial:
     name: str
 
 
+JUDGED = ("in_a_row", "loss_score", "norm_ratio")  # of a step's metrics, what is not logged
+
+
 @dataclass(frozen=True)
 class Job:
     """What pretraining and fine-tuning do not share."""
 
     init: Callable[[jax.Array], Any]  # key → parameters
     loss: Loss
-    train_batches: Callable[[int, Mesh], Iterator[dict]]  # (first step, mesh) → batches laid out on it
+    train_batches: Callable[[int, Mesh], Iterator[dict]]  # (number of the first, mesh) → batches laid out on it
     evaluate: Callable[[Any, Mesh], dict[str, Any]]  # (parameters, mesh) → "valid/loss" and others; of trials, arrays
     rows: int  # of a batch: config.batch_size, or a few more that weigh nothing
     cost: Callable[[dict], tuple[int, float]]  # a batch → (its ids, the FLOPs that a training step on it needs)
@@ -80,6 +87,7 @@ class Job:
     derived: Callable[[dict[str, float]], dict[str, float]] = lambda means: {}  # from a step's means, further ones
     metric: str = ""  # the state keeps the parameters where this was greatest; "": checkpoints, where valid/loss was least
     patience: int = 0  # evaluations without a better one that end the run; 0: none do
+    rows_of: Callable[[int], list[int]] = lambda number: []  # a batch's number → its rows of the corpus, for incidents
     trials: tuple[Trial, ...] = ()  # stacked on an axis in front of all arrays; (): one run, without that axis
 
 
@@ -100,33 +108,54 @@ class _Stop:
 
 
 def train(job: Job, config: RunConfig, workdir: Path) -> dict | None:
-    """Runs a job to its last step, from its newest checkpoint if there is one.
+    """Runs a job to its last step, from its newest whole checkpoint if there is one.
 
     Returns:
       The state after the last step; None where a signal ended the run before it.
+
+    Raises:
+      UserError: the run cannot go on; its last whole checkpoint is as it was.
     """
+    try:
+        return _train(job, config, workdir)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise UserError(f"{workdir}: the disk is full; make room, the same command goes on from the last checkpoint.") from None
+
+
+def _train(job: Job, config: RunConfig, workdir: Path) -> dict | None:
     trials = job.trials
     mesh = make_mesh(config.fsdp, len(trials) or 1)
     microbatches = accumulation(job.rows, config.microbatch_size, mesh)
     optimizer, learning_rate = make_optimizer(config.optimizer, config.steps), schedule(config.optimizer, config.steps)
     abstract = abstract_state(job.init, optimizer, mesh, len(trials), keep_best=bool(job.metric))
+    workdir.mkdir(parents=True, exist_ok=True)
+    incidents = Incidents(workdir)
+    ledger = Ledger(workdir, lambda sentence: incidents.write("stall", step, sentence))
     stop = _Stop()
     checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints, "" if job.metric else "valid/loss")
-    first_step = checkpoints.latest_step() or 0
-    if first_step > config.steps:
-        raise UserError(f"{checkpoints.folder} holds step {first_step}, past config.steps {config.steps}: nothing to do.")
+
+    def start(last: int | None = None) -> tuple[int, dict]:
+        """(step, state) of the newest whole checkpoint, or of the beginning."""
+        found, state = checkpoints.restore_newest(abstract, lambda *what: incidents.write("damaged checkpoint", *what), last)
+        if state is None:
+            seeds = np.array([trial.seed for trial in trials]) if trials else config.seed
+            state = init_state(job.init, optimizer, seeds, abstract)
+            state["params"] |= place(job.initial or {}, abstract["params"], bool(trials))
+        return found, state
+
+    step = checkpoints.latest_step() or 0
+    if step > config.steps:
+        raise UserError(f"{checkpoints.folder} holds step {step}, past config.steps {config.steps}: nothing to do.")
+    first_step, state = start()
     if first_step:
         say(f"resuming from step {first_step:,}")
-        state = checkpoints.restore(first_step, abstract)
-    else:
-        seeds = np.array([trial.seed for trial in trials]) if trials else config.seed
-        state = init_state(job.init, optimizer, seeds, abstract)
-        state["params"] |= place(job.initial or {}, abstract["params"], bool(trials))
     _note_config(config, workdir, first_step)
 
     metrics, peak = Metrics(workdir, first_step), peak_flops()
     say(f"{sum(x.size for x in jax.tree.leaves(abstract['params'])):,} parameters on {_devices()}")
-    train_step = make_train_step(job.loss, optimizer, microbatches, mesh)
+    train_step = make_train_step(job.loss, optimizer, microbatches, mesh, config.guard)
     if trials:
         train_step = jax.vmap(train_step)
         rates = np.array([trial.learning_rate / config.optimizer.learning_rate for trial in trials], np.float32)
@@ -134,59 +163,90 @@ def train(job: Job, config: RunConfig, workdir: Path) -> dict | None:
     else:
         constants = (np.uint32(config.seed),)
     compiled: dict[tuple, Callable] = {}  # by the batch's shape
-    watch, interval, pending = Stopwatch(), [], None
+    interval, pending, in_a_row, rewinds = [], None, 0, 0
 
     def compiled_for(batch: dict) -> Callable:
         shape = batch["input_ids"].shape
         if shape not in compiled:
-            watch.pause()
-            started = time.perf_counter()
-            compiled[shape] = compile_train_step(train_step, abstract, batch, *constants)
-            say(f"compiled the step for {shape} in {time.perf_counter() - started:.1f} s, {microbatches} microbatches")
-            watch.resume()
+            with ledger("compile"):
+                before = ledger.seconds["compile"]
+                compiled[shape] = compile_train_step(train_step, abstract, batch, *constants)
+            seconds = ledger.seconds["compile"] - before
+            say(f"compiled the step for {shape} in {seconds:.1f} s, {microbatches} microbatches")
         return compiled[shape]
 
-    def settle() -> None:
-        """Takes in the last step's metrics; waits for that step alone."""
+    def settle() -> bool:
+        """Takes in the last step's metrics, waiting for that step alone; whether the run has to go back."""
+        nonlocal in_a_row
         if pending is None:
-            return
-        step, values, cost = pending
-        interval.append((jax.device_get(values), cost))
+            return False
+        step, batch_number, values, cost = pending
+        values = jax.device_get(values)
+        interval.append((values, cost))
+        in_a_row = 0 if trials else int(values["in_a_row"])
+        if np.any(values["in_a_row"]):
+            _report_unsound(incidents, job, step, batch_number, values)
         if step % config.log_every == 0 or step == config.steps:
-            seconds = watch.lap()
+            seconds = ledger.lap()
             series = {name: np.array([values[name] for values, _ in interval]) for name in values}
-            means = {name: float(values.mean()) for name, values in series.items()}
+            made = series.pop("made") > 0
+            means = {name: float(values[made].mean()) for name, values in series.items() if name not in JUDGED and made.any()}
             ids, flops = np.sum([cost for _, cost in interval], axis=0)
-            means |= job.derived(means)
+            means |= job.derived(means) if means else {}
             means |= {
+                "skipped": float(np.sum(~made)),
                 "learning_rate": float(learning_rate(step - 1)),
                 "tokens_per_second": float(ids / seconds),
                 "mfu": float(flops / seconds / peak),
+                "goodput": ledger.goodput,
             }
             apart = {f"loss/{trial.name}": float(series["loss"][:, i].mean()) for i, trial in enumerate(trials)}
             metrics.write(step, {f"train/{name}": value for name, value in (means | apart).items()})
+            ledger.save(step)
             say(_progress(step, config.steps, means, seconds / len(interval)))
             interval.clear()
+        return in_a_row >= config.guard.spike_steps and bool(config.guard.rewinds or not values["made"])
 
-    batches = job.train_batches(first_step, mesh) if first_step < config.steps else iter(())
-    step, done = first_step, _out_of_patience(job, state, first_step, config.eval_every)
+    def next_batch() -> dict:
+        with ledger("data"):
+            return next(batches)
+
+    step, batch_number = first_step, first_step if trials else int(state["batch"])
+    batches = job.train_batches(batch_number, mesh) if step < config.steps else iter(())
+    done, due = _out_of_patience(job, state, step, config.eval_every), False
+    ledger.begin(step)
     while step < config.steps and not done:
-        step += 1
-        batch = next(batches)
+        step, batch_number, batch = step + 1, batch_number + 1, next_batch()
         state, values = compiled_for(batch)(state, batch, *constants)
-        settle()
-        pending = step, values, job.cost(batch)
+        go_back, pending = settle(), (step, batch_number - 1, values, job.cost(batch))
         stopping = stop.signal or checkpoints.reached_preemption(step)
         evaluating = step % config.eval_every == 0 or step == config.steps
-        saving = step % config.checkpoint_every == 0 or step == config.steps or stopping
-        if not (evaluating or saving):
+        due = due or step % config.checkpoint_every == 0 or step == config.steps
+        settled = step - 1
+        if not go_back and (evaluating or due or stopping):
+            go_back, pending, settled = settle(), None, step
+        if go_back:
+            if rewinds >= config.guard.rewinds:
+                checkpoints.close()
+                raise UserError(_gave_up(config.guard, settled - in_a_row + 1, in_a_row, rewinds))
+            rewinds, pending, due, reached = rewinds + 1, None, False, step
+            step, state = start(last=settled - in_a_row)
+            state["batch"] = jax.device_put(np.int32(batch_number), state["batch"].sharding)
+            checkpoints.delete_past(step)
+            what = f"{in_a_row} unsound steps in a row: back to step {step:,}, and on with batch {batch_number:,}"
+            incidents.write("rewind", reached, what, batch=batch_number)
+            ledger.lose(reached, step)
+            interval.clear()
+            metrics.close()
+            metrics = Metrics(workdir, step)
+            batches = job.train_batches(batch_number, mesh)
             continue
-        settle()
-        pending = None
-        watch.pause()
+        if not (evaluating or due or stopping):
+            continue
         evaluated = None
         if evaluating and (job.metric or not stopping):  # what the state keeps as the best depends on it
-            found = job.evaluate(state["params"], mesh)
+            with ledger("evaluate"):
+                found = job.evaluate(state["params"], mesh)
             if job.metric:
                 value, at = np.float32(found[job.metric]), np.full(len(trials), step, np.int32) if trials else np.int32(step)
                 state["best"] = best_so_far(state["best"], state["params"], value, at)
@@ -195,20 +255,43 @@ def train(job: Job, config: RunConfig, workdir: Path) -> dict | None:
             metrics.write(step, evaluated | apart)
             say(f"step {step:,}: " + ", ".join(f"{name} {value:.4f}" for name, value in evaluated.items()))
             done = _out_of_patience(job, state, step, config.eval_every)
-        if saving or done:
-            checkpoints.save(step, state, evaluated)
-        watch.resume()
+        if stopping or done or step == config.steps or (due and not in_a_row):  # what is unsound is not kept
+            with ledger("checkpoint"):
+                checkpoints.save(step, state, evaluated)
+            due, rewinds = False, 0
         if stopping:
             break
-    checkpoints.close()
+    with ledger("checkpoint"):
+        checkpoints.close()
     metrics.close()
     stop.release()
+    ledger.save(step)
+    say(ledger.close())
     if step < config.steps and not done:
         say(f"{stop.signal or 'preemption'}: saved step {step:,} in {checkpoints.folder}; the same command goes on from there.")
         return None
     if step < config.steps:
         say(f"step {step:,}: {job.metric} was greatest {job.patience} evaluations ago or more; stopped early")
     return state
+
+
+def _report_unsound(incidents: Incidents, job: Job, step: int, batch_number: int, values: dict) -> None:
+    names = ("loss", "gradient_norm", "parameter_norm", *JUDGED)
+    number = {name: np.max(values[name]).item() for name in names}
+    what = (
+        f"loss {number['loss']:.4g}, {number['loss_score']:.3g} deviations above its median, "
+        f"gradient norm {number['gradient_norm']:.3g}, {number['norm_ratio']:.3g} times its median"
+    )
+    kind, sentence = ("spike", what) if np.all(values["made"]) else ("skipped", f"the update was not made: {what}")
+    incidents.write(kind, step, sentence, **number, batch=batch_number, rows=job.rows_of(batch_number))
+
+
+def _gave_up(guard: GuardConfig, first: int, in_a_row: int, rewinds: int) -> str:
+    return (
+        f"{in_a_row} steps in a row, from step {first:,} on, were unsound, and the run had gone back {rewinds} times "
+        f"(config.guard.rewinds is {guard.rewinds}); incidents.jsonl tells of each. Try a lower optimizer.learning_rate or a "
+        "longer warm-up; guard.spike_above=0 and guard.skip_above=0 turn the guard off. The checkpoint before them is whole."
+    )
 
 
 def _out_of_patience(job: Job, state: dict, step: int, eval_every: int) -> bool:
@@ -235,7 +318,7 @@ def _devices() -> str:
 def _progress(step: int, steps: int, values: dict[str, float], seconds: float) -> str:
     accuracy = f"| accuracy {values['accuracy']:.3f} " if "accuracy" in values else ""
     return (
-        f"step {step:,}/{steps:,} | loss {values['loss']:.4f} {accuracy}"
+        f"step {step:,}/{steps:,} | loss {values.get('loss', float('nan')):.4f} {accuracy}"
         f"| lr {values['learning_rate']:.2e} | {values['tokens_per_second']:,.0f} tokens/s "
         f"| MFU {values['mfu']:.1%} | {duration(seconds * (steps - step))} left"
     )

@@ -1,4 +1,8 @@
-"""Checkpoints: the newest and the best are kept, another model's are refused, half-written ones are not seen."""
+"""Checkpoints: the newest and the best are kept, another model's are refused, damaged and half-written ones passed over."""
+
+import os
+import shutil
+import subprocess
 
 import jax
 import jax.numpy as jnp
@@ -72,3 +76,73 @@ def test_a_checkpoint_of_another_model_is_refused_by_name(tmp_path, other, messa
     with pytest.raises(UserError, match=f"checkpoint of another model: its {message}"):
         checkpoints.restore(1, abstract_of(other))
     checkpoints.close()
+
+
+def flip_a_bit(folder):
+    path = max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def truncate_the_largest(folder):
+    path = max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    os.truncate(path, path.stat().st_size // 2)
+
+
+def empty(folder):
+    for path in folder.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def leave_half_written(folder):
+    folder.rename(folder.with_name(folder.name + ".orbax-checkpoint-tmp"))
+
+
+@pytest.mark.parametrize("damage", [flip_a_bit, truncate_the_largest, empty, shutil.rmtree, leave_half_written])
+def test_a_damaged_checkpoint_is_passed_over_for_the_newest_whole_one(tmp_path, damage):
+    def noise(step):
+        return {"params": {"kernel": jax.random.normal(jax.random.key(step), (64, 64))}, "step": jnp.int32(step)}
+
+    checkpoints = Checkpoints(tmp_path, newest=3, metric="")
+    for step in (1, 2, 3):
+        checkpoints.save(step, noise(step))
+    checkpoints.close()
+    damage(tmp_path / "3")
+    checkpoints, told = Checkpoints(tmp_path, newest=3, metric=""), []
+    step, state = checkpoints.restore_newest(abstract_of(noise(0)), lambda *what: told.append(what))
+    assert step == 2
+    jax.tree.map(np.testing.assert_array_equal, state, noise(2))
+    if damage not in (shutil.rmtree, leave_half_written):  # of these nothing is to be seen
+        ((step, sentence),) = told
+        assert step == 3 and "3 is damaged (" in sentence and (tmp_path / "3.damaged").is_dir()
+    checkpoints.save(3, noise(3))  # the step comes again
+    checkpoints.close()
+    assert Checkpoints(tmp_path, newest=3, metric="").latest_step() == 3
+
+
+def test_where_no_checkpoint_is_whole_there_is_none(tmp_path):
+    checkpoints = Checkpoints(tmp_path, newest=3, metric="")
+    checkpoints.save(1, state_of(1))
+    checkpoints.close()
+    truncate_the_largest(tmp_path / "1")
+    checkpoints = Checkpoints(tmp_path, newest=3, metric="")
+    assert checkpoints.restore_newest(abstract_of(state_of(0)), lambda *what: None) == (0, None)
+
+
+def test_a_full_disk_is_a_sentence_and_leaves_the_last_checkpoint_whole(tmp_path):
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", tmp_path], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"a file system of 3 MB cannot be mounted here: {mounted.stderr.decode().strip()}")
+    try:
+        noise = lambda step: {"kernel": jax.random.normal(jax.random.key(step), (2**18,)), "step": jnp.int32(step)}  # noqa: E731
+        checkpoints = Checkpoints(tmp_path / "checkpoints", newest=9, metric="")
+        with pytest.raises(UserError, match=r"could not be written \(no space left on the disk\); step [23] is whole, and the"):
+            for step in range(1, 9):
+                checkpoints.save(step, noise(step))
+        again = Checkpoints(tmp_path / "checkpoints", newest=9, metric="")
+        step, state = again.restore_newest(abstract_of(noise(0)), lambda *what: pytest.fail(what))
+        jax.tree.map(np.testing.assert_array_equal, state, noise(step))
+        assert step in (2, 3)
+    finally:
+        subprocess.run(["umount", "-l", tmp_path], check=True)

@@ -1,0 +1,57 @@
+"""What keeps a run from harm: updates that are not made, and spikes of the loss that are gone back from.
+
+All is judged on the device from what the state holds, so that a run that is killed and resumed judges the same.
+"""
+
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+
+from roberta_jax.errors import UserError
+
+WINDOW = 128  # sound steps that a new one is compared with; until there are as many, only NaN and infinity are noticed
+
+
+@dataclass(frozen=True)
+class GuardConfig:
+    """Fields of `config.guard`. A deviation is 1.4826 times the median distance from the median: a normal law's sigma."""
+
+    skip_above: float = 10.0  # an update whose gradient norm is so many times the median is not made; 0: if not finite
+    spike_above: float = 10.0  # a loss so many deviations above its median is a spike's; 0: none is
+    spike_steps: int = 5  # in a row, not made or a spike's, after which the run goes back to the last good checkpoint
+    rewinds: int = 3  # in a row, without a checkpoint between, that end the run; 0: it never goes back
+
+    def __post_init__(self):
+        for name in ("skip_above", "spike_above", "rewinds"):
+            if getattr(self, name) < 0:
+                raise UserError(f"config.guard.{name} is {getattr(self, name)}; expected 0, which turns it off, or more.")
+        if self.spike_steps < 1:
+            raise UserError(f"config.guard.spike_steps is {self.spike_steps}; expected 1 or more.")
+
+
+DEFAULT = GuardConfig()
+
+
+def new_guard() -> dict[str, jax.Array]:
+    nothing = jnp.full(WINDOW, jnp.nan)
+    return {"losses": nothing, "norms": nothing, "in_a_row": jnp.zeros((), jnp.int32)}
+
+
+def judge(guard: dict, config: GuardConfig, loss: jax.Array, norm: jax.Array) -> tuple[dict, jax.Array, dict]:
+    """(the guard after this step, whether to make the update, what there is to say about the step)."""
+    middle = jnp.median(guard["losses"])  # NaN while the window is not full, which no comparison passes
+    deviation = 1.4826 * jnp.median(jnp.abs(guard["losses"] - middle)) + 1e-3 * jnp.abs(middle)
+    score, ratio = (loss - middle) / deviation, norm / jnp.median(guard["norms"])
+    made = jnp.isfinite(loss) & jnp.isfinite(norm)
+    if config.skip_above:
+        made &= ~(ratio > config.skip_above)
+    sound = made & ~(score > config.spike_above) if config.spike_above else made
+
+    def remember(window: jax.Array, value: jax.Array) -> jax.Array:
+        return jnp.where(sound, jnp.append(window[1:], value), window)
+
+    in_a_row = jnp.where(sound, 0, guard["in_a_row"] + 1)
+    after = {"losses": remember(guard["losses"], loss), "norms": remember(guard["norms"], norm), "in_a_row": in_a_row}
+    said = {"made": made, "in_a_row": in_a_row, "loss_score": score, "norm_ratio": ratio}
+    return after, made, {name: jnp.nan_to_num(value) for name, value in said.items()}

@@ -1,0 +1,26 @@
+"""What went wrong in a run, one line each: said aloud and kept in `<workdir>/incidents.jsonl`."""
+
+import json
+import math
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from roberta_jax.training.logging import say
+
+
+class Incidents:
+    def __init__(self, workdir: Path):
+        self._path = workdir / "incidents.jsonl"
+
+    def write(self, kind: str, step: int, sentence: str, **values: Any) -> None:
+        say(f"! step {step:,}: {sentence}")
+        if jax.process_index() == 0:
+            now = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+            for name, value in values.items():
+                if isinstance(value, float) and not math.isfinite(value):
+                    values[name] = str(value)  # JSON has no NaN
+            with open(self._path, "a") as file:
+                file.write(json.dumps({"time": now, "step": step, "kind": kind, "what": sentence} | values) + "\n")

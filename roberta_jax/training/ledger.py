@@ -1,0 +1,92 @@
+"""Where a run's time goes: `<workdir>/ledger.json`, summed over all its starts, and a word where nothing moves."""
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import jax
+
+KINDS = ("step", "start", "compile", "data", "evaluate", "checkpoint", "lost")  # lost: steps that were made twice
+LONGEST = {"data": 60.0, "step": 600.0}  # seconds, after which it is said that nothing moves
+
+
+class Ledger:
+    """Every second belongs to one kind; outside of `with ledger(kind)` it is a step's.
+
+    Args:
+      report: is told, in a sentence, when a batch or a step does not come.
+    """
+
+    def __init__(self, workdir: Path, report: Callable[[str], None]):
+        self._path = workdir / "ledger.json"
+        before = json.loads(self._path.read_text()) if self._path.exists() else {}
+        self.seconds = {kind: before.get("seconds", {}).get(kind, 0.0) for kind in KINDS}
+        self.starts, self._last_step = before.get("starts", 0) + 1, before.get("step", 0)
+        self._kind, self._since, self._lap = "start", time.perf_counter(), 0.0
+        self._report, self._closed = report, threading.Event()
+        threading.Thread(target=self._watch, daemon=True).start()
+
+    def _switch(self, kind: str) -> str:
+        now, before = time.perf_counter(), self._kind
+        self.seconds[before] += now - self._since
+        if before in ("step", "data"):
+            self._lap += now - self._since
+        self._kind, self._since = kind, now
+        return before
+
+    @contextmanager
+    def __call__(self, kind: str) -> Iterator[None]:
+        before = self._switch(kind)
+        try:
+            yield
+        finally:
+            self._switch(before)
+
+    def begin(self, step: int) -> None:
+        """The first step comes: the start is over. What an earlier start did past `step` was lost."""
+        self._switch("step")
+        self.lose(self._last_step, step)
+
+    def lose(self, reached: int, step: int) -> None:
+        """The run goes on from `step`, though it had reached another one."""
+        lost = self.seconds["step"] * max(0, reached - step) / max(1, reached)
+        self.seconds["step"] -= lost
+        self.seconds["lost"] += lost
+
+    def lap(self) -> float:
+        """Seconds of steps, and of waiting for their data, since the last lap."""
+        self._switch(self._kind)
+        seconds, self._lap = self._lap, 0.0
+        return seconds
+
+    @property
+    def goodput(self) -> float:
+        return self.seconds["step"] / max(sum(self.seconds.values()), 1e-9)
+
+    def save(self, step: int) -> None:
+        self._switch(self._kind)
+        if jax.process_index() == 0:
+            partial = self._path.with_suffix(".partial")
+            partial.write_text(json.dumps({"step": step, "starts": self.starts, "seconds": self.seconds}, indent=1) + "\n")
+            partial.replace(self._path)
+
+    def close(self) -> str:
+        """Ends the watch; a line that sums all up."""
+        self._closed.set()
+        self._switch(self._kind)
+        total = sum(self.seconds.values())
+        parts = (f"{kind} {seconds / total:.1%}" for kind, seconds in self.seconds.items() if seconds >= total / 2000)
+        return f"{total:,.0f} s in {self.starts} start(s): " + ", ".join(parts)
+
+    def _watch(self) -> None:
+        said = None
+        while not self._closed.wait(min(LONGEST.values()) / 4):
+            kind, since = self._kind, self._since
+            waited = time.perf_counter() - since
+            if waited > LONGEST.get(kind, float("inf")) and said != since:
+                said = since
+                what = "the next batch has not come" if kind == "data" else "no step has ended"
+                self._report(f"{what} for {waited:.0f} s")
