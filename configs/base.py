@@ -7,8 +7,8 @@
 
 On 160 GB of English the paper's base model reaches 87.6 on MNLI and 94.8 on SST-2 (fairseq's model cards). With less data
 and fewer machines take fairseq's smaller recipe: batch 2,048, learning rate 5e-4, 125,000 steps, 10,000 of warm-up.
-Meant for slices of v5e:2x4 and v4:2x2x1 and more, or GPUs of 80 GB. Of a chip's HBM it takes 13.4 of 15.75 GiB on
-v5e:2x4 and 12.7 of 30.75 on v4:2x2x1 (python -m roberta_jax.plan --config=configs/base.py --topology=v5e:2x4).
+Meant for slices of v5e:2x4 and v4:2x2x1 and more, or GPUs of 80 GB. Of a chip's HBM it takes 8.4 of 15.75 GiB on
+v5e:2x4 (python -m roberta_jax.plan --config=configs/base.py --topology=v5e:2x4).
 """
 
 from ml_collections import ConfigDict
@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     config.job = "pretrain"
     config.steps = 500_000  # updates
     config.batch_size = 8_192  # rows of a global batch
-    config.microbatch_size = 16  # rows that a device takes at once, the rest is accumulated; 0: its whole share
+    config.microbatch_size = 32  # rows that a device takes at once, the rest is accumulated; 0: its whole share
     config.seed = 0  # of initial weights, order, masks and dropout
     config.init_from = ""  # a workdir, a folder of transformers or fairseq, a hub name; sizes come from there
     config.fsdp = 1  # devices over which parameters and optimizer state are spread; 1 replicates them
@@ -39,7 +39,7 @@ def get_config() -> ConfigDict:
     config.model.attention_dropout = 0.1  # on attention probabilities
     config.model.initializer_range = 0.02  # standard deviation of the initial weights
     config.model.dtype = "bfloat16"  # of the arithmetic, or "float32"; parameters are float32
-    config.model.remat = "none"  # what the backward pass computes again to save memory: "none", "dots", "full"
+    config.model.remat = "dots"  # what the backward pass computes again to save memory: "none", "dots", "full"
 
     config.optimizer = ConfigDict()
     config.optimizer.learning_rate = 6e-4  # at its peak
@@ -51,9 +51,15 @@ def get_config() -> ConfigDict:
     config.optimizer.eps = 1e-6
     config.optimizer.clip_norm = 0.0  # of the whole gradient; 0: no clipping
 
+    config.guard = ConfigDict()  # each decision goes to incidents.jsonl
+    config.guard.skip_above = 10.0  # a gradient norm so many times the median of the last 128 is not applied; 0: only NaN
+    config.guard.spike_above = 10.0  # a loss so many robust deviations above the median of the last 128 is a spike; 0: none
+    config.guard.spike_steps = 5  # of a spike or not applied, in a row: back to the last good checkpoint, past their batches
+    config.guard.rewinds = 3  # in a row that end the run; 0: it never goes back
+
     config.data = ConfigDict()
     # A file, folder or glob of .txt, .jsonl, .parquet (plain, .gz, .zst), a prepared corpus, tfds:NAME[:split], or
-    # docs, the docstrings of the Python packages installed here. Several are parted by commas.
+    # docs, the docstrings of the Python packages installed here. Paths may be URLs: gs://, s3://. Several are parted by commas.
     config.data.source = "docs"
     config.data.tokenizer = "50265"  # a folder with vocab.json and merges.txt, or the size of a vocabulary to train
     config.data.format = "full-sentences"  # or "doc-sentences"
@@ -64,6 +70,9 @@ def get_config() -> ConfigDict:
     config.data.text_column = "text"  # of .jsonl, .parquet and TFDS
     config.data.documents = "blank-line"  # what parts the documents of a .txt; "file": each file is one
     config.data.invalid_utf8 = "replace"  # or "error"
+    config.data.bad_records = "error"  # what cannot be read: broken lines, damaged files; or "skip": counted and left out
+    config.data.deduplicate = "none"  # documents to drop: "exact", equal to an earlier one; "near", or nearly so
+    config.data.exclude = ""  # evaluation sets, as sources: documents that share 13 words in a row with them are dropped
     config.data.cache = "~/.cache/roberta_jax"  # of prepared corpora and trained vocabularies
     config.data.processes = 0  # that prepare the corpus; 0: one a core
     return config

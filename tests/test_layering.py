@@ -35,6 +35,8 @@ ONLY_IN = {
     "flax": {"model"},
     "orbax": {"training/checkpoint.py"},
     "ml_collections": {"main.py", "plan.py"},
+    "apache_beam": {"data/beam.py"},
+    "fsspec": {"data/storage.py"},
     "torch": set(),
     "transformers": set(),
 }

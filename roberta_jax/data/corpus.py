@@ -4,7 +4,6 @@
 often each id stands in the train rows) and `tokenizer/`. `roberta_jax.data.prepare` makes it.
 """
 
-import hashlib
 import json
 import os
 from collections.abc import Iterable
@@ -12,7 +11,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import pyarrow
 
+from roberta_jax.data import storage
+from roberta_jax.data.storage import sha256
 from roberta_jax.data.tokenizer import Tokenizer
 from roberta_jax.errors import UserError
 
@@ -23,7 +25,7 @@ class Rows:
     """One split's shards as one array of rows."""
 
     def __init__(self, paths: list[Path]):
-        self._shards = [np.load(path, mmap_mode="r") for path in paths]
+        self._shards = [_mapped(path) for path in paths]
         self._ends = np.cumsum([len(shard) for shard in self._shards])
 
     def __len__(self) -> int:
@@ -38,6 +40,14 @@ class Rows:
             start = self._ends[shard] - len(self._shards[shard])
             rows[mine] = self._shards[shard][indices[mine] - start]
         return rows
+
+
+def _mapped(path: Path) -> np.ndarray:
+    """A `.npy` file's array in mapped memory. Unlike `np.memmap` it keeps no descriptor: a corpus may have thousands."""
+    with pyarrow.memory_map(str(path)) as file:
+        np.lib.format.read_magic(file)
+        shape, _, dtype = np.lib.format.read_array_header_1_0(file)
+        return np.frombuffer(file.read_buffer(), dtype).reshape(shape)
 
 
 class ShardWriter:
@@ -68,8 +78,6 @@ class ShardWriter:
             self.rows += 1
         self._file.seek(0)
         self._write_header()
-        self._file.flush()
-        os.fsync(self._file.fileno())
         self._file.close()
 
 
@@ -82,10 +90,7 @@ class Corpus:
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
-        path = self.folder / "manifest.json"
-        if not path.is_file():
-            raise UserError(f"{folder}: no manifest.json there, so this is not a whole prepared corpus.")
-        self.manifest = json.loads(path.read_text())
+        self.manifest = read_manifest(self.folder)
         _verify(self.folder, self.manifest["shards"])
         self.tokenizer = Tokenizer.load(self.folder / "tokenizer")
         if self.tokenizer.hash != self.manifest["tokenizer"]:
@@ -94,11 +99,6 @@ class Corpus:
         self.train, self.valid = (Rows([self.folder / name for name in names if name.startswith(split)]) for split in SPLITS)
         self.token_counts = np.load(self.folder / "token_counts.npy")  # int64 [vocabulary]
         self.length = self.manifest["length"]
-
-
-def sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _verify(folder: Path, shards: dict[str, str]) -> None:
@@ -118,16 +118,37 @@ def _verify(folder: Path, shards: dict[str, str]) -> None:
                     "is damaged; delete the folder and prepare the corpus again."
                 )
     if unknown and os.access(folder, os.W_OK):
-        write_atomically(stamp, json.dumps(now))
+        storage.write_text(stamp, json.dumps(now))
 
 
-def write_atomically(path: Path, text: str) -> None:
-    partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
-    with open(partial, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+def read_manifest(folder: str | Path) -> dict:
+    if not storage.exists(path := storage.join(folder, "manifest.json")):
+        raise UserError(f"{folder}: no manifest.json there, so this is not a whole prepared corpus.")
+    return json.loads(storage.read_bytes(path))
+
+
+def on_this_machine(folder: str, cache: Path) -> Path:
+    """The folder of a prepared corpus, copied into the cache where it is elsewhere: rows are mapped into memory.
+
+    A copy that was stopped goes on with the files it lacks; the manifest, which says that it is whole, comes last.
+    """
+    if there := storage.local(folder):
+        return there
+    manifest = read_manifest(folder)
+    copy = cache / f"corpus-{manifest['key']}"
+    if (copy / "manifest.json").is_file():
+        return copy
+
+    def fetch(name: str) -> None:
+        to, wanted = copy / name, manifest["shards"].get(name)
+        if not to.is_file():
+            storage.download(storage.join(folder, name), to, wanted)
+
+    print(f"copying {folder} to {copy}", flush=True)
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(fetch, [*manifest["shards"], "tokenizer/vocab.json", "tokenizer/merges.txt"]))
+    storage.write_text(copy / "manifest.json", json.dumps(manifest, indent=1))
+    return copy
 
 
 def report(manifest: dict) -> str:
@@ -142,6 +163,12 @@ def report(manifest: dict) -> str:
         f"{m['format']}: {m['tokens_lost']:,} tokens lost; cut: {m['sentences_cut']:,} sentences longer than a row, "
         f"{m['documents_cut']:,} documents longer than {8} MiB",
     ]
+    dropped, bad = m.get("dropped", {}), m.get("bad_records", 0)
+    if any(dropped.values()):
+        what = ", ".join(f"{number:,} {kind.replace('_', ' ')}" for kind, number in dropped.items())
+        lines.append(f"dropped: {what}; the first of each stand in dropped.jsonl")
+    if bad:
+        lines += [f"skipped: {bad:,} bad records, of which", *(f"  {message}" for message in m["first_bad_records"])]
     for split in SPLITS:
         deciles = m["row_lengths"][split]
         fill = m["tokens"][split] / m["rows"][split] / length

@@ -3,29 +3,31 @@
 A source is resolved once into pieces, runs of documents that can be read on their own, in any process and any order.
 """
 
-import ast
-import glob
-import hashlib
 import io
 import json
-import multiprocessing
-import os
-import sysconfig
-import warnings
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
 
 import pyarrow
 import pyarrow.parquet
 
+from roberta_jax.data import storage
+from roberta_jax.data.docstrings import collect_docstrings
 from roberta_jax.errors import UserError
 
 KINDS = ("txt", "jsonl", "parquet")
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 LONGEST_DOCUMENT = 8 << 20  # bytes; a longer one goes on as the next document, so that memory stays small
-SMALLEST_SHARD, MOST_SHARDS = 8 << 20, 512  # bytes of text; about how many: enough for many processes, few open files
+# A shard is what one worker does at a time. Up to 256 GiB there are about 512, enough for the cores of one machine; beyond
+# it they stop growing, so that a thousand workers share the work evenly and one that is lost is soon made good.
+SMALLEST_SHARD, MOST_SHARDS, LARGEST_SHARD = 8 << 20, 512, 512 << 20  # bytes of source; about how many; bytes
+DAMAGE = (OSError, pyarrow.ArrowException)  # as a file that is truncated or garbled gives while it is read
+FIRST_BAD = 5  # of the bad records of a shard are named
+
+
+CHOICES = {"documents": ("blank-line", "file"), "invalid_utf8": ("replace", "error"), "bad_records": ("error", "skip")}
 
 
 @dataclass(frozen=True)
@@ -35,11 +37,12 @@ class Reading:
     text_column: str = "text"
     documents: str = "blank-line"  # what parts the documents of a .txt: "blank-line", or "file" (one a file)
     invalid_utf8: str = "replace"  # or "error"
+    bad_records: str = "error"  # or "skip": what cannot be read is counted and left out
 
     def __post_init__(self):
-        for field, allowed in (("documents", ("blank-line", "file")), ("invalid_utf8", ("replace", "error"))):
-            if getattr(self, field) not in allowed:
-                raise UserError(f"data.{field} is {getattr(self, field)!r}; it can be {' or '.join(map(repr, allowed))}.")
+        for name, allowed in CHOICES.items():
+            if getattr(self, name) not in allowed:
+                raise UserError(f"data.{name} is {getattr(self, name)!r}; it can be {' or '.join(map(repr, allowed))}.")
 
 
 @dataclass(frozen=True)
@@ -63,31 +66,45 @@ class Counts:
     empty: int = 0
     invalid_utf8: int = 0
     cut_long: int = 0
+    bad_records: int = 0
+    first_bad: list[str] = field(default_factory=list)
+
+    def bad(self, reading: Reading, message: str) -> None:
+        """Counts what cannot be read, or raises it as an error."""
+        if reading.bad_records == "error":
+            raise UserError(message)
+        self.bad_records += 1
+        if len(self.first_bad) < FIRST_BAD:
+            self.first_bad.append(message)
 
 
-def resolve(sources: list[str], reading: Reading, cache_dir: Path, processes: int) -> list[list[Piece]]:
+def resolve(
+    sources: list[str], reading: Reading, cache_dir: Path, processes: int, name: str = "data.source"
+) -> list[list[Piece]]:
     """The pieces of all sources in order, grouped into one list a shard; the same wherever the same files are seen.
+
+    Args:
+      name: of the field that the sources come from, for the messages.
 
     Raises:
       UserError: for a path that is not there, a folder without text, a kind of file that is not known.
     """
-    files = [
-        _files(source) if source != "docs" else [collect_docstrings(cache_dir, processes)]
-        for source in sources
-        if not _is_tfds(source)
-    ]
-    total = sum(path.stat().st_size for paths in files for path in paths)
-    piece_bytes = max(SMALLEST_SHARD, total // MOST_SHARDS)
-    pieces, of_source = [], iter(files)
+    files = {}
     for source in sources:
-        if _is_tfds(source):
-            pieces += _split_tfds(source, piece_bytes)
-        else:
-            pieces += [piece for path in next(of_source) for piece in _split_file(path, reading, piece_bytes)]
+        if not _is_tfds(source):
+            files[source] = _files(str(collect_docstrings(cache_dir, processes)) if source == "docs" else source, name)
+    total = sum(file.size for found in files.values() for file in found)
+    piece_bytes = min(max(SMALLEST_SHARD, total // MOST_SHARDS), LARGEST_SHARD)
+    pieces = []
+    with ThreadPoolExecutor(32) as threads:  # a store far away takes its time to answer, and a file may need many questions
+        for source in sources:
+            if _is_tfds(source):
+                pieces += _split_tfds(source, piece_bytes)
+            else:
+                for of_file in threads.map(lambda file: _split_file(file, reading, piece_bytes), files[source]):
+                    pieces += of_file
     if not pieces:
-        raise UserError(
-            f"data.source {', '.join(sources) or 'is empty and'} holds no text at all; expected at least one document."
-        )
+        raise UserError(f"{name} {', '.join(sources) or 'is empty and'} holds no text at all; expected at least one document.")
     shards, size = [[]], 0
     for piece in pieces:
         if shards[-1] and size + piece.size > 1.25 * piece_bytes:
@@ -102,78 +119,75 @@ def _is_tfds(source: str) -> bool:
     return source.startswith("tfds:")
 
 
-def _kind(path: Path) -> str | None:
-    name = path.with_suffix("") if path.suffix in COMPRESSIONS else path
-    kind = name.suffix.removeprefix(".")
+def _ending(path: str) -> str:
+    return PurePosixPath(path).suffix
+
+
+def _kind(path: str) -> str | None:
+    kind = _ending(path.removesuffix(_ending(path)) if _ending(path) in COMPRESSIONS else path).removeprefix(".")
     return kind if kind in KINDS else None
 
 
-def _files(source: str) -> list[Path]:
+def _files(source: str, name: str) -> list[storage.File]:
     endings = " ".join("." + kind for kind in KINDS) + " (plain, .gz or .zst)"
-    path = Path(source).expanduser()
-    if path.is_dir():
-        found = sorted(file for file in path.rglob("*") if file.is_file() and _kind(file))
-        if not found:
+    found, is_folder = storage.find(source)
+    if is_folder:
+        known = [file for file in found if _kind(file.path)]
+        if not known:
             raise UserError(f"{source}: no file ending in {endings} in this folder or below it.")
-        return found
-    found = (
-        [path]
-        if path.is_file()
-        else sorted(Path(name) for name in glob.glob(str(path), recursive=True) if os.path.isfile(name))
-    )
+        return known
     if not found:
-        raise UserError(f"{source}: no such file, folder or glob (data.source); expected a path, tfds:NAME or docs.")
-    unknown = next((file for file in found if not _kind(file)), None)
+        raise UserError(f"{source}: no such file, folder or glob ({name}); expected a path, tfds:NAME or docs.")
+    unknown = next((file for file in found if not _kind(file.path)), None)
     if unknown:
-        raise UserError(f"{unknown}: the kind of file is not known; a source's files end in {endings}.")
+        raise UserError(f"{unknown.path}: the kind of file is not known; a source's files end in {endings}.")
     return found
 
 
-def _split_file(path: Path, reading: Reading, piece_bytes: int) -> list[Piece]:
-    kind, stat = _kind(path), path.stat()
-    fingerprint = (str(path), stat.st_size, stat.st_mtime_ns)
+def _split_file(file: storage.File, reading: Reading, piece_bytes: int) -> list[Piece]:
+    kind, path = _kind(file.path), file.path
     if kind == "parquet":
-        cuts = _parquet_cuts(path, piece_bytes)
-    elif path.suffix in COMPRESSIONS or (kind == "txt" and reading.documents == "file"):
-        cuts = [0, stat.st_size]
+        cuts = _parquet_cuts(path, reading, piece_bytes)
+    elif _ending(path) in COMPRESSIONS or (kind == "txt" and reading.documents == "file"):
+        cuts = [0, file.size]
     else:
-        cuts = _text_cuts(path, stat.st_size, b"\n" if kind == "jsonl" else b"\n\n", piece_bytes)
-    size = stat.st_size // max(1, len(cuts) - 1)
-    return [Piece(kind, str(path), start, stop, size, fingerprint) for start, stop in zip(cuts, cuts[1:]) if stop > start]
+        cuts = _text_cuts(path, file.size, b"\n" if kind == "jsonl" else b"\n\n", piece_bytes)
+    size = file.size // max(1, len(cuts) - 1)
+    return [Piece(kind, path, start, stop, size, file.fingerprint) for start, stop in zip(cuts, cuts[1:]) if stop > start]
 
 
-def _text_cuts(path: Path, size: int, boundary: bytes, piece_bytes: int) -> list[int]:
+def _text_cuts(path: str, size: int, boundary: bytes, piece_bytes: int) -> list[int]:
     """Offsets right behind the first boundary after each multiple of `piece_bytes`."""
     cuts, window = [0], 1 << 16
-    with open(path, "rb") as file:
-        for target in range(piece_bytes, size, piece_bytes):
-            if target <= cuts[-1]:
-                continue
-            file.seek(target)
-            tail = b""
-            while block := file.read(window):
-                at = (tail + block).find(boundary)
-                if at >= 0:
-                    cuts.append(file.tell() - len(tail) - len(block) + at + len(boundary))
-                    break
-                tail = block[-len(boundary) + 1 :] if len(boundary) > 1 else b""
-            else:
-                break  # no boundary up to the end, so none after the later targets either
+    for target in range(piece_bytes, size, piece_bytes):
+        if target <= cuts[-1]:
+            continue
+        tail = b""
+        for start in range(target, size, window):
+            block = tail + storage.read_range(path, start, min(start + window, size))
+            if (at := block.find(boundary)) >= 0:
+                cuts.append(start - len(tail) + at + len(boundary))
+                break
+            tail = block[-len(boundary) + 1 :] if len(boundary) > 1 else b""
+        else:
+            break  # no boundary up to the end, so none after the later targets either
     return [*cuts, size]
 
 
-def _parquet_file(path: Path) -> pyarrow.parquet.ParquetFile:
+def _parquet_file(path: str) -> pyarrow.parquet.ParquetFile:
+    file = storage.open_file(path)
+    if _ending(path) in COMPRESSIONS:
+        with pyarrow.CompressedInputStream(file, COMPRESSIONS[_ending(path)]) as stream:
+            file = pyarrow.BufferReader(stream.read())
+    return pyarrow.parquet.ParquetFile(file)
+
+
+def _parquet_cuts(path: str, reading: Reading, piece_bytes: int) -> list[int]:
     try:
-        if path.suffix in COMPRESSIONS:
-            with pyarrow.input_stream(str(path), compression=COMPRESSIONS[path.suffix]) as file:
-                return pyarrow.parquet.ParquetFile(pyarrow.BufferReader(file.read()))
-        return pyarrow.parquet.ParquetFile(path)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{path}: not a readable Parquet file ({error}).") from None
-
-
-def _parquet_cuts(path: Path, piece_bytes: int) -> list[int]:
-    metadata = _parquet_file(path).metadata
+        metadata = _parquet_file(path).metadata
+    except DAMAGE as error:
+        Counts().bad(reading, f"{path}: not a readable Parquet file ({error}).")
+        return [0, 1]  # whoever reads it counts it
     cuts, size = [0], 0
     for group in range(metadata.num_row_groups):
         size += metadata.row_group(group).total_byte_size
@@ -214,11 +228,11 @@ def read(piece: Piece, reading: Reading, counts: Counts) -> Iterator[str]:
       UserError: names the file, and the line where there is one.
     """
     if piece.kind == "tfds":
-        raw = _read_tfds(piece, reading)
+        raw = _read_tfds(piece, reading, counts)
     elif piece.kind == "parquet":
-        raw = _read_parquet(piece, reading)
+        raw = _read_parquet(piece, reading, counts)
     else:
-        raw = _read_jsonl(piece, reading) if piece.kind == "jsonl" else _read_text(piece, reading, counts)
+        raw = (_read_jsonl if piece.kind == "jsonl" else _read_text)(piece, reading, counts)
     for document in raw:
         counts.bytes += len(document)
         text = _decode(document, piece.path, reading, counts).strip()
@@ -242,11 +256,12 @@ def _decode(document: bytes, path: str, reading: Reading, counts: Counts) -> str
         return document.decode(errors="replace")
 
 
-def _lines(piece: Piece, longest: int = -1) -> Iterator[bytes]:
+def _lines(piece: Piece, reading: Reading, counts: Counts, longest: int = -1) -> Iterator[bytes]:
     """The lines of a text file's piece, decompressed where its name says so; above `longest` bytes in parts."""
-    compression = COMPRESSIONS.get(Path(piece.path).suffix)
+    compression = COMPRESSIONS.get(_ending(piece.path))
+    raw = storage.open_file(piece.path)
     try:
-        with pyarrow.OSFile(piece.path) as raw:
+        with raw:
             if compression:
                 file = io.BufferedReader(pyarrow.CompressedInputStream(raw, compression), 1 << 20)
                 while line := file.readline(longest):
@@ -257,13 +272,13 @@ def _lines(piece: Piece, longest: int = -1) -> Iterator[bytes]:
                 while left and (line := file.readline(left if longest < 0 else min(left, longest))):
                     left -= len(line)
                     yield line
-    except (OSError, pyarrow.ArrowException) as error:
-        raise UserError(f"{piece.path}: cannot be read to its end, it looks truncated or damaged ({error}).") from None
+    except DAMAGE as error:
+        counts.bad(reading, f"{piece.path}: cannot be read to its end, it looks truncated or damaged ({error}).")
 
 
 def _read_text(piece: Piece, reading: Reading, counts: Counts) -> Iterator[bytes]:
     lines, size = [], 0
-    for line in _lines(piece, LONGEST_DOCUMENT):
+    for line in _lines(piece, reading, counts, LONGEST_DOCUMENT):
         if reading.documents == "blank-line" and not line.strip():
             if lines:
                 yield b"".join(lines)
@@ -281,18 +296,20 @@ def _read_text(piece: Piece, reading: Reading, counts: Counts) -> Iterator[bytes
         yield b"".join(lines)
 
 
-def _read_jsonl(piece: Piece, reading: Reading) -> Iterator[bytes]:
-    for number, line in enumerate(_lines(piece), 1):
+def _read_jsonl(piece: Piece, reading: Reading, counts: Counts) -> Iterator[bytes]:
+    for number, line in enumerate(_lines(piece, reading, counts), 1):
         if not line.strip():
             continue
         where = f"{piece.path}, line {number}" + (f" after byte {piece.start:,}" if piece.start else "")
         try:
             record = json.loads(line.decode(errors="surrogateescape"))
-        except ValueError as error:
-            raise UserError(f"{where}: not a JSON object ({error}).") from None
+        except (ValueError, RecursionError) as error:
+            counts.bad(reading, f"{where}: not a JSON object ({error}).")
+            continue
         if not isinstance(record, dict) or not isinstance(record.get(reading.text_column), str):
             has = ", ".join(map(repr, record)) if isinstance(record, dict) else type(record).__name__
-            raise UserError(f"{where}: no text in a column {reading.text_column!r} (data.text_column); it has {has}.")
+            counts.bad(reading, f"{where}: no text in a column {reading.text_column!r} (data.text_column); it has {has}.")
+            continue
         text = record[reading.text_column]
         try:
             yield text.encode(errors="surrogateescape")
@@ -300,76 +317,31 @@ def _read_jsonl(piece: Piece, reading: Reading) -> Iterator[bytes]:
             yield text.encode(errors="surrogatepass")
 
 
-def _read_parquet(piece: Piece, reading: Reading) -> Iterator[bytes]:
-    file = _parquet_file(Path(piece.path))
+def _read_parquet(piece: Piece, reading: Reading, counts: Counts) -> Iterator[bytes]:
+    try:
+        file = _parquet_file(piece.path)
+    except DAMAGE as error:
+        return counts.bad(reading, f"{piece.path}: not a readable Parquet file ({error}).")
     names = file.schema_arrow.names
     if reading.text_column not in names:
-        raise UserError(
-            f"{piece.path}: no column {reading.text_column!r} (data.text_column); it has {', '.join(map(repr, names))}."
-        )
-    try:
-        for batch in file.iter_batches(256, row_groups=range(piece.start, piece.stop), columns=[reading.text_column]):
-            yield from (value or b"" for value in batch.column(0).cast(pyarrow.binary()).to_pylist())
-    except (pyarrow.ArrowException, OSError) as error:
-        raise UserError(f"{piece.path}: cannot be read to its end, it looks truncated or damaged ({error}).") from None
+        has = ", ".join(map(repr, names))
+        return counts.bad(reading, f"{piece.path}: no column {reading.text_column!r} (data.text_column); it has {has}.")
+    for group in range(piece.start, piece.stop):
+        try:
+            for batch in file.iter_batches(256, row_groups=[group], columns=[reading.text_column]):
+                yield from (value or b"" for value in batch.column(0).cast(pyarrow.binary()).to_pylist())
+        except DAMAGE as error:
+            counts.bad(reading, f"{piece.path}: row group {group} cannot be read, it looks truncated or damaged ({error}).")
 
 
-def _read_tfds(piece: Piece, reading: Reading) -> Iterator[bytes]:
+def _read_tfds(piece: Piece, reading: Reading, counts: Counts) -> Iterator[bytes]:
     import tensorflow_datasets as tfds
 
     name, split = piece.path.rsplit(":", 1)
     examples = tfds.load(name, split=f"{split}[{piece.start}:{piece.stop}]", shuffle_files=False)
     for example in tfds.as_numpy(examples):
-        if not isinstance(example.get(reading.text_column), bytes):
-            has = ", ".join(map(repr, example))
-            raise UserError(
-                f"tfds:{piece.path}: no text in a feature {reading.text_column!r} (data.text_column); it has {has}."
-            )
-        yield example[reading.text_column]
-
-
-def collect_docstrings(cache_dir: Path, processes: int) -> Path:
-    """Writes the docstrings of the standard library and of the packages installed here, one module a line, as JSONL.
-
-    Modules are parsed with `ast` and never imported. The file is kept in `cache_dir` under a name that changes when a
-    package is added, removed or changed.
-    """
-    files = sorted(_modules(), key=str)
-    stats = "\n".join(f"{file} {file.stat().st_size}" for file in files)
-    path = cache_dir / f"docs-{hashlib.sha256(stats.encode()).hexdigest()[:16]}.jsonl"
-    if path.exists():
-        return path
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    context = multiprocessing.get_context("spawn")  # not forked: the caller may hold threads of JAX or TensorFlow
-    with ProcessPoolExecutor(processes, context) as pool, open(partial, "w", encoding="utf-8") as out:
-        for text in pool.map(_docstrings, files, chunksize=64):
-            if text:
-                out.write(json.dumps({"text": text}) + "\n")
-    os.replace(partial, path)
-    return path
-
-
-def _modules() -> Iterator[Path]:
-    paths = sysconfig.get_paths()
-    for root in {paths["stdlib"], paths["purelib"], paths["platlib"]}:
-        for folder, folders, names in os.walk(root):
-            skipped = ("__pycache__", "test", "tests", "site-packages", "dist-packages")
-            folders[:] = [name for name in folders if name not in skipped]
-            modules = (Path(folder, name) for name in names if name.endswith(".py"))
-            yield from (module for module in modules if module.is_file())  # not a link that leads nowhere
-
-
-def _docstrings(path: Path) -> str:
-    source = path.read_bytes()
-    if b'"""' not in source and b"'''" not in source:
-        return ""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            tree = ast.parse(source)
-    except (SyntaxError, ValueError, RecursionError):  # a template, or Python of another age
-        return ""
-    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-    found = (ast.get_docstring(node) for node in ast.walk(tree) if isinstance(node, documented))
-    return "\n\n".join(text for text in found if text)
+        if isinstance(example.get(reading.text_column), bytes):
+            yield example[reading.text_column]
+        else:
+            where, has = f"tfds:{piece.path}", ", ".join(map(repr, example))
+            counts.bad(reading, f"{where}: no text in a feature {reading.text_column!r} (data.text_column); it has {has}.")

@@ -14,6 +14,7 @@ from pathlib import Path
 import numpy as np
 import tiktoken
 
+from roberta_jax.data import storage
 from roberta_jax.errors import UserError
 
 BOS, PAD, EOS, UNK, MASK = SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
@@ -125,31 +126,28 @@ class Tokenizer:
 
     def save(self, folder: str | Path) -> None:
         """Writes `vocab.json` and `merges.txt`, as transformers' RobertaTokenizer reads them."""
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
         by_id = dict(sorted(self.vocab.items(), key=lambda item: item[1]))
-        (folder / "vocab.json").write_text(json.dumps(by_id, ensure_ascii=False), "utf-8")
+        storage.write_text(storage.join(folder, "vocab.json"), json.dumps(by_id, ensure_ascii=False))
         lines = ["#version: 0.2", *(f"{left} {right}" for left, right in self.merges)]
-        (folder / "merges.txt").write_text("\n".join(lines) + "\n", "utf-8")
+        storage.write_text(storage.join(folder, "merges.txt"), "\n".join(lines) + "\n")
 
     @classmethod
     def load(cls, folder: str | Path) -> "Tokenizer":
         """Reads a folder with `vocab.json` and `merges.txt`."""
-        folder = Path(folder)
-        for name in ("vocab.json", "merges.txt"):
-            if not (folder / name).is_file():
+        vocab_path, merges_path = (storage.join(folder, name) for name in ("vocab.json", "merges.txt"))
+        for path in (vocab_path, merges_path):
+            if not storage.exists(path):
+                name = path.rpartition("/")[2]
                 raise UserError(f"{folder}: no {name} there; a tokenizer is a folder with vocab.json and merges.txt.")
         try:
-            vocab = json.loads((folder / "vocab.json").read_text("utf-8"))
+            vocab = json.loads(storage.read_bytes(vocab_path))
         except ValueError as error:
-            raise UserError(f"{folder / 'vocab.json'} is not JSON: {error}.") from None
-        lines = (folder / "merges.txt").read_text("utf-8").split("\n")
+            raise UserError(f"{vocab_path} is not JSON: {error}.") from None
+        lines = storage.read_bytes(merges_path).decode().replace("\r\n", "\n").split("\n")
         merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
         broken = next((merge for merge in merges if len(merge) != 2 or not set("".join(merge)) <= BYTE_OF.keys()), None)
         if broken is not None:
-            raise UserError(
-                f"{folder / 'merges.txt'}: {' '.join(broken)!r} is not two tokens of the byte alphabet and a space."
-            )
+            raise UserError(f"{merges_path}: {' '.join(broken)!r} is not two tokens of the byte alphabet and a space.")
         return cls(vocab, merges, origin=str(folder))
 
     @classmethod

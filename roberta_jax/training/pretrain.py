@@ -14,7 +14,7 @@ from roberta_jax.data import packing
 from roberta_jax.data.corpus import Corpus
 from roberta_jax.data.documents import Reading
 from roberta_jax.data.masking import Masking
-from roberta_jax.data.pipeline import on_mesh, train_batches, valid_batches
+from roberta_jax.data.pipeline import on_mesh, ordered, train_batches, valid_batches
 from roberta_jax.data.prepare import DEFAULT_CACHE, Recipe, prepare
 from roberta_jax.data.tokenizer import Tokenizer
 from roberta_jax.errors import UserError
@@ -42,6 +42,9 @@ class DataConfig:
     text_column: str = Reading.text_column
     documents: str = Reading.documents
     invalid_utf8: str = Reading.invalid_utf8
+    bad_records: str = Reading.bad_records
+    deduplicate: str = Recipe.deduplicate
+    exclude: str = ""  # evaluation sets, as sources
     cache: str = str(DEFAULT_CACHE)  # where prepared corpora and trained vocabularies are kept
     processes: int = 0  # that prepare the corpus; 0: one a core
 
@@ -56,17 +59,19 @@ class PretrainConfig(RunConfig):
 def open_corpus(data: DataConfig) -> Corpus:
     """The prepared corpus that `source` names, or the one that it becomes."""
     tokenizer = int(data.tokenizer) if data.tokenizer.isdigit() else data.tokenizer
-    reading = Reading(data.text_column, data.documents, data.invalid_utf8)
-    sources = tuple(part.strip() for part in data.source.split(",") if part.strip())
-    recipe = Recipe(sources, tokenizer, data.format, data.length, data.valid_fraction, reading)
+    reading = Reading(data.text_column, data.documents, data.invalid_utf8, data.bad_records)
+    sources, excluded = (
+        tuple(part.strip() for part in listed.split(",") if part.strip()) for listed in (data.source, data.exclude)
+    )
+    recipe = Recipe(sources, tokenizer, data.format, data.length, data.valid_fraction, reading, data.deduplicate, excluded)
     return prepare(recipe, cache=Path(data.cache), processes=data.processes or None)
 
 
 def masked_lm_loss(config: RobertaConfig) -> Loss:
     """Cross-entropy and accuracy, summed over the predictions."""
 
-    def loss(params, batch, key):
-        logits = apply_masked_lm(params, config, batch["input_ids"], batch["segment_ids"], batch["positions"], key)
+    def loss(params, batch, keys):
+        logits = apply_masked_lm(params, config, batch["input_ids"], batch["segment_ids"], batch["positions"], keys)
         weights, labels = batch["weights"], batch["labels"]
         of_label = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
         losses = jax.nn.logsumexp(logits, axis=-1) - of_label
@@ -121,6 +126,10 @@ def pretrain(
         means = evaluate(eval_step, params, on_mesh(made, batch_sharding(mesh)))
         return {f"valid/{name}": value for name, value in (means | perplexity(means)).items()}
 
+    def rows_of(number: int) -> list[int]:
+        positions = np.arange(number * config.batch_size, (number + 1) * config.batch_size)
+        return ordered(positions, len(corpus.train), config.seed)[1].numpy().tolist()
+
     job = Job(
         init=lambda key: init_masked_lm(key, model),
         loss=loss,
@@ -130,6 +139,7 @@ def pretrain(
         cost=lambda batch: cost,
         initial=initial[1] if initial else None,
         derived=perplexity,
+        rows_of=rows_of,
     )
     epochs = config.steps * config.batch_size / len(corpus.train)
     say(f"{len(corpus.train):,} rows of {corpus.length} in {corpus.folder}: {config.steps:,} steps are {epochs:.2f} epochs")

@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental.mesh_utils import create_hybrid_device_mesh
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -28,13 +29,24 @@ RULES = [
 
 
 def make_mesh(fsdp: int = 1, trials: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Of all devices, or of `devices`, which need not be attached."""
-    number = len(devices) if devices else jax.device_count()
-    if fsdp < 1 or number % fsdp:
-        raise UserError(f"fsdp is {fsdp}; it must divide the {number} devices that there are.")
-    apart = math.gcd(trials, number // fsdp)
-    shape = (apart, number // fsdp // apart, fsdp)
-    return jax.make_mesh(shape, ("trial", "data", "fsdp"), axis_types=(AxisType.Auto,) * 3, devices=devices)
+    """Of all devices, or of `devices`, which need not be attached; several slices are one after another on "data".
+
+    So what goes over the slow network between slices is one sum of gradients a step.
+    """
+    devices = devices or jax.devices()
+    number, slices = len(devices), len({getattr(device, "slice_index", 0) for device in devices})
+    if fsdp < 1 or number // slices % fsdp:
+        raise UserError(f"fsdp is {fsdp}; it must divide the {number // slices} devices that there are{_in_each(slices)}.")
+    apart = math.gcd(trials, number // fsdp) if slices == 1 else 1
+    shape = (apart, number // fsdp // apart // slices, fsdp)
+    names, types = ("trial", "data", "fsdp"), (AxisType.Auto,) * 3
+    if slices == 1:
+        return jax.make_mesh(shape, names, axis_types=types, devices=devices)
+    return Mesh(create_hybrid_device_mesh(shape, (1, slices, 1), devices), names, axis_types=types)
+
+
+def _in_each(slices: int) -> str:
+    return f" in each of {slices} slices" if slices > 1 else ""
 
 
 def map_paths(function: Callable[[str, Any], Any], tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> Any:

@@ -10,7 +10,8 @@ import pyarrow.parquet
 import pytest
 
 from roberta_jax.data import documents as D
-from roberta_jax.data.documents import Counts, Reading, collect_docstrings, read, resolve
+from roberta_jax.data.docstrings import collect_docstrings
+from roberta_jax.data.documents import Counts, Reading, read, resolve
 from roberta_jax.data.prepare import Recipe, prepare
 from roberta_jax.errors import UserError
 
@@ -135,8 +136,10 @@ def test_pieces_are_about_as_large_as_asked_and_a_large_source_has_few(tmp_path,
     (tmp_path / "a.txt").write_text("\n\n".join("x" * 98 for _ in range(1000)))
     monkeypatch.setattr(D, "SMALLEST_SHARD", 1_000)
     monkeypatch.setattr(D, "MOST_SHARDS", 20)
+    assert 18 <= len(resolve([str(tmp_path / "a.txt")], Reading(), tmp_path, 1)) <= 22
+    monkeypatch.setattr(D, "LARGEST_SHARD", 2_000)  # a still larger one has more: no worker gets more than that
     shards = resolve([str(tmp_path / "a.txt")], Reading(), tmp_path, 1)
-    assert 18 <= len(shards) <= 22
+    assert 45 <= len(shards) <= 55 and max(sum(piece.size for piece in pieces) for pieces in shards) <= 2_500
 
 
 def test_a_document_too_long_for_the_memory_goes_on_as_the_next(tmp_path, monkeypatch):

@@ -1,0 +1,131 @@
+"""Texts as hashes of their words: what near duplicates share, and what a text has in common with an evaluation set.
+
+A word is a run of what is neither white space nor punctuation, in lower case; an ideograph or a kana is a word of its own.
+Hashes have 64 bits and are the same in every process.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+SHINGLE = 5  # words; near duplicates are measured by the shingles that they share
+HASHES, BANDS = 128, 16  # of a signature; of 8 hashes each: at a Jaccard similarity of 0.8 one of them agrees in 95% of pairs
+OVERLAP = 13  # words in a row that a document must not share with an evaluation set (GPT-3, arXiv 2005.14165, appendix C)
+SHORTEST_OVERLAP = 8  # words: a shorter evaluation text is too common inside others, so it counts against its equals alone
+
+_U64 = np.uint64
+_FACTOR = 0x9E3779B97F4A7C15
+_SEPARATES = np.array([not chr(byte).isalnum() for byte in range(128)] + [False] * 128)
+_random = np.random.default_rng(0)
+_MULTIPLIERS = _random.integers(1 << 32, size=(HASHES, 1), dtype=np.uint32) | np.uint32(1)
+_OFFSETS = _random.integers(1 << 32, size=(HASHES, 1), dtype=np.uint32)
+_powers = np.ones((2, 1), _U64)
+
+
+def _mix(values: np.ndarray) -> np.ndarray:
+    """SplitMix64's finaliser: every bit of the input changes every bit of the output."""
+    values = (values ^ (values >> _U64(30))) * _U64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> _U64(27))) * _U64(0x94D049BB133111EB)
+    return values ^ (values >> _U64(31))
+
+
+def _powers_of_factor(size: int) -> np.ndarray:
+    """The factor's powers 0 … size − 1 modulo 2⁶⁴, and those of its inverse. uint64 [2, ≥ size]"""
+    global _powers
+    if _powers.shape[1] < size:
+        steps = np.array([[_FACTOR], [pow(_FACTOR, -1, 1 << 64)]], _U64)
+        steps = np.repeat(steps, 1 << max(16, size.bit_length()), axis=1)
+        steps[:, 0] = 1
+        _powers = np.cumprod(steps, axis=1)
+    return _powers
+
+
+def words(text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, bytes]:
+    """Each word's hash (uint64), its start and its end in bytes (int64), and the bytes: those of the text in lower case."""
+    encoded = b" %b   " % text.lower().encode(errors="surrogatepass")  # so that every word has something on both sides
+    raw = np.frombuffer(encoded, np.uint8)
+    separates = _SEPARATES[raw]
+    # U+2000 … U+203F and U+3000 … U+303F hold the punctuation of most scripts beyond ASCII's: E2 80 .., E3 80 ..
+    at = np.flatnonzero(((raw[:-2] == 0xE2) | (raw[:-2] == 0xE3)) & (raw[1:-1] == 0x80))
+    for i in range(3):
+        separates[at + i] = True
+    starts, ends = ~separates, ~separates
+    starts[1:] &= separates[:-1]
+    ends[:-1] &= separates[1:]
+    alone = np.flatnonzero((raw >= 0xE3) & (raw <= 0xE9) & ~separates)  # U+3040 … U+9FFF, three bytes each
+    starts[alone], starts[alone + 3] = True, ~separates[alone + 3]
+    ends[alone + 2], ends[alone - 1] = True, ~separates[alone - 1]
+    first, last = np.flatnonzero(starts), np.flatnonzero(ends) + 1
+    # A word's hash is a polynomial of its bytes, and so a difference of two sums that run over the whole text.
+    forward, back = _powers_of_factor(len(raw))
+    sums = np.zeros(len(raw) + 1, _U64)
+    np.cumsum((raw + _U64(1)) * forward[: len(raw)], out=sums[1:])
+    return _mix((sums[last] - sums[first]) * back[first]), first, last, encoded
+
+
+def ngrams(hashes: np.ndarray, size: int) -> np.ndarray:
+    """The hash of each `size` words in a row. uint64 [max(0, words − size + 1)]"""
+    count = max(0, len(hashes) - size + 1)
+    grams = np.full(count, size, _U64)
+    for i in range(size):
+        grams = grams * _U64(_FACTOR) + hashes[i : i + count]
+    return _mix(grams)
+
+
+def signature(hashes: np.ndarray) -> np.ndarray:
+    """MinHash: of two signatures as many entries agree as their texts' sets of shingles overlap. uint16 [HASHES]
+
+    A text of fewer words than a shingle has is one shingle, one without words has no signature: zeros. Of each minimum,
+    32 bits, the low 16 are kept.
+    """
+    if not len(hashes):
+        return np.zeros(HASHES, np.uint16)
+    shingles = (ngrams(hashes, min(SHINGLE, len(hashes))) >> _U64(32)).astype(np.uint32)
+    minima = np.full(HASHES, np.iinfo(np.uint32).max)
+    for start in range(0, len(shingles), 128):  # what fits the fastest cache
+        np.minimum(minima, (_MULTIPLIERS * shingles[start : start + 128] + _OFFSETS).min(axis=1), out=minima)
+    return minima.astype(np.uint16)
+
+
+def bands(signatures: np.ndarray) -> np.ndarray:
+    """uint16 [n, HASHES] → uint64 [n, BANDS], the bands' hashes: texts that agree in one may be near duplicates."""
+    halves = np.ascontiguousarray(signatures).view(_U64).reshape(len(signatures), BANDS, -1)
+    hashes = np.broadcast_to(np.arange(BANDS, dtype=_U64), halves.shape[:2])
+    for i in range(halves.shape[2]):
+        hashes = _mix(hashes * _U64(_FACTOR) + halves[:, :, i])
+    return hashes
+
+
+class Overlap:
+    """The n-grams of evaluation sets.
+
+    Args:
+      grams: uint64 [n], sorted; lengths: the numbers of words that they have.
+    """
+
+    def __init__(self, grams: np.ndarray, lengths: Iterable[int]):
+        self.grams, self.lengths = grams, sorted(map(int, lengths))
+
+    @classmethod
+    def of(cls, texts: Iterable[str]) -> "Overlap":
+        grams, lengths = [np.empty(0, _U64)], set()
+        for text in texts:
+            hashes = words(text)[0]
+            if len(hashes):
+                length = min(OVERLAP, len(hashes))
+                grams.append(np.unique(ngrams(hashes, length)))
+                lengths.add(length)
+        return cls(np.unique(np.concatenate(grams)), lengths)
+
+    def find(self, found: tuple[np.ndarray, np.ndarray, np.ndarray, bytes]) -> str | None:
+        """The first n-gram, of the longest, that a text's `words` share with the evaluation sets."""
+        hashes, first, last, encoded = found
+        for length in reversed(self.lengths):
+            if length < SHORTEST_OVERLAP and len(hashes) != length:
+                continue
+            grams = ngrams(hashes, length)
+            places = np.minimum(np.searchsorted(self.grams, grams), len(self.grams) - 1)
+            hits = np.flatnonzero(self.grams[places] == grams)
+            if len(hits):
+                return encoded[first[hits[0]] : last[hits[0] + length - 1]].decode(errors="replace")
+        return None

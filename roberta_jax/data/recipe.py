@@ -1,0 +1,101 @@
+"""What turns a source into rows, and the plan of a preparation, from which any worker takes its part."""
+
+import functools
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+
+from roberta_jax.data import packing, storage
+from roberta_jax.data.documents import Piece, Reading
+from roberta_jax.data.tokenizer import Tokenizer
+from roberta_jax.errors import UserError
+
+DEDUPLICATE = ("none", "exact", "near")
+# Fields that came when corpora had been made already: where they do nothing, those corpora are still found.
+LATER_FIELDS = {"deduplicate": "none", "exclude": (), "bad_records": "error"}
+PARTITION_BYTES = 256 << 20  # of source whose documents' hashes are compared at a time
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that turns a source into rows (fields of `config.data`)."""
+
+    source: tuple[str, ...]  # each a path, a glob, a URL, tfds:NAME[:split] or docs
+    tokenizer: str | int  # a folder with vocab.json and merges.txt, or the size of a vocabulary to train
+    format: str = "full-sentences"  # or "doc-sentences"
+    length: int = 512  # of a row, in ids
+    valid_fraction: float = 0.01  # of the documents, by their hash
+    reading: Reading = field(default_factory=Reading)
+    deduplicate: str = "none"  # documents to drop: those "exact", or also "near", to an earlier one
+    exclude: tuple[str, ...] = ()  # evaluation sets, named as sources are: documents that overlap them are dropped
+
+    def __post_init__(self):
+        for name, allowed in (("format", packing.FORMATS), ("deduplicate", DEDUPLICATE)):
+            if getattr(self, name) not in allowed:
+                raise UserError(f"data.{name} is {getattr(self, name)!r}; it can be {' or '.join(map(repr, allowed))}.")
+        if self.length < 8:
+            raise UserError(f"data.length is {self.length}; a row needs at least 8 ids.")
+        if not 0 < self.valid_fraction < 1:
+            raise UserError(f"data.valid_fraction is {self.valid_fraction}; expected a share between 0 and 1.")
+
+    @property
+    def drops(self) -> bool:
+        """Whether documents are compared before any is written."""
+        return self.deduplicate != "none" or bool(self.exclude)
+
+
+def deciding(fields: dict) -> dict:
+    """The fields of a recipe that decide its rows."""
+    kept = {name: value for name, value in fields.items() if name not in LATER_FIELDS or value != LATER_FIELDS[name]}
+    return {name: deciding(value) if isinstance(value, dict) else value for name, value in kept.items()}
+
+
+def key(*parts) -> str:
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True)
+class Work:
+    """A preparation on its way: the folder of the rows, where `work/` holds the plan and what the workers leave."""
+
+    folder: str
+    key: str
+
+    def path(self, name: str) -> str:
+        return storage.join(self.folder, "work", name)
+
+    def save_plan(self, recipe: Recipe, shards: list[list[Piece]]) -> None:
+        partitions = 1 + sum(piece.size for pieces in shards for piece in pieces) // PARTITION_BYTES
+        plan = Plan(recipe, shards, partitions)
+        storage.write_text(self.path("plan.json"), json.dumps({"key": self.key, **asdict(plan)}))
+
+    def found(self) -> bool:
+        """Whether this preparation has begun here."""
+        path = self.path("plan.json")
+        return storage.exists(path) and json.loads(storage.read_bytes(path))["key"] == self.key
+
+
+@dataclass(frozen=True)
+class Plan:
+    recipe: Recipe
+    shards: list[list[Piece]]
+    partitions: int  # of the documents' hashes; each is compared within itself
+
+    @property
+    def sizes(self) -> list[int]:
+        """Bytes of source of each shard."""
+        return [sum(piece.size for piece in pieces) for pieces in self.shards]
+
+
+@functools.lru_cache(1)  # once a process, not once a shard
+def plan_of(work: Work) -> Plan:
+    saved = json.loads(storage.read_bytes(work.path("plan.json")))
+    fields = saved["recipe"] | {"reading": Reading(**saved["recipe"]["reading"])}
+    fields |= {name: tuple(fields[name]) for name in ("source", "exclude")}
+    shards = [[Piece(**piece) for piece in pieces] for pieces in saved["shards"]]
+    return Plan(Recipe(**fields), shards, saved["partitions"])
+
+
+@functools.lru_cache(1)
+def tokenizer_of(work: Work) -> Tokenizer:
+    return Tokenizer.load(storage.join(work.folder, "tokenizer"))
