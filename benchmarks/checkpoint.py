@@ -1,0 +1,91 @@
+"""How long a checkpoint stops the steps, how long it takes behind them, and how long a restart takes to read it.
+
+    python -m benchmarks.checkpoint [--rows 8] [--length 128] [--json]
+
+Base's shape with AdamW. Expected: `save` returns within one step's time.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from roberta_jax.model.encoder import RobertaConfig
+from roberta_jax.model.heads import init_masked_lm
+from roberta_jax.training.checkpoint import Checkpoints
+from roberta_jax.training.optimizer import OptimizerConfig, make_optimizer
+from roberta_jax.training.pretrain import masked_lm_loss
+from roberta_jax.training.sharding import batch_sharding, make_mesh
+from roberta_jax.training.step import abstract_state, compile_train_step, init_state, make_train_step
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rows", type=int, default=8, help="of a batch (default %(default)s)")
+    parser.add_argument("--length", type=int, default=128, help="ids a row (default %(default)s)")
+    parser.add_argument("--saves", type=int, default=3, help="default %(default)s")
+    parser.add_argument("--layers", type=int, default=12, help="of base's shape")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    args = parser.parse_args()
+    gpu = jax.default_backend() == "gpu"
+    config = RobertaConfig(num_layers=args.layers, dtype="bfloat16" if gpu else "float32")
+    mesh, seed, optimizer = make_mesh(), np.uint32(0), make_optimizer(OptimizerConfig(warmup_steps=10), 1_000)
+    abstract = abstract_state(lambda key: init_masked_lm(key, config), optimizer, mesh)
+    state = init_state(lambda key: init_masked_lm(key, config), optimizer, 0, abstract)
+    ids = np.random.default_rng(0).integers(4, config.vocab_size, (args.rows, args.length)).astype(np.int32)
+    slots = -(-args.length * 15 // 100) + 1
+    batch = {
+        "input_ids": ids,
+        "segment_ids": np.ones_like(ids),
+        "positions": np.tile(np.arange(slots, dtype=np.int32), (args.rows, 1)),
+        "labels": ids[:, :slots],
+        "weights": np.ones((args.rows, slots), np.float32),
+    }
+    batch = jax.device_put(batch, batch_sharding(mesh))
+    step = compile_train_step(make_train_step(masked_lm_loss(config), optimizer, 1, mesh), abstract, batch, seed)
+    seconds = {name: [] for name in ("step alone", "save returns after", "step behind it", "write ends after")}
+
+    def timed_step() -> float:
+        nonlocal state
+        started = time.perf_counter()
+        state, metrics = step(state, batch, seed)
+        jax.block_until_ready(metrics)
+        return time.perf_counter() - started
+
+    with tempfile.TemporaryDirectory() as folder:
+        checkpoints = Checkpoints(Path(folder), 1, "")
+        timed_step()
+        for number in range(args.saves + 1):
+            alone, started = timed_step(), time.perf_counter()
+            checkpoints.save(number, state)
+            stopped = time.perf_counter() - started
+            behind = timed_step()
+            checkpoints._manager.wait_until_finished()
+            written = time.perf_counter() - started
+            if number:  # the first compiles the checksum
+                for name, value in zip(seconds, (alone, stopped, behind, written)):
+                    seconds[name].append(value)
+        size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
+        del state
+        started = time.perf_counter()
+        _, state = checkpoints.restore_newest(abstract, print)
+        jax.block_until_ready(state)
+        seconds["restore"] = [time.perf_counter() - started]
+        checkpoints.close()
+    gigabytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(abstract)) / 1e9
+    device = f"{jax.device_count()} × {jax.devices()[0].device_kind}, {args.layers} layers, {args.rows} × {args.length}"
+    if args.json:
+        print(json.dumps({"device": device, "state_bytes": gigabytes * 1e9, "checkpoint_bytes": size, "seconds": seconds}))
+        return
+    print(f"{device}: a state of {gigabytes:.2f} GB, a checkpoint of {size / 1e9:.2f} GB")
+    for name, values in seconds.items():
+        print(f"  {name:20} {statistics.median(values):8.3f} s   ({min(values):.3f} to {max(values):.3f})")
+
+
+if __name__ == "__main__":
+    main()
