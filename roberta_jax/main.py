@@ -1,5 +1,6 @@
 """The door: `python -m roberta_jax.main --config=configs/tiny.py --workdir=/tmp/run`. Run it again to resume."""
 
+import json
 from pathlib import Path
 
 from absl import app, flags, logging
@@ -14,14 +15,26 @@ _WORKDIR = flags.DEFINE_string("workdir", None, "The folder for checkpoints, met
 
 def main(_) -> None:
     import jax  # here, so that --help does not wait for it
+    from etils import epath
 
     from roberta_jax.data.prepare import DEFAULT_CACHE
+    from roberta_jax.training import distributed
 
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(DEFAULT_CACHE.expanduser() / "compiled"))
     if flags.FLAGS.verbosity == logging.INFO:  # absl's own default; Orbax says much at it, --verbosity=1 shows all
         logging.set_verbosity(logging.WARNING)
-    fields, workdir = _CONFIG.value.to_dict(), Path(_WORKDIR.value).expanduser()
+    fields, workdir = _CONFIG.value.to_dict(), epath.Path(_WORKDIR.value)
+    if "://" not in _WORKDIR.value:
+        workdir = Path(workdir).expanduser()
+    with distributed.joined():
+        distributed.require_same("the config", json.dumps(fields, sort_keys=True))
+        distributed.require_shared(workdir)
+        run(fields, workdir)
+
+
+def run(fields: dict, workdir: Path) -> None:
+    """The job that `fields` describe."""
     if fields.get("job") == "finetune":
         from roberta_jax.tasks import runs
 

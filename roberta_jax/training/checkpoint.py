@@ -14,7 +14,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
 
+from roberta_jax.data import storage
 from roberta_jax.errors import UserError
+from roberta_jax.training.distributed import wait_for_all
 
 
 class Damaged(Exception):
@@ -50,7 +52,7 @@ class Checkpoints:
         if jax.process_count() == 1:  # Orbax has every device write a share of a replicated array: a compile for each share
             whole = ocp.type_handlers.ArrayHandler(use_replica_parallel=False)
             ocp.type_handlers.register_type_handler(jax.Array, whole, override=True)
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=ocp.StandardCheckpointHandler())
+        self._manager = ocp.CheckpointManager(_absolute(folder), options=options, item_handlers=ocp.StandardCheckpointHandler())
         self.folder = folder
 
     def latest_step(self) -> int | None:
@@ -124,6 +126,7 @@ class Checkpoints:
                 report(step, f"{self.folder / str(step)} is damaged ({error}) and passed over; it is {step}.damaged now")
                 if jax.process_index() == 0:
                     (self.folder / str(step)).rename(self.folder / f"{step}.damaged")
+                wait_for_all(f"{step} is put aside")
                 self._manager.reload()
         return 0, None
 
@@ -132,10 +135,6 @@ class Checkpoints:
             if later > step:
                 self._manager.delete(later)
 
-    def reached_preemption(self, step: int) -> bool:
-        """Whether the platform has told all hosts that the machine is about to be taken."""
-        return self._manager.reached_preemption(step)
-
     def close(self) -> None:
         """Waits for what is being written."""
         with self._writing():
@@ -143,9 +142,13 @@ class Checkpoints:
         self._manager.close()
 
 
+def _absolute(folder: Path) -> Path:
+    return folder if storage.is_url(folder) else folder.absolute()
+
+
 def saved_steps(folder: Path) -> list[int]:
     """The steps whose checkpoints are whole, ascending; another process may be writing more."""
-    return sorted(ocp.utils.checkpoint_steps(folder.absolute())) if folder.is_dir() else []
+    return sorted(ocp.utils.checkpoint_steps(_absolute(folder))) if folder.is_dir() else []
 
 
 def read_params(folder: Path, step: int) -> dict:
@@ -157,7 +160,7 @@ def read_params(folder: Path, step: int) -> dict:
     Raises:
       UserError: the checkpoint is damaged.
     """
-    path = folder.absolute() / str(step) / "default"
+    path = _absolute(folder) / str(step) / "default"
     handler = ocp.PyTreeCheckpointHandler()
     try:
         tree = handler.metadata(path).tree

@@ -1,6 +1,5 @@
 """What went wrong in a run, one line each: said aloud and kept in `<workdir>/incidents.jsonl`."""
 
-import json
 import math
 import time
 from pathlib import Path
@@ -8,7 +7,7 @@ from typing import Any
 
 import jax
 
-from roberta_jax.training.logging import say
+from roberta_jax.training.logging import Journal, say
 
 
 class Incidents:
@@ -22,5 +21,6 @@ class Incidents:
             for name, value in values.items():
                 if isinstance(value, float) and not math.isfinite(value):
                     values[name] = str(value)  # JSON has no NaN
-            with open(self._path, "a") as file:
-                file.write(json.dumps({"time": now, "step": step, "kind": kind, "what": sentence} | values) + "\n")
+            journal = Journal(self._path)
+            journal.write({"time": now, "step": step, "kind": kind, "what": sentence} | values)
+            journal.close()

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import jax
 
+from roberta_jax.data import storage
+
 KINDS = ("step", "start", "compile", "data", "evaluate", "checkpoint", "lost")  # lost: steps that were made twice
 LONGEST = {"data": 60.0, "step": 600.0}  # seconds, after which it is said that nothing moves
 
@@ -22,7 +24,7 @@ class Ledger:
 
     def __init__(self, workdir: Path, report: Callable[[str], None]):
         self._path = workdir / "ledger.json"
-        before = json.loads(self._path.read_text()) if self._path.exists() else {}
+        before = json.loads(storage.read_bytes(self._path)) if storage.exists(self._path) else {}
         self.seconds = {kind: before.get("seconds", {}).get(kind, 0.0) for kind in KINDS}
         self.starts, self._last_step = before.get("starts", 0) + 1, before.get("step", 0)
         self._kind, self._since, self._lap = "start", time.perf_counter(), 0.0
@@ -69,9 +71,7 @@ class Ledger:
     def save(self, step: int) -> None:
         self._switch(self._kind)
         if jax.process_index() == 0:
-            partial = self._path.with_suffix(".partial")
-            partial.write_text(json.dumps({"step": step, "starts": self.starts, "seconds": self.seconds}, indent=1) + "\n")
-            partial.replace(self._path)
+            storage.write_text(self._path, json.dumps({"step": step, "starts": self.starts, "seconds": self.seconds}, indent=1))
 
     def close(self) -> str:
         """Ends the watch; a line that sums all up."""

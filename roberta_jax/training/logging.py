@@ -1,18 +1,46 @@
 """What a run says while it runs: metrics.jsonl, TensorBoard, a progress line."""
 
 import json
-import os
-import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 from tensorboardX import SummaryWriter
+
+from roberta_jax.data import storage
 
 
 def say(text: str) -> None:
     """Prints, on the first host alone."""
     if jax.process_index() == 0:
         print(text, flush=True)
+
+
+class Journal:
+    """A file of lines that grows: appended to on this machine, written anew behind a URL.
+
+    Args:
+      kept: which lines that are there already to keep; a half one never is.
+    """
+
+    def __init__(self, path: Path, kept: Callable[[str], bool] = lambda line: True):
+        before = storage.read_bytes(path).decode() if storage.exists(path) else ""
+        self._path, self._lines = path, [line for line in before.splitlines(True) if line.endswith("\n") and kept(line)]
+        storage.write_text(path, "".join(self._lines))
+        self._file = None if storage.is_url(path) else open(path, "a")
+
+    def write(self, values: dict[str, Any]) -> None:
+        self._lines.append(json.dumps(values) + "\n")
+        if self._file is None:
+            storage.write_text(self._path, "".join(self._lines))
+        else:
+            self._file.write(self._lines.pop())
+            self._file.flush()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
 
 
 class Metrics:
@@ -22,48 +50,27 @@ class Metrics:
         self._active = jax.process_index() == 0
         if not self._active:
             return
-        path = workdir / "metrics.jsonl"
-        kept = [line for line in _whole_lines(path) if json.loads(line)["step"] <= first_step]
-        partial = path.with_suffix(".partial")
-        partial.write_text("".join(kept))
-        os.replace(partial, path)
-        self._file = open(path, "a")
-        self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=first_step + 1 if first_step else None)
+        self._journal = Journal(workdir / "metrics.jsonl", lambda line: json.loads(line)["step"] <= first_step)
+        try:
+            purge = first_step + 1 if first_step else None
+            self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=purge)
+        except ImportError as error:
+            say(f"no TensorBoard events in {workdir}: {error}")
+            self._events = None
 
     def write(self, step: int, values: dict[str, float]) -> None:
-        if self._active:
-            self._file.write(json.dumps({"step": step} | values) + "\n")
-            self._file.flush()
+        if not self._active:
+            return
+        self._journal.write({"step": step} | values)
+        if self._events:
             for name, value in values.items():
                 self._events.add_scalar(name, value, step)
 
     def close(self) -> None:
         if self._active:
-            self._file.close()
-            self._events.close()
-
-
-def _whole_lines(path: Path) -> list[str]:
-    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-    return [line for line in lines if line.endswith("\n")]
-
-
-class Stopwatch:
-    """Seconds of stepping since the last lap; what lies between `pause` and `resume` does not count."""
-
-    def __init__(self):
-        self._start, self._paused = time.perf_counter(), None
-
-    def pause(self) -> None:
-        self._paused = time.perf_counter()
-
-    def resume(self) -> None:
-        self._start += time.perf_counter() - self._paused
-
-    def lap(self) -> float:
-        now = time.perf_counter()
-        seconds, self._start = now - self._start, now
-        return seconds
+            self._journal.close()
+            if self._events:
+                self._events.close()
 
 
 def duration(seconds: float) -> str:

@@ -21,6 +21,7 @@ from roberta_jax.errors import UserError
 from roberta_jax.model.encoder import RobertaConfig
 from roberta_jax.model.flops import train_flops
 from roberta_jax.model.heads import apply_masked_lm, init_masked_lm
+from roberta_jax.training.distributed import whole
 from roberta_jax.training.evaluate import evaluate, make_eval_step
 from roberta_jax.training.logging import say
 from roberta_jax.training.sharding import batch_sharding, local_rows
@@ -108,9 +109,10 @@ def pretrain(
     if model.max_length < corpus.length:
         raise UserError(f"config.model.max_length is {model.max_length}, shorter than the corpus' rows of {corpus.length}.")
     kept = workdir / "tokenizer"
-    if kept.exists() and Tokenizer.load(kept).hash != corpus.tokenizer.hash:
-        raise UserError(f"{kept} is another tokenizer than the corpus'; take another workdir or that run's corpus.")
-    corpus.tokenizer.save(kept)
+    if jax.process_index() == 0:
+        if kept.exists() and Tokenizer.load(kept).hash != corpus.tokenizer.hash:
+            raise UserError(f"{kept} is another tokenizer than the corpus'; take another workdir or that run's corpus.")
+        corpus.tokenizer.save(kept)
     loss = masked_lm_loss(model)
     eval_step = make_eval_step(loss)
     cost = config.batch_size * corpus.length, train_flops(model, config.batch_size, corpus.length, masking.slots(corpus.length))
@@ -180,7 +182,7 @@ def examples(params: dict, config: RobertaConfig, corpus: Corpus, number: int = 
     positions = np.array([[at + 1] for _, at in found], np.int32)
     segment_ids = (input_ids != tokenizer.pad).astype(np.int32)
     logits = jax.jit(apply_masked_lm, static_argnums=1)(params, config, input_ids, segment_ids, positions)
-    probabilities, best = jax.lax.top_k(jax.nn.softmax(logits[:, 0]), answers)
+    probabilities, best = jax.lax.top_k(jax.nn.softmax(whole(logits)[:, 0]), answers)
     lines = []
     for (ids, at), p, b in zip(found, np.asarray(probabilities), np.asarray(best)):
         shown = f"{tokenizer.decode(ids[:at])} <mask>{tokenizer.decode(ids[at + 1 :])}"

@@ -4,7 +4,6 @@ import dataclasses
 import errno
 import json
 import shlex
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -18,6 +17,7 @@ from jax.sharding import Mesh
 from roberta_jax.errors import UserError
 from roberta_jax.model.flops import peak_flops
 from roberta_jax.training.checkpoint import Checkpoints
+from roberta_jax.training.distributed import Stop, whole
 from roberta_jax.training.guard import GuardConfig
 from roberta_jax.training.incidents import Incidents
 from roberta_jax.training.ledger import Ledger
@@ -91,22 +91,6 @@ class Job:
     trials: tuple[Trial, ...] = ()  # stacked on an axis in front of all arrays; (): one run, without that axis
 
 
-class _Stop:
-    """Turns the first SIGTERM or interrupt into a request to save and end; a second one ends at once."""
-
-    def __init__(self):
-        self.signal: str | None = None
-        self._previous = {number: signal.signal(number, self._request) for number in (signal.SIGTERM, signal.SIGINT)}
-
-    def _request(self, number, frame) -> None:
-        self.signal = signal.Signals(number).name
-        self.release()
-
-    def release(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-
 def train(job: Job, config: RunConfig, workdir: Path) -> dict | None:
     """Runs a job to its last step, from its newest whole checkpoint if there is one.
 
@@ -133,7 +117,7 @@ def _train(job: Job, config: RunConfig, workdir: Path) -> dict | None:
     workdir.mkdir(parents=True, exist_ok=True)
     incidents = Incidents(workdir)
     ledger = Ledger(workdir, lambda sentence: incidents.write("stall", step, sentence))
-    stop = _Stop()
+    stop = Stop()
     checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints, "" if job.metric else "valid/loss")
 
     def start(last: int | None = None) -> tuple[int, dict]:
@@ -219,7 +203,7 @@ def _train(job: Job, config: RunConfig, workdir: Path) -> dict | None:
         step, batch_number, batch = step + 1, batch_number + 1, next_batch()
         state, values = compiled_for(batch)(state, batch, *constants)
         go_back, pending = settle(), (step, batch_number - 1, values, job.cost(batch))
-        stopping = stop.signal or checkpoints.reached_preemption(step)
+        stopping = stop.requested()
         evaluating = step % config.eval_every == 0 or step == config.steps
         due = due or step % config.checkpoint_every == 0 or step == config.steps
         settled = step - 1
@@ -268,7 +252,8 @@ def _train(job: Job, config: RunConfig, workdir: Path) -> dict | None:
     ledger.save(step)
     say(ledger.close())
     if step < config.steps and not done:
-        say(f"{stop.signal or 'preemption'}: saved step {step:,} in {checkpoints.folder}; the same command goes on from there.")
+        asked = stop.signal or "a signal on another host"
+        say(f"{asked}: saved step {step:,} in {checkpoints.folder}; the same command goes on from there.")
         return None
     if step < config.steps:
         say(f"step {step:,}: {job.metric} was greatest {job.patience} evaluations ago or more; stopped early")
@@ -295,20 +280,21 @@ def _gave_up(guard: GuardConfig, first: int, in_a_row: int, rewinds: int) -> str
 
 
 def _out_of_patience(job: Job, state: dict, step: int, eval_every: int) -> bool:
-    return bool(job.patience) and bool(np.all(step - np.asarray(state["best"]["step"]) >= job.patience * eval_every))
+    return bool(job.patience) and bool(np.all(step - whole(state["best"]["step"]) >= job.patience * eval_every))
 
 
 def _note_config(config: RunConfig, workdir: Path, first_step: int) -> None:
     """Writes config.json and command.txt, and says which fields have changed since the run began."""
+    if jax.process_index():
+        return
     path, fields = workdir / "config.json", json.loads(json.dumps(dataclasses.asdict(config)))
     if first_step and path.exists():
         before = json.loads(path.read_text())
         for name in sorted(fields):
             if fields[name] != before.get(name):
                 say(f"config.{name} was {before.get(name)} when this run began and is {fields[name]} now")
-    if jax.process_index() == 0:
-        path.write_text(json.dumps(fields, indent=1) + "\n")
-        (workdir / "command.txt").write_text(f"python -m roberta_jax.main {shlex.join(sys.argv[1:])}\n")
+    path.write_text(json.dumps(fields, indent=1) + "\n")
+    (workdir / "command.txt").write_text(f"python -m roberta_jax.main {shlex.join(sys.argv[1:])}\n")
 
 
 def _devices() -> str:

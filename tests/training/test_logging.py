@@ -2,9 +2,7 @@
 
 import json
 
-import pytest
-
-from roberta_jax.training.logging import Metrics, Stopwatch, duration
+from roberta_jax.training.logging import Metrics, duration
 
 
 def lines(workdir):
@@ -34,16 +32,6 @@ def test_a_new_run_starts_a_new_file_and_tensorboard_has_the_values(tmp_path):
     assert lines(tmp_path) == [{"step": 5, "train/loss": 2.0}]
     events = b"".join(path.read_bytes() for path in (tmp_path / "tensorboard").iterdir())
     assert b"train/loss" in events
-
-
-def test_a_pause_does_not_count(monkeypatch):
-    times = iter([0.0, 10.0, 110.0, 115.0, 118.0])
-    monkeypatch.setattr("time.perf_counter", lambda: next(times))
-    watch = Stopwatch()
-    watch.pause()
-    watch.resume()
-    assert watch.lap() == pytest.approx(15.0)
-    assert watch.lap() == pytest.approx(3.0)
 
 
 def test_durations_read_as_a_clock_does():

@@ -1,0 +1,190 @@
+"""Several hosts: how their processes join, what they must agree on, and how they end together.
+
+Every host runs the same program on its own part of each array. What one of them does alone, or in another order, leaves the
+others waiting: so they check at the start that they mean the same run, stop at the same step, and none outlives another.
+"""
+
+import functools
+import hashlib
+import os
+import secrets
+import signal
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from roberta_jax.errors import UserError
+
+EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+LAUNCHERS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")  # Slurm's srun and Open MPI's mpirun say here how many processes there are
+SILENCE = 30  # seconds without a sign of life after which a host has gone; JAX takes 100 if not told
+GONE = (
+    "JAX ended this process, as it does when another host has died or ended (see above, and that host's output); start the "
+    "same command again on all hosts: it goes on from the newest checkpoint."
+)
+
+
+@contextmanager
+def joined() -> Iterator[None]:
+    """Within it JAX knows the processes of all hosts. Of a process that is alone it costs nothing.
+
+    Raises:
+      UserError: the environment tells of several processes, and they do not find each other.
+    """
+    arguments = _arguments()
+    if arguments is None:
+        yield
+        return
+    _leave_last_words()
+    jax.config.update("jax_enable_preemption_service", False)  # SIGTERM is `Stop`'s
+    try:
+        jax.distributed.initialize(**arguments, heartbeat_timeout_seconds=SILENCE)
+    except (ValueError, RuntimeError) as error:
+        if jax.config.jax_platforms != "tpu,cpu" or isinstance(error, RuntimeError):
+            reason = str(error).splitlines()[0]
+            raise UserError(
+                f"the processes of this run do not find each other ({reason}); set {', '.join(EXPLICIT)}."
+            ) from None
+        # TPUs of a single machine that is no part of a cluster
+    try:
+        yield
+    except BaseException as error:
+        # An orderly exit would wait for the other hosts, which wait for this one in the midst of a step.
+        if isinstance(error, UserError):
+            print(f"error: {error}", file=sys.stderr)
+        else:
+            traceback.print_exception(error)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(2 if isinstance(error, UserError) else 1)
+
+
+def _arguments() -> dict[str, Any] | None:
+    """Those of `jax.distributed.initialize`; {}: it finds them out; None: this process is alone."""
+    given = {name: os.environ[name] for name in EXPLICIT if os.environ.get(name)}
+    if given:
+        if missing := [name for name in EXPLICIT if name not in given]:
+            raise UserError(f"{next(iter(given))} is set and {missing[0]} is not; several processes need both.")
+        address, *numbers = given.values()
+        if not all(number.isdigit() for number in numbers) or not int(numbers[1]) < int(numbers[0]) or ":" not in address:
+            found = ", ".join(f"{name}={value}" for name, value in given.items())
+            raise UserError(f"{found} is no host:port, number of processes and process from 0 on; set them so.")
+        return {"coordinator_address": address, "num_processes": int(numbers[0]), "process_id": int(numbers[1])}
+    return {} if _on_tpu() or any(int(os.environ.get(name, 1)) > 1 for name in LAUNCHERS) else None
+
+
+def _on_tpu() -> bool:
+    return "tpu" in (jax.config.jax_platforms or "").split(",")  # JAX sets it itself where it finds TPUs
+
+
+def _leave_last_words() -> None:
+    """Where another host has gone JAX aborts the process, with a stack trace: this has a child say behind it what to do.
+
+    No Python runs any more in a process that aborts; but Python's handlers write the signal's number to a pipe first.
+    """
+    heard, signals = os.pipe()
+    if os.fork() == 0:
+        os.close(signals)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            signal.signal(number, signal.SIG_IGN)
+        last = b""
+        while number := os.read(heard, 1):  # until the process has ended
+            last = number
+        if last == bytes([signal.SIGABRT]):
+            os.write(sys.stderr.fileno(), f"error: {GONE}\n".encode())
+        os._exit(0)
+    os.close(heard)
+    os.set_blocking(signals, False)
+    signal.signal(signal.SIGABRT, lambda number, frame: None)
+    signal.set_wakeup_fd(signals, warn_on_full_buffer=False)
+
+
+def require_same(what: str, value: str) -> None:
+    """Raises a UserError on every host if one of them has another value."""
+    if jax.process_count() == 1:
+        return
+    digest = np.frombuffer(hashlib.sha256(value.encode()).digest(), np.uint32)
+    different = np.flatnonzero((multihost_utils.process_allgather(digest) != digest).any(axis=1))
+    if len(different):
+        here = jax.process_index()
+        raise UserError(f"{what} of host {different[0]} is another than that of host {here}; all hosts must have the same.")
+
+
+def require_shared(workdir: Path) -> None:
+    """Raises a UserError on every host if they do not all see the same folder."""
+    if jax.process_count() == 1:
+        return
+    mark = workdir / f".host-0-{multihost_utils.broadcast_one_to_all(np.uint32(secrets.randbits(32))):08x}"
+    if jax.process_index() == 0:
+        workdir.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    wait_for_all(f"{mark.name} is there")
+    seen = multihost_utils.process_allgather(np.array(mark.exists()))
+    if jax.process_index() == 0:
+        mark.unlink()
+    if not seen.all():
+        blind = np.flatnonzero(~seen.ravel())[0]
+        raise UserError(f"--workdir {workdir} of host {blind} is not the folder of host 0; expected one that all hosts share.")
+
+
+def wait_for_all(what: str) -> None:
+    """Returns when every host has come to the same line."""
+    multihost_utils.sync_global_devices(what)
+
+
+def whole(tree: Any) -> Any:
+    """Arrays that lie on the mesh, as arrays of NumPy that every host has whole."""
+
+    def gathered(array: Any) -> np.ndarray:
+        there = not isinstance(array, jax.Array) or array.is_fully_replicated or array.is_fully_addressable
+        return np.asarray(array) if there else multihost_utils.process_allgather(array, tiled=True)
+
+    return jax.tree.map(gathered, tree)
+
+
+class Stop:
+    """Turns the first SIGTERM or interrupt of any host into all hosts' request to save and end; a second one ends at once."""
+
+    def __init__(self):
+        self.signal: str | None = None
+        self._any_host: Any = False
+        self._previous = {number: signal.signal(number, self._request) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def _request(self, number, frame) -> None:
+        self.signal = signal.Signals(number).name
+        self.release()
+
+    def requested(self) -> bool:
+        """Whether to end after this step. Called once a step it is the same on every host.
+
+        Of several hosts it is the answer to the step before: that one is there, and the device is not waited for.
+        """
+        if jax.process_count() == 1:
+            return self.signal is not None
+        answer, self._any_host = bool(self._any_host), _on_any_host(self.signal is not None)
+        return answer
+
+    def release(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+
+def _on_any_host(flag: bool) -> jax.Array:
+    shape, rows, any_row = _voting()
+    return any_row(jax.make_array_from_callback(shape, rows, lambda _: np.array([flag])))
+
+
+@functools.cache
+def _voting() -> tuple:
+    mesh = jax.make_mesh((jax.device_count(),), ("device",), axis_types=(AxisType.Auto,))
+    return (jax.device_count(),), NamedSharding(mesh, P("device")), jax.jit(jnp.any, out_shardings=NamedSharding(mesh, P()))
