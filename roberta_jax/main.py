@@ -7,7 +7,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from roberta_jax.config import parse_flags, typed
-from roberta_jax.errors import exit_with_sentence
+from roberta_jax.errors import UserError, exit_with_sentence
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The job; --config.FIELD=VALUE changes one of its fields.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The folder for checkpoints, metrics and the tokenizer.")
@@ -24,9 +24,10 @@ def main(_) -> None:
         jax.config.update("jax_compilation_cache_dir", str(DEFAULT_CACHE.expanduser() / "compiled"))
     if flags.FLAGS.verbosity == logging.INFO:  # absl's own default; Orbax says much at it, --verbosity=1 shows all
         logging.set_verbosity(logging.WARNING)
-    fields, workdir = _CONFIG.value.to_dict(), epath.Path(_WORKDIR.value)
-    if "://" not in _WORKDIR.value:
-        workdir = Path(workdir).expanduser()
+    fields, remote = _CONFIG.value.to_dict(), "://" in _WORKDIR.value
+    if remote and not _WORKDIR.value.startswith("gs://"):
+        raise UserError(f"--workdir={_WORKDIR.value}: expected a path of this machine, or gs://.")
+    workdir = epath.Path(_WORKDIR.value) if remote else Path(_WORKDIR.value).expanduser()
     with distributed.joined():
         distributed.require_same("the config", json.dumps(fields, sort_keys=True))
         distributed.require_shared(workdir)

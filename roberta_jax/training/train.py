@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
+from roberta_jax.data import storage
 from roberta_jax.errors import UserError
 from roberta_jax.model.flops import peak_flops
 from roberta_jax.training.checkpoint import Checkpoints
@@ -288,13 +289,13 @@ def _note_config(config: RunConfig, workdir: Path, first_step: int) -> None:
     if jax.process_index():
         return
     path, fields = workdir / "config.json", json.loads(json.dumps(dataclasses.asdict(config)))
-    if first_step and path.exists():
-        before = json.loads(path.read_text())
+    if first_step and storage.exists(path):
+        before = json.loads(storage.read_bytes(path))
         for name in sorted(fields):
             if fields[name] != before.get(name):
                 say(f"config.{name} was {before.get(name)} when this run began and is {fields[name]} now")
-    path.write_text(json.dumps(fields, indent=1) + "\n")
-    (workdir / "command.txt").write_text(f"python -m roberta_jax.main {shlex.join(sys.argv[1:])}\n")
+    storage.write_text(path, json.dumps(fields, indent=1) + "\n")
+    storage.write_text(workdir / "command.txt", f"python -m roberta_jax.main {shlex.join(sys.argv[1:])}\n")
 
 
 def _devices() -> str:

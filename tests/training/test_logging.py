@@ -1,8 +1,10 @@
 """metrics.jsonl: whole lines, and none from after the step that a run resumes from."""
 
 import json
+import os
 
-from roberta_jax.training.logging import Metrics, duration
+from roberta_jax.data import storage
+from roberta_jax.training.logging import Journal, Metrics, duration
 
 
 def lines(workdir):
@@ -36,3 +38,14 @@ def test_a_new_run_starts_a_new_file_and_tensorboard_has_the_values(tmp_path):
 
 def test_durations_read_as_a_clock_does():
     assert [duration(seconds) for seconds in (5, 5025, 90_061)] == ["0:00:05", "1:23:45", "1d 1:01:01"]
+
+
+def test_behind_a_url_the_same_lines_stand():
+    path = f"memory://{os.urandom(8).hex()}/metrics.jsonl"
+    journal = Journal(path)
+    for step in (1, 2):
+        journal.write({"step": step})
+    again = Journal(path, lambda line: json.loads(line)["step"] < 2)
+    again.write({"step": 7})
+    again.close()
+    assert storage.read_bytes(path) == b'{"step": 1}\n{"step": 7}\n'
