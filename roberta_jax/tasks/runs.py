@@ -47,7 +47,9 @@ def run(config: FinetuneConfig, workdir: Path) -> list[Result] | None:
     if not config.init_from:
         raise UserError("config.init_from is empty; name the model to fine-tune: a workdir, a folder or a hub name.")
     if config.from_mnli and "mnli" not in names:
-        raise UserError(f"config.from_mnli needs mnli among the tasks, and they are {', '.join(names)}; name it first, or glue.")
+        raise UserError(
+            f"config.from_mnli needs mnli among the tasks, and they are {', '.join(names)}; name it first, or glue."
+        )
     several = len(names) > 1
     if several:
         names = sorted(names, key=lambda name: name != "mnli")  # the others may begin with it

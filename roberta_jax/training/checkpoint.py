@@ -177,6 +177,17 @@ def read_params(folder: Path, step: int) -> dict:
         handler.close()
 
 
+def read_arrays(folder: Path, step: int) -> dict[str, np.ndarray]:
+    """All arrays of a checkpoint by their paths, as NumPy's."""
+    handler = ocp.PyTreeCheckpointHandler()
+    path = _absolute(folder) / str(step) / "default"
+    restore = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(path).tree)
+    tree = handler.restore(path, args=ocp.args.PyTreeRestore(restore_args=restore))
+    handler.close()
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf) for path, leaf in leaves}
+
+
 def _reason(error: Exception) -> str:
     text = " ".join(str(error).split())
     return "no space left on the disk" if "No space left on device" in text else text[:200] or type(error).__name__

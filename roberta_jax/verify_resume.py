@@ -1,0 +1,192 @@
+"""Proves on this machine that a run that is killed ends as one that is left alone, bit for bit.
+
+    python -m roberta_jax.verify_resume --config=configs/base.py --config.data.source=text/
+
+The config's own model, data and batches, for a few steps: once undisturbed, once killed at random places and started again.
+Exits with 0 where the final states and the losses of all steps are equal, else with 1 and what differs. Where a setting is to
+blame it is found by doing both runs again without it.
+"""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+from roberta_jax.config import parse_flags
+from roberta_jax.errors import UserError, exit_with_sentence
+
+# Settings that could break it, and what each is without them; tried in turn where runs differ.
+PLAIN = {
+    "model.dropout": 0.0,
+    "model.attention_dropout": 0.0,
+    "microbatch_size": 0,
+    "fsdp": 1,
+    "model.remat": "none",
+    "model.dtype": "float32",
+}
+
+
+@dataclass(frozen=True)
+class Kill:
+    """What befalls a run: a signal after a step is logged, or in the midst of the next checkpoint's write."""
+
+    step: int
+    signal: str  # SIGKILL or SIGTERM
+    in_write: bool
+    delay: float  # seconds
+
+
+def kills_for(steps: int, number: int, rng: random.Random) -> list[Kill]:
+    """At random places, one in each of `number` parts of the run."""
+    found = []
+    for part in range(number):
+        step = rng.randint(part * steps // number, max((part + 1) * steps // number - 1, 0))
+        name = "SIGTERM" if rng.random() < 0.2 else "SIGKILL"
+        found.append(Kill(step, name, name == "SIGKILL" and rng.random() < 0.3, rng.uniform(0, 0.05)))
+    return found
+
+
+def last_logged(workdir: Path) -> int:
+    path = workdir / "metrics.jsonl"
+    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    return json.loads(lines[-1])["step"] if lines else 0
+
+
+def _halves(workdir: Path) -> set[str]:
+    return {path.name for path in (workdir / "checkpoints").glob("*tmp*")}
+
+
+def start(arguments: list[str], workdir: Path) -> subprocess.Popen:
+    workdir.mkdir(parents=True, exist_ok=True)
+    with open(workdir / "output.txt", "a") as log:
+        command = [sys.executable, "-m", "roberta_jax.main", *arguments, f"--workdir={workdir}"]
+        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+
+
+def finish(process: subprocess.Popen, workdir: Path) -> None:
+    if process.wait():
+        last = "\n".join((workdir / "output.txt").read_text().splitlines()[-5:])
+        raise UserError(f"the run in {workdir} ended with exit status {process.returncode}; its last lines are:\n{last}")
+
+
+def run_killed(arguments: list[str], workdir: Path, kills: list[Kill]) -> Iterator[dict]:
+    """Runs to the end through all `kills`; what became of each."""
+    for kill in kills:
+        began, process = time.perf_counter(), start(arguments, workdir)
+        while process.poll() is None and last_logged(workdir) < kill.step:
+            time.sleep(0.002)
+        seen = _halves(workdir)
+        while process.poll() is None and kill.in_write and not _halves(workdir) - seen:
+            time.sleep(0.0005)
+        time.sleep(kill.delay if not kill.in_write else 0)
+        if process.poll() is None:
+            process.send_signal(getattr(signal, kill.signal))
+        code = process.wait()
+        if code not in (0, -signal.SIGKILL):
+            finish(process, workdir)
+        what = kill.signal + (" in a checkpoint's write" if kill.in_write else "")
+        yield {"what": what, "after_step": last_logged(workdir), "exit": code, "seconds": time.perf_counter() - began}
+    finish(start(arguments, workdir), workdir)
+
+
+def differences(one: Path, other: Path, steps: int) -> list[str]:
+    """What is not bit for bit the same in two workdirs: arrays of the final state, losses of steps."""
+    from roberta_jax.training.checkpoint import read_arrays
+
+    states = [read_arrays(workdir / "checkpoints", steps) for workdir in (one, other)]
+    names = sorted(states[0].keys() | states[1].keys())
+    found = [name for name in names if not _same(states[0].get(name), states[1].get(name))]
+    losses = []
+    for workdir in (one, other):
+        lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
+        losses.append({line["step"]: line["train/loss"] for line in lines if "train/loss" in line})
+    return found + [f"the loss of step {step}" for step in sorted(losses[0]) if losses[0][step] != losses[1].get(step)]
+
+
+def _same(one: Any, other: Any) -> bool:
+    return one is not None and other is not None and one.shape == other.shape and one.tobytes() == other.tobytes()
+
+
+def verify(arguments: list[str], fields: dict, folder: Path, steps: int, number: int, seed: int) -> dict:
+    """{"same", "differences", "sentence", "kills"}; `fields` are the config's, to know which settings can be left out."""
+    arguments = [*arguments, f"--config.steps={steps}", "--config.log_every=1", f"--config.eval_every={steps}"]
+    arguments += [f"--config.checkpoint_every={max(1, steps // 5)}"]
+    if fields.get("job") == "pretrain":
+        arguments += [f"--config.optimizer.warmup_steps={max(1, steps // 4)}"]
+
+    def alone(name: str, more: list[str]) -> Path:
+        finish(start([*arguments, *more], folder / name), folder / name)
+        return folder / name
+
+    def pair(name: str, more: list[str]) -> tuple[list[str], list[dict]]:
+        undisturbed, killed = alone(f"{name}-undisturbed", more), folder / f"{name}-killed"
+        events = []
+        for event in run_killed([*arguments, *more], killed, kills_for(steps, number, random.Random(seed))):
+            events.append(event)
+            print(f"{event['what']} after step {event['after_step']:,}", file=sys.stderr, flush=True)
+        return differences(undisturbed, killed, steps), events
+
+    found, events = pair("config", [])
+    result = {"same": not found, "differences": found, "kills": events}
+    if not found:
+        return result | {"sentence": f"the same: {steps} steps, {number} kills, every bit of the final state and every loss."}
+    if differences(folder / "config-undisturbed", alone("config-again", []), steps):
+        sentence = (
+            "not even two undisturbed runs end alike here, so it is the arithmetic and not the resuming; on a GPU set "
+            "XLA_FLAGS=--xla_gpu_deterministic_ops=true."
+        )
+        return result | {"sentence": sentence}
+    return result | {"sentence": blame(fields, lambda more: pair("-".join(more).replace("/", "_"), more)[0], found)}
+
+
+def blame(fields: dict, differs: Any, found: list[str]) -> str:
+    """Which setting breaks it: the first without which `differs(overrides)` finds nothing."""
+    for name, plain in PLAIN.items():
+        section, _, last = name.rpartition(".")
+        value = (fields.get(section, {}) if section else fields).get(last)
+        if value is not None and value != plain and not differs([f"--config.{name}={plain}"]):
+            return f"config.{name}={value} breaks it: with {plain} a killed run ends as an undisturbed one."
+    return f"a killed run ends otherwise than an undisturbed one, whatever the settings: {', '.join(found[:5])} differ."
+
+
+def command() -> None:
+    config = config_flags.DEFINE_config_file("config", None, "The job; --config.FIELD=VALUE changes one of its fields.")
+    steps = flags.DEFINE_integer("steps", 20, "That each run does.", lower_bound=5)
+    kills = flags.DEFINE_integer("kills", 3, "That the second run lives through.", lower_bound=1)
+    seed = flags.DEFINE_integer("seed", 0, "Of the places where it is killed.")
+    workdir = flags.DEFINE_string("workdir", None, "A folder to keep the runs in; by default they are deleted.")
+    as_json = flags.DEFINE_bool("json", False, "Print one JSON object.")
+    flags.mark_flag_as_required("config")
+
+    def main(_) -> None:
+        logging.set_verbosity(logging.WARNING)  # Orbax says much
+        arguments = [argument for argument in sys.argv[1:] if argument.startswith("--config")]
+        folder = Path(workdir.value) if workdir.value else Path(tempfile.mkdtemp(prefix="verify_resume"))
+        if folder.exists() and any(folder.iterdir()):
+            raise UserError(f"--workdir {folder} is not empty; name a new folder.")
+        try:
+            result = verify(arguments, config.value.to_dict(), folder, steps.value, kills.value, seed.value)
+        finally:
+            if not workdir.value:
+                shutil.rmtree(folder, ignore_errors=True)
+        print(json.dumps(result) if as_json.value else result["sentence"])
+        sys.exit(0 if result["same"] else 1)
+
+    app.run(main, flags_parser=lambda argv: parse_flags(argv, config))
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    exit_with_sentence(command)
