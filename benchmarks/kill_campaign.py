@@ -47,10 +47,10 @@ def main() -> None:
         resumed = (killed / "output.txt").read_text().count("resuming from step")
         ledger = json.loads((killed / "ledger.json").read_text())
         damaged = len(list((killed / "checkpoints").glob("*.damaged")))
+    in_writes, stops = (sum(what in event["what"] for event in events) for what in ("write", "SIGTERM"))
     print(
-        f"{len(events)} kills ({sum('write' in event['what'] for event in events)} in a write, "
-        f"{sum('SIGTERM' in event['what'] for event in events)} SIGTERM), {resumed} starts from a checkpoint, {damaged} damaged; "
-        f"a start took {statistics.median(event['seconds'] for event in events):.1f} s, all {seconds['killed']:.0f} s, the "
+        f"{len(events)} kills ({in_writes} in a write, {stops} SIGTERM), {resumed} starts from a checkpoint, {damaged} of "
+        f"them damaged; a start took {statistics.median(event['seconds'] for event in events):.1f} s, all {seconds['killed']:.0f} s, the "
         f"undisturbed run {seconds['undisturbed']:.0f} s; {platform.machine()}, Python {platform.python_version()}"
     )
     print("the final states and all losses are the same, bit for bit" if not found else f"these differ: {', '.join(found)}")
