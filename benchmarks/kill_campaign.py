@@ -48,10 +48,11 @@ def main() -> None:
         ledger = json.loads((killed / "ledger.json").read_text())
         damaged = len(list((killed / "checkpoints").glob("*.damaged")))
     in_writes, stops = (sum(what in event["what"] for event in events) for what in ("write", "SIGTERM"))
+    typical = statistics.median(event["seconds"] for event in events)
     print(
-        f"{len(events)} kills ({in_writes} in a write, {stops} SIGTERM), {resumed} starts from a checkpoint, {damaged} of "
-        f"them damaged; a start took {statistics.median(event['seconds'] for event in events):.1f} s, all {seconds['killed']:.0f} s, the "
-        f"undisturbed run {seconds['undisturbed']:.0f} s; {platform.machine()}, Python {platform.python_version()}"
+        f"{len(events)} kills ({in_writes} in a write, {stops} SIGTERM), {resumed} starts from a checkpoint, {damaged} of them "
+        f"damaged; a start took {typical:.1f} s, all {seconds['killed']:.0f} s, the undisturbed run "
+        f"{seconds['undisturbed']:.0f} s; {platform.machine()}, Python {platform.python_version()}"
     )
     print("the final states and all losses are the same, bit for bit" if not found else f"these differ: {', '.join(found)}")
     if args.out:
