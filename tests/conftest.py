@@ -6,14 +6,20 @@ import tempfile
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-# Level 0: the tests compile much and compute little. Tolerances are the same.
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"
+# The tests compile much and compute little: level 0, and XLA's older code for fused loops, which compiles in a third of the
+# time. Tolerances are the same.
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
+)
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 _CACHE = tempfile.TemporaryDirectory(prefix="roberta_jax_tests")  # goes with the process
 os.environ["XDG_CACHE_HOME"] = _CACHE.name
+# What one test has compiled, here or in a process of its own, the next one reads: small programs too.
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
 os.environ["TFDS_DATA_DIR"] = os.path.join(_CACHE.name, "tensorflow_datasets")
 
 import hypothesis  # noqa: E402
+import jax  # noqa: E402
 import pytest  # noqa: E402
 
 from roberta_jax.data.corpus import Corpus  # noqa: E402
@@ -21,6 +27,7 @@ from roberta_jax.data.prepare import Recipe, prepare  # noqa: E402
 from roberta_jax.data.tokenizer import Tokenizer  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
+jax.config.update("jax_compilation_cache_dir", os.path.join(_CACHE.name, "roberta_jax", "compiled"))  # as main.py does
 
 # No time limit on a busy machine, and the same examples every time.
 hypothesis.settings.register_profile(

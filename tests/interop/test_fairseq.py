@@ -2,6 +2,7 @@
 
 import argparse
 
+import jax
 import numpy as np
 import pytest
 import torch
@@ -29,6 +30,7 @@ NAMES = [
     ("output.LayerNorm", "final_layer_norm"),
     ("lm_head.", "encoder.lm_head."),
 ]
+masked_lm = jax.jit(apply_masked_lm, static_argnums=1)
 ARGUMENTS = dict(encoder_attention_heads=4, activation_fn="gelu", dropout=0.1, attention_dropout=0.0)
 
 
@@ -89,7 +91,7 @@ def test_logits_and_ids_are_right(tmp_path, model, tokenizer, old):
     assert found.text.tokenizer.vocab == tokenizer.vocab and found.text.mask == tokenizer.vocab[MASK]
     ids, mask = rows(len(tokenizer), [9, 16], 16)
     everywhere = np.tile(np.arange(16, dtype=np.int32), (2, 1))
-    logits = np.asarray(apply_masked_lm(found.params, found.config, ids, mask, everywhere))
+    logits = np.asarray(masked_lm(found.params, found.config, ids, mask, everywhere))
     np.testing.assert_allclose(logits[mask == 1], run(model, ids, mask)[0][mask == 1], atol=1e-4)
 
 

@@ -13,8 +13,8 @@ from roberta_jax.tasks.batches import collate
 from roberta_jax.tasks.features import UNLABELLED, Features
 from roberta_jax.tasks.finetune import FinetuneConfig, how_many_together, losses, task_loss
 from roberta_jax.training.optimizer import OptimizerConfig, make_optimizer
-from roberta_jax.training.sharding import make_mesh
-from roberta_jax.training.step import make_train_step
+from roberta_jax.training.sharding import batch_sharding, make_mesh
+from roberta_jax.training.step import abstract_state, compile_train_step, init_state, make_train_step
 
 STEPS, ROWS, LENGTH = 20, 16, 24
 # The paper's Table 10, but the rate, which is large so that something is learned.
@@ -112,12 +112,13 @@ def test_losses_are_those_of_a_pytorch_loop(kind):
     ours = config_from_transformers(source.config.to_dict(), "config.json")
     tensors = {name: tensor.numpy().copy() for name, tensor in source.state_dict().items()}
     params, _, _ = from_transformers(tensors, ours, [type(source).__name__], "model")
-    optimizer = make_optimizer(OPTIMIZER, STEPS)
-    step = jax.jit(make_train_step(task_loss(kind, ours), optimizer, 1, make_mesh()))
-    state = {"params": params, "opt_state": optimizer.init(params), "step": np.int32(0)}
-    found = []
+    optimizer, mesh, init = make_optimizer(OPTIMIZER, STEPS), make_mesh(), lambda _: jax.tree.map(jax.numpy.asarray, params)
+    abstract, laid_out, seed = abstract_state(init, optimizer, mesh), batch_sharding(mesh), np.uint32(0)
+    state, found = init_state(init, optimizer, 0, abstract), []
+    step = make_train_step(task_loss(kind, ours), optimizer, 1, mesh)
+    run = compile_train_step(step, abstract, jax.device_put(next(batches(kind)), laid_out), seed)
     for batch in batches(kind):
-        state, metrics = step(state, batch, np.uint32(0))
+        state, metrics = run(state, jax.device_put(batch, laid_out), seed)
         found.append(float(metrics["loss"]))
     expected = torch_losses(source, kind)
     assert np.mean(expected[-4:]) < 0.97 * np.mean(expected[:4])  # it learns
