@@ -290,16 +290,30 @@ def test_tiny_compiles_for_a_slice_that_is_not_there(tpu):
     report = json.loads(done.stdout)
     assert report["sure"] and report["chips"] == 4 and 0 < report["memory_used"] < report["memory_had"]
     assert report["matmul_flops"] == report["model_flops"]
-    assert report["memory"]["optimizer state"] == pytest.approx(2 * report["memory"]["parameters"], rel=1e-4)
-    assert report["collectives"]["all-reduce"]["bytes"] >= report["memory"]["parameters"]
+    parameters = report["memory"]["parameters"]
+    assert report["memory"]["optimizer state"] == pytest.approx(2 * parameters / 4, rel=0.05)  # biases are not spread
+    sent = {kind: total["bytes"] for kind, total in report["collectives"].items()}
+    assert sent.pop("all-gather") == pytest.approx(parameters, rel=0.05)
+    assert sum(sent.values()) == pytest.approx(parameters, rel=0.05)  # gradients, once
 
 
-def test_base_compiles_for_the_slice_that_its_header_names(tpu):
-    done = tpu("--config=configs/base.py", "--topology=v5e:2x4", "--json")
+@pytest.mark.parametrize(
+    ("config", "topology", "more"),
+    [
+        ("base", "v5e:2x4", []),
+        ("base", "v4:2x2x1", []),
+        ("large", "v5e:16x16", []),
+        ("large", "v5p:4x4x4", []),
+        ("large", "v6e:8x8", ["--config.model.remat=none"]),
+    ],
+)
+def test_a_config_compiles_for_the_slices_that_its_header_names(tpu, config, topology, more):
+    done = tpu(f"--config=configs/{config}.py", f"--topology={topology}", "--json", *more)
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)
-    assert report["memory_used"] < report["memory_had"] == 15.75 * GIB
-    assert report["matmul_flops"] == pytest.approx(report["model_flops"], rel=0.01)
+    assert report["memory_used"] < report["memory_had"]
+    assert report["matmul_flops"] == pytest.approx(report["model_flops"], rel=0.05)  # remat: attention's products again
+    assert sum(total["bytes"] for total in report["collectives"].values()) < 2.2 * report["memory"]["parameters"]
 
 
 def test_what_libtpu_does_not_know_or_hold_is_a_sentence(tpu):
