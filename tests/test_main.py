@@ -12,9 +12,11 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from forked import Process
 
 ROOT = Path(__file__).parent.parent
 STEPS = 24
+ENVIRONMENT = {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1"}
 
 
 @pytest.fixture(scope="module")
@@ -28,15 +30,13 @@ def arguments(small_corpus):
     return ["--config=configs/tiny.py", *(f"--config.{name}={value}" for name, value in fields.items())]
 
 
-def start(arguments, workdir, *more) -> subprocess.Popen:
-    command = [sys.executable, "-m", "roberta_jax.main", *arguments, f"--workdir={workdir}", *more]
-    environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0", "JAX_PLATFORMS": "cpu"}
-    return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+def start(arguments, workdir, *more) -> Process:
+    log = workdir.with_name(f"{workdir.name}-{time.monotonic_ns()}.log")
+    return Process([*arguments, f"--workdir={workdir}", *more], ENVIRONMENT, log)
 
 
 def finish(process) -> tuple[int, str]:
-    output, _ = process.communicate(timeout=300)
-    return process.returncode, output
+    return process.wait(), process.output()
 
 
 def metrics(workdir) -> list[dict]:
@@ -50,7 +50,7 @@ def saved_state(workdir, step=STEPS):
 def wait_for(condition, process):
     end = time.time() + 240
     while not condition():
-        assert process.poll() is None, process.communicate()[0]
+        assert process.poll() is None, process.output()
         assert time.time() < end, "what was waited for did not come"
         time.sleep(0.001)
 
@@ -58,9 +58,13 @@ def wait_for(condition, process):
 @pytest.fixture(scope="module")
 def undisturbed(arguments, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("undisturbed")
-    code, output = finish(start(arguments, workdir))
-    assert code == 0, output
-    return workdir, output
+    command, environment = (
+        [sys.executable, "-m", "roberta_jax.main", *arguments, f"--workdir={workdir}"],
+        os.environ | ENVIRONMENT,
+    )
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return workdir, done.stdout
 
 
 def test_a_run_leaves_what_it_promises(undisturbed):
@@ -72,7 +76,7 @@ def test_a_run_leaves_what_it_promises(undisturbed):
     valid = [line for line in metrics(workdir) if "valid/loss" in line]
     assert [line["step"] for line in train] == list(range(2, STEPS + 1, 2))
     assert [line["step"] for line in valid] == [8, 16, 24]
-    names = "loss accuracy perplexity gradient_norm parameter_norm learning_rate tokens_per_second mfu".split()
+    names = "loss accuracy perplexity gradient_norm parameter_norm learning_rate tokens_per_second mfu skipped goodput".split()
     assert set(train[0]) == {"step"} | {f"train/{name}" for name in names}
     assert set(valid[0]) == {"step", "valid/loss", "valid/accuracy", "valid/perplexity"}
     assert valid[-1]["valid/loss"] < valid[0]["valid/loss"]
@@ -85,9 +89,9 @@ def test_a_run_killed_three_times_and_stopped_once_ends_as_an_undisturbed_one(ar
     def kill_when(condition):
         process = start(arguments, tmp_path)
         wait_for(condition, process)
-        process.kill()
+        process.send_signal(signal.SIGKILL)
         process.wait()
-        return process.communicate()[0]
+        return process.output()
 
     checkpoints = tmp_path / "checkpoints"
 

@@ -27,6 +27,7 @@ from roberta_jax.tasks.examples import Splits, TaskData
 from roberta_jax.tasks.features import Features, encode
 from roberta_jax.tasks.scores import measure
 from roberta_jax.tasks.table import Example, Task
+from roberta_jax.training.distributed import whole
 from roberta_jax.training.guard import GuardConfig
 from roberta_jax.training.logging import say
 from roberta_jax.training.sharding import make_mesh
@@ -247,7 +248,7 @@ def run(
         return None
     best = state["best"]["params"]
     metrics, logits_by_part = measured_on_valid(best)
-    winner = int(np.argmax(state["best"]["value"]))
+    winner = int(np.argmax(whole(state["best"]["value"])))
     chosen = jax.tree.map(lambda x: x[winner], best) if several else best
     return metrics, (logits_by_part[winner], {name: logits_of(chosen, split)[0] for name, split in prepared.test.items()})
 

@@ -17,6 +17,7 @@ from roberta_jax.tasks import finetune, scores
 from roberta_jax.tasks.examples import Splits, read_splits
 from roberta_jax.tasks.finetune import FinetuneConfig
 from roberta_jax.tasks.table import GLUE, TASKS
+from roberta_jax.training.distributed import wait_for_all
 from roberta_jax.training.logging import say
 from roberta_jax.training.train import Trial
 
@@ -128,6 +129,7 @@ def _run_task(config: FinetuneConfig, splits: Splits, workdir: Path) -> list[Res
                 for part, encoded in split.items():
                     of_part = logits[test][part]
                     scores.write(config.task, task, splits.labels, encoded, of_part, part, test, folder)
+            wait_for_all(f"{folder} has its metrics")
             group_results = [
                 Result(
                     config.task,
@@ -142,6 +144,7 @@ def _run_task(config: FinetuneConfig, splits: Splits, workdir: Path) -> list[Res
             ]
             if parts:
                 _write_json(done, group_results)
+                wait_for_all(f"{done} is written")
             results += group_results
     return results
 

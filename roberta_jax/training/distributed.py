@@ -29,8 +29,8 @@ EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 LAUNCHERS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")  # Slurm's srun and Open MPI's mpirun say here how many processes there are
 SILENCE = 30  # seconds without a sign of life after which a host has gone; JAX takes 100 if not told
 GONE = (
-    "JAX ended this process, as it does when another host has died or ended (see above, and that host's output); start the "
-    "same command again on all hosts: it goes on from the newest checkpoint."
+    "another host has died or ended (see above, and that host's output); start the same command again on all hosts: it goes on "
+    "from the newest checkpoint."
 )
 
 
@@ -60,10 +60,10 @@ def joined() -> Iterator[None]:
         yield
     except BaseException as error:
         # An orderly exit would wait for the other hosts, which wait for this one in the midst of a step.
-        if isinstance(error, UserError):
-            print(f"error: {error}", file=sys.stderr)
-        else:
+        if not isinstance(error, UserError):
             traceback.print_exception(error)
+        if isinstance(error, UserError) or "Gloo" in str(error):
+            print(f"error: {error if isinstance(error, UserError) else GONE}", file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(2 if isinstance(error, UserError) else 1)

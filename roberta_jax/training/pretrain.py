@@ -1,5 +1,6 @@
 """The masked-LM job: a corpus, its masks, the loss, and what the model learned in the end."""
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -21,7 +22,7 @@ from roberta_jax.errors import UserError
 from roberta_jax.model.encoder import RobertaConfig
 from roberta_jax.model.flops import train_flops
 from roberta_jax.model.heads import apply_masked_lm, init_masked_lm
-from roberta_jax.training.distributed import whole
+from roberta_jax.training.distributed import require_same, whole
 from roberta_jax.training.evaluate import evaluate, make_eval_step
 from roberta_jax.training.logging import say
 from roberta_jax.training.sharding import batch_sharding, local_rows
@@ -98,6 +99,7 @@ def pretrain(
         Masking(config.data.masking, config.data.masking_rate),
         config.model,
     )
+    require_same(f"the corpus in {corpus.folder}", json.dumps(corpus.manifest["shards"], sort_keys=True))
     if initial and initial[2] and initial[2].hash != corpus.tokenizer.hash:
         raise UserError(
             f"config.init_from {config.init_from} has another tokenizer than the corpus; name it in data.tokenizer."

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from roberta_jax.errors import UserError
@@ -159,5 +159,6 @@ def make_train_step(
 def compile_train_step(train_step: Callable, abstract: Any, *inputs: Any) -> jax.stages.Compiled:
     """Compiled for inputs of these shapes and shardings; the state is donated."""
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
-    jitted = jax.jit(train_step, out_shardings=(shardings, None), donate_argnums=0)
+    whole = NamedSharding(jax.tree.leaves(shardings)[0].mesh, P())  # the metrics, on every host
+    jitted = jax.jit(train_step, out_shardings=(shardings, whole), donate_argnums=0)
     return jitted.lower(abstract, *inputs).compile()
