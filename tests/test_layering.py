@@ -27,6 +27,7 @@ MAY_IMPORT = {
     "hardware": {"errors"},
     "plan": {"compiled", "hardware"} | BELOW_INTEROP,
     "main": {"tasks", "interop"} | BELOW_INTEROP,
+    "verify_resume": {"training", "config", "errors"},
 }
 # package → where alone it may be imported
 ONLY_IN = {
@@ -34,7 +35,7 @@ ONLY_IN = {
     "tensorflow_datasets": {"data"},
     "flax": {"model"},
     "orbax": {"training/checkpoint.py"},
-    "ml_collections": {"main.py", "plan.py"},
+    "ml_collections": {"main.py", "plan.py", "verify_resume.py"},
     "apache_beam": {"data/beam.py"},
     "fsspec": {"data/storage.py"},
     "torch": set(),
