@@ -58,11 +58,8 @@ def wait_for(condition, process):
 @pytest.fixture(scope="module")
 def undisturbed(arguments, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("undisturbed")
-    command, environment = (
-        [sys.executable, "-m", "roberta_jax.main", *arguments, f"--workdir={workdir}"],
-        os.environ | ENVIRONMENT,
-    )
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
+    command = [sys.executable, "-m", "roberta_jax.main", *arguments, f"--workdir={workdir}"]
+    done = subprocess.run(command, cwd=ROOT, env=os.environ | ENVIRONMENT, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return workdir, done.stdout
 

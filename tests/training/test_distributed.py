@@ -74,8 +74,7 @@ def test_hosts_and_devices_that_come_and_go_train_as_one(arguments, bereaved, tm
     def started(workdir, hosts, devices):
         return Hosts([[*arguments, f"--workdir={workdir}"]] * hosts, devices, tmp_path)
 
-    started(tmp_path / "alone", 1, 8).finish()
-    workdir, stops = tmp_path / "run", []
+    alone, workdir, stops = started(tmp_path / "alone", 1, 8), tmp_path / "run", []
     for hosts, devices, signalled, when in [(2, 4, 1, "step 1/"), (2, 2, 0, "parameters on 4"), (1, 1, 0, "parameters on 1")]:
         run = started(workdir, hosts, devices)
         run.wait_for(when)
@@ -88,6 +87,7 @@ def test_hosts_and_devices_that_come_and_go_train_as_one(arguments, bereaved, tm
     output = started(workdir, 4, 2).finish()
     assert f"resuming from step {stops[-1]}\n" in output and "on 8 × cpu, 4 host(s)" in output
 
+    alone.finish()
     expected, found = losses(tmp_path / "alone"), losses(workdir)
     assert expected.keys() - found.keys() <= {(step, "valid/loss") for step in stops}  # who is about to go does not evaluate
     differences = {of: abs(loss - expected[of]) for of, loss in found.items()}

@@ -76,7 +76,7 @@ def reference():
 
 @pytest.mark.parametrize(
     ("devices", "microbatches", "fsdp"),
-    [(1, 4, 1), (1, 16, 1), (2, 4, 1), (8, 1, 1), (8, 2, 1), (8, 1, 4), (8, 2, 2)],
+    [(1, 4, 1), (1, 16, 1), (2, 4, 1), (8, 1, 1), (8, 2, 1), (8, 1, 4), (8, 2, 2), (8, 1, 8)],
 )
 def test_devices_and_microbatches_change_nothing(reference, devices, microbatches, fsdp):
     assert_same(run(STILL, devices, microbatches, fsdp), reference)
