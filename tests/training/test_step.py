@@ -7,14 +7,14 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import AxisType, Mesh
+from jax.sharding import Mesh
 
 from roberta_jax.errors import UserError
 from roberta_jax.model.encoder import RobertaConfig
 from roberta_jax.model.heads import apply_masked_lm, init_masked_lm
 from roberta_jax.training.optimizer import OptimizerConfig, make_optimizer
 from roberta_jax.training.pretrain import masked_lm_loss
-from roberta_jax.training.sharding import batch_sharding
+from roberta_jax.training.sharding import batch_sharding, make_mesh
 from roberta_jax.training.step import (
     abstract_state,
     accumulation,
@@ -29,8 +29,7 @@ STILL = replace(SMALL, dropout=0.0, attention_dropout=0.0)
 
 
 def mesh_of(devices: int, fsdp: int = 1) -> Mesh:
-    grid = np.array(jax.devices()[:devices]).reshape(devices // fsdp, fsdp)
-    return Mesh(grid, ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+    return make_mesh(fsdp, devices=jax.devices()[:devices])
 
 
 def batch_of(seed: int) -> dict[str, np.ndarray]:
