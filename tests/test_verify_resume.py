@@ -69,7 +69,8 @@ def arguments(small_corpus):
 
 def test_it_runs_and_says_that_resuming_is_exact(arguments, tmp_path):
     command = [sys.executable, "-m", "roberta_jax.verify_resume", *arguments, "--kills=1", "--json"]
-    environment = os.environ | {"XLA_FLAGS": "--xla_backend_optimization_level=0", "TMPDIR": str(tmp_path)}
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1"
+    environment = os.environ | {"XLA_FLAGS": flags, "TMPDIR": str(tmp_path)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     result = json.loads(done.stdout)
     assert done.returncode == 0 and result["same"] and result["differences"] == [], done.stderr
