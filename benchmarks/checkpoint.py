@@ -15,6 +15,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from roberta_jax.data.masking import Masking
 from roberta_jax.model.encoder import RobertaConfig
 from roberta_jax.model.heads import init_masked_lm
 from roberta_jax.training.checkpoint import Checkpoints
@@ -38,7 +39,7 @@ def main() -> None:
     abstract = abstract_state(lambda key: init_masked_lm(key, config), optimizer, mesh)
     state = init_state(lambda key: init_masked_lm(key, config), optimizer, 0, abstract)
     ids = np.random.default_rng(0).integers(4, config.vocab_size, (args.rows, args.length)).astype(np.int32)
-    slots = -(-args.length * 15 // 100) + 1
+    slots = Masking().slots(args.length)
     batch = {
         "input_ids": ids,
         "segment_ids": np.ones_like(ids),

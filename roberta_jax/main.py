@@ -17,6 +17,7 @@ def main(_) -> None:
     import jax  # here, so that --help does not wait for it
     from etils import epath
 
+    from roberta_jax.data import storage
     from roberta_jax.data.prepare import DEFAULT_CACHE
     from roberta_jax.training import distributed
 
@@ -24,7 +25,7 @@ def main(_) -> None:
         jax.config.update("jax_compilation_cache_dir", str(DEFAULT_CACHE.expanduser() / "compiled"))
     if flags.FLAGS.verbosity == logging.INFO:  # absl's own default; Orbax says much at it, --verbosity=1 shows all
         logging.set_verbosity(logging.WARNING)
-    fields, remote = _CONFIG.value.to_dict(), "://" in _WORKDIR.value
+    fields, remote = _CONFIG.value.to_dict(), storage.is_url(_WORKDIR.value)
     if remote and not _WORKDIR.value.startswith("gs://"):
         raise UserError(f"--workdir={_WORKDIR.value}: expected a path of this machine, or gs://.")
     workdir = epath.Path(_WORKDIR.value) if remote else Path(_WORKDIR.value).expanduser()

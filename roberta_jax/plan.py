@@ -192,7 +192,6 @@ def compile_step(config: Any, topology: Topology) -> Needs:
     import jax
     import jax.numpy as jnp
     from jax.experimental import topologies
-    from jax.sharding import NamedSharding, PartitionSpec
 
     from roberta_jax.model.heads import init_masked_lm
     from roberta_jax.training.optimizer import make_optimizer
@@ -217,7 +216,7 @@ def compile_step(config: Any, topology: Topology) -> Needs:
         name: jax.ShapeDtypeStruct(shape, jnp.float32 if name == "weights" else jnp.int32, sharding=batch_sharding(mesh))
         for name, shape in arrays.items()
     }
-    seed = jax.ShapeDtypeStruct((), jnp.uint32, sharding=NamedSharding(mesh, PartitionSpec()))
+    seed = jax.ShapeDtypeStruct((), jnp.uint32)
     train_step = make_train_step(masked_lm_loss(config.model), optimizer, microbatches, mesh)
     try:
         step = compile_train_step(train_step, state, batch, seed)

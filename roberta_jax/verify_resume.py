@@ -103,6 +103,7 @@ def run_killed(arguments: list[str], workdir: Path, kills: list[Kill]) -> Iterat
 
 def differences(one: Path, other: Path, steps: int) -> list[str]:
     """What is not bit for bit the same in two workdirs: arrays of the final state, losses of steps."""
+    from roberta_jax.interop.hub import read_metrics
     from roberta_jax.training.checkpoint import read_arrays
 
     states = [read_arrays(workdir / "checkpoints", steps) for workdir in (one, other)]
@@ -110,8 +111,7 @@ def differences(one: Path, other: Path, steps: int) -> list[str]:
     found = [name for name in names if not _same(states[0].get(name), states[1].get(name))]
     losses = []
     for workdir in (one, other):
-        lines = map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines())
-        losses.append({line["step"]: line["train/loss"] for line in lines if "train/loss" in line})
+        losses.append({line["step"]: line["train/loss"] for line in read_metrics(workdir) if "train/loss" in line})
     return found + [f"the loss of step {step}" for step in sorted(losses[0]) if losses[0][step] != losses[1].get(step)]
 
 

@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "hardware": {"errors"},
     "plan": {"compiled", "hardware"} | BELOW_INTEROP,
     "main": {"tasks", "interop"} | BELOW_INTEROP,
-    "verify_resume": {"training", "config", "errors"},
+    "verify_resume": {"interop", "training", "config", "errors"},
 }
 # package → where alone it may be imported
 ONLY_IN = {

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
+from roberta_jax.data import storage
+
 
 def collect_docstrings(cache_dir: Path, processes: int) -> Path:
     """Writes the docstrings of the standard library and of the packages installed here, one module a line, as JSONL.
@@ -23,14 +25,12 @@ def collect_docstrings(cache_dir: Path, processes: int) -> Path:
     path = cache_dir / f"docs-{hashlib.sha256(stats.encode()).hexdigest()[:16]}.jsonl"
     if path.exists():
         return path
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}.partial")
     context = multiprocessing.get_context("spawn")  # not forked: the caller may hold threads of JAX or TensorFlow
-    with ProcessPoolExecutor(processes, context) as pool, open(partial, "w", encoding="utf-8") as out:
-        for text in pool.map(_docstrings, files, chunksize=64):
-            if text:
-                out.write(json.dumps({"text": text}) + "\n")
-    os.replace(partial, path)
+    with storage.written(path) as partial, open(partial, "w", encoding="utf-8") as out:
+        with ProcessPoolExecutor(processes, context) as pool:
+            for text in pool.map(_docstrings, files, chunksize=64):
+                if text:
+                    out.write(json.dumps({"text": text}) + "\n")
     return path
 
 

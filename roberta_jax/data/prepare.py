@@ -43,7 +43,7 @@ def _locked(path: Path):
 def _tokenizer(recipe: Recipe, shards: list[list[Piece]], cache: Path) -> Tokenizer:
     """The one the recipe names, or one trained on the train documents and kept in the cache."""
     if not isinstance(recipe.tokenizer, int):
-        return Tokenizer.load(storage.local(recipe.tokenizer) or recipe.tokenizer)
+        return Tokenizer.load(recipe.tokenizer)
     fingerprints = [asdict(piece) for pieces in shards for piece in pieces]
     reading = deciding(asdict(recipe.reading))
     folder = cache / f"tokenizer-{key(VERSION, recipe.tokenizer, reading, recipe.valid_fraction, fingerprints)}"
@@ -143,7 +143,7 @@ def _refuse_another(folder: str, recipe: Recipe) -> None:
     if isinstance(recipe.tokenizer, int):
         wanted["vocabulary"] = recipe.tokenizer
     else:
-        wanted["tokenizer"] = Tokenizer.load(storage.local(recipe.tokenizer) or recipe.tokenizer).hash
+        wanted["tokenizer"] = Tokenizer.load(recipe.tokenizer).hash
     if recipe.deduplicate != "none":
         wanted["deduplicate"] = recipe.deduplicate
     if recipe.exclude:

@@ -9,10 +9,11 @@ from dataclasses import asdict
 import numpy as np
 
 from roberta_jax.data import duplicates, packing, storage
-from roberta_jax.data.corpus import SPLITS, ShardWriter, sha256
+from roberta_jax.data.corpus import SPLITS, ShardWriter
 from roberta_jax.data.distinct import Distinct
 from roberta_jax.data.documents import FIRST_BAD, Counts, Piece, read
 from roberta_jax.data.recipe import Recipe, Work, plan_of, tokenizer_of
+from roberta_jax.data.storage import sha256
 from roberta_jax.data.tokenizer import Tokenizer
 from roberta_jax.errors import UserError
 

@@ -74,10 +74,9 @@ def load(source: str | Path, checkpoint: str | int = "newest") -> Pretrained:
         if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(source)) or str(source).startswith("."):
             raise UserError(f"{source}: there is no such folder.")
         folder = _download(str(source))
-    runs = sorted(path.parent for path in folder.glob("**/checkpoints")) if (folder / "results.json").is_file() else []
     if (folder / "checkpoints").is_dir():
         pretrained = _load_workdir(folder, checkpoint)
-    elif runs:
+    elif (folder / "results.json").is_file() and (runs := sorted(path.parent for path in folder.glob("**/checkpoints"))):
         some = ", ".join(str(run) for run in runs[:3])
         raise UserError(f"{source} holds {len(runs)} runs, results.md compares them; name one of them: {some}, …")
     elif (folder / "config.json").is_file():

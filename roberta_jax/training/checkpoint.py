@@ -160,32 +160,30 @@ def read_params(folder: Path, step: int) -> dict:
     Raises:
       UserError: the checkpoint is damaged.
     """
-    path = _absolute(folder) / str(step) / "default"
-    handler = ocp.PyTreeCheckpointHandler()
     try:
-        tree = handler.metadata(path).tree
-        item = {name: tree[name] for name in ("params", "best") if name in tree}
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
-        args = ocp.args.PyTreeRestore(item=item, restore_args=as_numpy, partial_restore=True)
-        restored = handler.restore(path, args=args)
+        restored = _read(folder, step, ("params", "best"))
         best = restored.get("best", {"value": -np.inf})
         params = best["params"] if np.max(best["value"]) > -np.inf else restored["params"]
         return jax.tree.map(lambda x: x[np.argmax(best["value"])], params) if np.ndim(best["value"]) else params
     except (OSError, KeyError, ValueError, AttributeError) as error:
         raise UserError(f"{folder / str(step)} is not a whole checkpoint of a training run: {_reason(error)}") from None
-    finally:
-        handler.close()
 
 
 def read_arrays(folder: Path, step: int) -> dict[str, np.ndarray]:
     """All arrays of a checkpoint by their paths, as NumPy's."""
-    handler = ocp.PyTreeCheckpointHandler()
-    path = _absolute(folder) / str(step) / "default"
-    restore = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), handler.metadata(path).tree)
-    tree = handler.restore(path, args=ocp.args.PyTreeRestore(restore_args=restore))
-    handler.close()
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): np.asarray(leaf) for path, leaf in leaves}
+    return _by_path(_read(folder, step))
+
+
+def _read(folder: Path, step: int, names: tuple[str, ...] | None = None) -> dict:
+    """What is under these names at the top of a checkpoint's tree, as far as they are there; by default all of it."""
+    path, handler = _absolute(folder) / str(step) / "default", ocp.PyTreeCheckpointHandler()
+    try:
+        tree = handler.metadata(path).tree
+        item = {name: tree[name] for name in names or tree if name in tree}
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+        return handler.restore(path, args=ocp.args.PyTreeRestore(item=item, restore_args=as_numpy, partial_restore=True))
+    finally:
+        handler.close()
 
 
 def _reason(error: Exception) -> str:
@@ -193,6 +191,10 @@ def _reason(error: Exception) -> str:
     return "no space left on the disk" if "No space left on device" in text else text[:200] or type(error).__name__
 
 
-def _shapes(tree: Any) -> dict[str, tuple]:
+def _by_path(tree: Any) -> dict[str, Any]:
     leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def _shapes(tree: Any) -> dict[str, tuple]:
+    return {path: tuple(leaf.shape) for path, leaf in _by_path(tree).items()}

@@ -2,6 +2,7 @@
 
 import math
 import time
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,11 @@ class Incidents:
     def __init__(self, workdir: Path):
         self._path = workdir / "incidents.jsonl"
 
+    @cached_property
+    def _journal(self) -> Journal:
+        """Begun with the first incident: where there is none, there is no file."""
+        return Journal(self._path)
+
     def write(self, kind: str, step: int, sentence: str, **values: Any) -> None:
         say(f"! step {step:,}: {sentence}")
         if jax.process_index() == 0:
@@ -21,6 +27,4 @@ class Incidents:
             for name, value in values.items():
                 if isinstance(value, float) and not math.isfinite(value):
                     values[name] = str(value)  # JSON has no NaN
-            journal = Journal(self._path)
-            journal.write({"time": now, "step": step, "kind": kind, "what": sentence} | values)
-            journal.close()
+            self._journal.write({"time": now, "step": step, "kind": kind, "what": sentence} | values)

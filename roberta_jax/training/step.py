@@ -108,8 +108,6 @@ def make_train_step(
     microbatches, and the sums meet once, behind the last: left to itself the compiler reduces every microbatch's.
     """
 
-    alone = mesh.shape["data"] == 1  # XLA cannot sum over an axis of one device beside axes of several
-
     def gradients(params: Any, batch: Batch, keys: jax.Array, weight: jax.Array) -> tuple[Any, dict]:
         def objective(params):
             sums = loss(params, batch, keys)
@@ -123,9 +121,10 @@ def make_train_step(
         first = jax.tree.map(lambda x: x[0], dealt)
         zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradients, params, *first, weight))
         add = lambda total, part: (jax.tree.map(jnp.add, total, gradients(params, *part, weight)), None)  # noqa: E731
-        (grads, sums), _ = jax.lax.scan(add, zeros, dealt)
-        if alone:
-            return grads, sums
+        return jax.lax.scan(add, zeros, dealt)[0]
+
+    def met(*inputs: Any) -> tuple[Any, dict]:
+        grads, sums = accumulated(*inputs)
 
         def meet(path: str, grad: jax.Array) -> jax.Array:
             spec = moment_spec(mesh, path, grad.shape)
@@ -139,11 +138,11 @@ def make_train_step(
         return P(*(name if name == "data" else None for name in moment_spec(mesh, path, x.shape)))
 
     def summed(params: Any, *inputs: Any) -> tuple[Any, dict]:
-        if alone:
+        if mesh.shape["data"] == 1:  # XLA cannot sum over an axis of one device beside axes of several
             return accumulated(params, *inputs)
         out_specs = map_paths(over_data, params), P()
         rows = {"in_specs": (P(), P("data"), P("data"), P()), "axis_names": {"data"}, "check_vma": False}
-        return jax.shard_map(accumulated, mesh=mesh, out_specs=out_specs, **rows)(params, *inputs)
+        return jax.shard_map(met, mesh=mesh, out_specs=out_specs, **rows)(params, *inputs)
 
     def train_step(state: dict, batch: Batch, seed: jax.Array, rate: jax.Array | float = 1.0):
         params, weight = state["params"], jnp.maximum(batch["weights"].sum(), 1e-6)
