@@ -20,6 +20,21 @@ IMPORTED = ("roberta_jax.training.pretrain", "roberta_jax.tasks.runs", "roberta_
 ROOT = Path(__file__).parent.parent
 
 
+def tiny_on(corpus, fields: dict) -> list[str]:
+    """The door's arguments: the tiny config on a corpus of `conftest`, with dropout and these fields."""
+    vocabulary = len(corpus.tokenizer)
+    fields = {
+        "batch_size": 16, "model.dropout": 0.1, "model.vocab_size": vocabulary, "data.source": corpus.folder,
+        "data.length": corpus.length, "data.tokenizer": vocabulary,
+    } | fields  # fmt: skip
+    return ["--config=configs/tiny.py", *(f"--config.{name}={value}" for name, value in fields.items())]
+
+
+def simulated(devices: int) -> dict[str, str]:
+    """What of the environment gives a process so many devices, its other flags being this one's."""
+    return {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"}
+
+
 @functools.cache
 def _server() -> subprocess.Popen:
     """Ends with this process, whose end closes the pipe."""

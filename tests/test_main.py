@@ -12,22 +12,20 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
-from forked import Process
+from forked import Process, simulated, tiny_on
 
 ROOT = Path(__file__).parent.parent
 STEPS = 24
-ENVIRONMENT = {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1"}
+ENVIRONMENT = simulated(1)
 
 
 @pytest.fixture(scope="module")
 def arguments(small_corpus):
     fields = {
-        "steps": STEPS, "batch_size": 16, "log_every": 2, "eval_every": 8, "checkpoint_every": 4,
-        "optimizer.warmup_steps": 4, "data.source": small_corpus.folder, "data.length": small_corpus.length,
-        "data.tokenizer": len(small_corpus.tokenizer), "model.vocab_size": len(small_corpus.tokenizer),
-        "model.hidden_size": 64, "model.intermediate_size": 128, "model.dropout": 0.1,
+        "steps": STEPS, "log_every": 2, "eval_every": 8, "checkpoint_every": 4, "optimizer.warmup_steps": 4,
+        "model.hidden_size": 64, "model.intermediate_size": 128,
     }  # fmt: skip
-    return ["--config=configs/tiny.py", *(f"--config.{name}={value}" for name, value in fields.items())]
+    return tiny_on(small_corpus, fields)
 
 
 def start(arguments, workdir, *more) -> Process:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from forked import simulated, tiny_on
 
 from roberta_jax.training.checkpoint import Checkpoints
 from roberta_jax.verify_resume import blame, differences, kills_for
@@ -59,18 +60,12 @@ def test_the_setting_without_which_runs_are_alike_is_named():
 
 @pytest.fixture
 def arguments(small_corpus):
-    fields = {
-        "batch_size": 16, "model.hidden_size": 64, "model.intermediate_size": 128, "model.dropout": 0.1,
-        "data.source": small_corpus.folder, "data.length": small_corpus.length,
-        "data.tokenizer": len(small_corpus.tokenizer), "model.vocab_size": len(small_corpus.tokenizer),
-    }  # fmt: skip
-    return ["--config=configs/tiny.py", *(f"--config.{name}={value}" for name, value in fields.items())]
+    return tiny_on(small_corpus, {"model.hidden_size": 64, "model.intermediate_size": 128})
 
 
 def test_it_runs_and_says_that_resuming_is_exact(arguments, tmp_path):
     command = [sys.executable, "-m", "roberta_jax.verify_resume", *arguments, "--kills=1", "--json"]
-    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count=1"
-    environment = os.environ | {"XLA_FLAGS": flags, "TMPDIR": str(tmp_path)}
+    environment = os.environ | simulated(1) | {"TMPDIR": str(tmp_path)}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
     result = json.loads(done.stdout)
     assert done.returncode == 0 and result["same"] and result["differences"] == [], done.stderr

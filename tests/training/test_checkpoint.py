@@ -78,15 +78,19 @@ def test_a_checkpoint_of_another_model_is_refused_by_name(tmp_path, other, messa
     checkpoints.close()
 
 
+def largest(folder):
+    return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+
+
 def flip_a_bit(folder):
-    path = max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    path = largest(folder)
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
 
 
 def truncate_the_largest(folder):
-    path = max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    path = largest(folder)
     os.truncate(path, path.stat().st_size // 2)
 
 

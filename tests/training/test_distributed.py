@@ -1,13 +1,12 @@
 """Several hosts, each a process of its own with simulated devices; what they send each other goes through gloo."""
 
 import json
-import os
 import signal
 import socket
 import time
 
 import pytest
-from forked import Process
+from forked import Process, simulated, tiny_on
 
 from roberta_jax.errors import UserError
 from roberta_jax.training import distributed
@@ -24,7 +23,7 @@ class Hosts:
             address = f"localhost:{free.getsockname()[1]}"
         self.processes = []
         for i, command in enumerate(commands):
-            environment = {"XLA_FLAGS": f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={devices}"}
+            environment = simulated(devices)
             if len(commands) > 1:
                 environment |= dict(zip(distributed.EXPLICIT, (address, str(len(commands)), str(i))))
             self.processes.append(Process(command, environment, logs / f"{time.monotonic_ns()}-{i}.log"))
@@ -45,12 +44,10 @@ class Hosts:
 @pytest.fixture(scope="module")
 def arguments(small_corpus):
     fields = {
-        "steps": STEPS, "batch_size": 16, "log_every": 1, "eval_every": 8, "checkpoint_every": 100,
-        "optimizer.warmup_steps": 4, "data.source": small_corpus.folder, "data.length": small_corpus.length,
-        "data.tokenizer": len(small_corpus.tokenizer), "model.vocab_size": len(small_corpus.tokenizer),
-        "model.num_layers": 1, "model.hidden_size": 32, "model.intermediate_size": 64, "model.dropout": 0.1,
+        "steps": STEPS, "log_every": 1, "eval_every": 8, "checkpoint_every": 100, "optimizer.warmup_steps": 4,
+        "model.num_layers": 1, "model.hidden_size": 32, "model.intermediate_size": 64,
     }  # fmt: skip
-    return ["--config=configs/tiny.py", *(f"--config.{name}={value}" for name, value in fields.items())]
+    return tiny_on(small_corpus, fields)
 
 
 def losses(workdir) -> dict[tuple[int, str], float]:
