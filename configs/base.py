@@ -42,6 +42,7 @@ def get_config() -> ConfigDict:
     config.model.remat = "dots"  # what the backward pass computes again to save memory: "none", "dots", "full"
 
     config.optimizer = ConfigDict()
+    config.optimizer.name = "adamw"  # or "lamb": each layer's update is scaled to its weights' norm
     config.optimizer.learning_rate = 6e-4  # at its peak
     config.optimizer.warmup_steps = 24_000
     config.optimizer.weight_decay = 0.01

@@ -9,6 +9,9 @@ The modes are those of the README's table:
     fairseq     as fairseq does it: special tokens count and may be selected; random tokens are ids from 4 on
     hf          as transformers' collator does it: an independent draw for each ordinary token; random tokens: any ids
     whole_word  n of the words, and one 80/10/10 decision for a whole word; a word starts at a leading space
+    static      as roberta, but a row has ten patterns, one after another: BERT's, where 40 epochs see each four times
+    spans       n of the tokens, in runs of whole words, 3.8 words in the mean (SpanBERT's), the last one cut to make n;
+                one 80/10/10 decision for a run
 """
 
 import math
@@ -19,7 +22,9 @@ import tensorflow as tf
 
 from roberta_jax.errors import UserError
 
-MODES = ("roberta", "fairseq", "hf", "whole_word")
+MODES = ("roberta", "fairseq", "hf", "whole_word", "static", "spans")
+STATIC_PATTERNS = 10
+WORDS_IN_A_SPAN = 3.8  # in the mean; the number is geometric
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -77,18 +82,26 @@ class Masking:
         length = rows.shape[1]
         slots = self.slots(length)
         seed_hash = _mix(np.uint64((seed + int(GOLDEN)) % 2**64))
+        if self.mode == "static":
+            epochs = epochs % STATIC_PATTERNS
         row_hash = _mix(_mix(tf.cast(epochs, tf.uint64) + seed_hash) + tf.cast(row_ids, tf.uint64) * GOLDEN)  # [B]
         per_position = np.arange(1, length + 1, dtype=np.uint64) * GOLDEN
 
         is_token = (rows != vocabulary.pad) & (rows != vocabulary.bos) & (rows != vocabulary.eos)  # [B, L]
         candidate = rows != vocabulary.pad if self.mode == "fairseq" else is_token
-        if self.mode == "whole_word":
-            unit = _word_numbers(rows, vocabulary)  # [B, L]
+        if self.mode in ("whole_word", "spans"):
+            starts = _word_starts(rows, vocabulary)  # [B, L]
+            if self.mode == "spans":
+                drawn = _uniform(_mix(_mix(row_hash[:, None] + per_position) ^ GOLDEN)) * WORDS_IN_A_SPAN < 1
+                starts &= drawn | _behind(~is_token)
+            unit = tf.cumsum(tf.cast(starts | ~is_token, tf.int32), axis=1) - 1
             unit_hash = _mix(row_hash[:, None] + tf.cast(unit + 1, tf.uint64) * GOLDEN)
+        else:
+            unit_hash = _mix(row_hash[:, None] + per_position)  # [B, L]
+        if self.mode == "whole_word":
             first = candidate & (unit != tf.pad(unit, [[0, 0], [1, 0]], constant_values=-1)[:, :-1])
             units = tf.reduce_sum(tf.cast(first, tf.int32), 1)
         else:
-            unit_hash = _mix(row_hash[:, None] + per_position)  # [B, L]
             units = tf.reduce_sum(tf.cast(candidate, tf.int32), 1)
 
         # The highest scores are selected; -1 is never. 63 bits of hash, so ties do not happen.
@@ -142,11 +155,14 @@ def _uniform(x):
     return tf.cast(tf.bitwise.right_shift(x, np.uint64(11)), tf.float64) * 2.0**-53
 
 
-def _word_numbers(rows, vocabulary: Vocabulary):
-    """The number of each token's word in its row, counted from 0. int32 [B, L]"""
-    before = tf.pad(tf.gather(vocabulary.ends_word, rows), [[0, 0], [1, 0]], constant_values=True)[:, :-1]
-    special = (rows == vocabulary.pad) | (rows == vocabulary.bos) | (rows == vocabulary.eos)
-    return tf.cumsum(tf.cast(before | special | tf.gather(vocabulary.starts_word, rows), tf.int32), axis=1) - 1
+def _behind(marked):
+    """Whether the position before is marked; the first one's is. bool [B, L]"""
+    return tf.pad(marked, [[0, 0], [1, 0]], constant_values=True)[:, :-1]
+
+
+def _word_starts(rows, vocabulary: Vocabulary):
+    """Whether a word begins at each position. bool [B, L]"""
+    return _behind(tf.gather(vocabulary.ends_word, rows)) | tf.gather(vocabulary.starts_word, rows)
 
 
 def _order_of_words(words, positions, unit):

@@ -1,8 +1,10 @@
-"""AdamW as RoBERTa used it, with linear warm-up and linear decay to 0."""
+"""AdamW as RoBERTa used it, or LAMB, with linear warm-up and linear decay to 0."""
 
 import re
 from dataclasses import dataclass
 
+import jax
+import jax.numpy as jnp
 import optax
 
 from roberta_jax.errors import UserError
@@ -13,6 +15,7 @@ from roberta_jax.training.sharding import map_paths
 class OptimizerConfig:
     """Fields of `config.optimizer`; the defaults are those of the paper's base model (Table 9)."""
 
+    name: str = "adamw"  # or "lamb": each layer's update is scaled to its weights' norm (arXiv 1904.00962)
     learning_rate: float = 6e-4  # at its peak
     warmup_steps: float = 24_000  # below 1 a share of the steps
     weight_decay: float = 0.01
@@ -23,6 +26,8 @@ class OptimizerConfig:
     clip_norm: float = 0.0  # of the whole gradient; 0 does not clip
 
     def __post_init__(self):
+        if self.name not in ("adamw", "lamb"):
+            raise UserError(f"optimizer.name is {self.name!r}; it can be 'adamw' or 'lamb'.")
         if self.learning_rate <= 0:
             raise UserError(f"optimizer.learning_rate is {self.learning_rate}; expected a number above 0.")
 
@@ -45,10 +50,27 @@ def decayed(params, bias_and_norm: bool):
     return map_paths(lambda path, _: bias_and_norm or not re.search(r"(bias|scale)$", path), params)
 
 
+def scale_by_trust_ratio() -> optax.GradientTransformation:
+    """Each array's update times its own norm over the update's; of stacked layers each layer by itself, unlike optax's."""
+
+    def scaled(path: str, pair: tuple) -> jnp.ndarray:
+        update, param = pair
+        axes = tuple(range("layers/" in path, update.ndim))
+        of_param, of_update = (jnp.sqrt(jnp.sum(x * x, axes, keepdims=True)) for x in (param, update))
+        return update * jnp.where((of_param > 0) & (of_update > 0), of_param / of_update, 1.0)
+
+    def update(updates, state, params):
+        pairs = jax.tree.map(lambda update, param: (update, param), updates, params)
+        return map_paths(scaled, pairs, is_leaf=lambda node: isinstance(node, tuple)), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
         optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
         optax.add_decayed_weights(config.weight_decay, mask=lambda params: decayed(params, config.decay_bias_and_norm)),
+        *([scale_by_trust_ratio()] if config.name == "lamb" else []),
         optax.scale_by_learning_rate(schedule(config, steps)),
     )

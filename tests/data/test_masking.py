@@ -76,7 +76,7 @@ class Totals:
     tokens: int = 0
 
 
-@pytest.fixture(scope="module", params=MODES)
+@pytest.fixture(scope="module", params=["roberta", "fairseq", "hf", "whole_word"])
 def simulated(request) -> tuple[str, Totals]:
     mode, rows, totals = request.param, make_rows(), Totals()
     mask, full = masker(Masking(mode)), (rows != PAD).all(1)
@@ -294,6 +294,44 @@ def test_white_space_of_any_kind_parts_words(roberta_tokenizer):
     assert len(together) > 45  # of the 21 pairs and 35 triples of seven words
 
 
+def test_static_masks_are_ten_patterns_in_turn(roberta_tokenizer, assets):
+    """On real text; the patterns of the first ten epochs are those of `roberta`."""
+    text = (assets / "text" / "tinyshakespeare.txt").read_text("utf-8")
+    ids = roberta_tokenizer.encode(text[:100_000])[: 126 * 150].reshape(-1, 126)
+    rows = np.pad(ids, ((0, 0), (1, 1)), constant_values=roberta_tokenizer.bos).astype(np.int32)
+    rows[:, -1] = roberta_tokenizer.eos
+    vocabulary, row_ids = vocabulary_of(roberta_tokenizer), np.arange(len(rows))
+    static, drawn = (masker(Masking(mode), vocabulary=vocabulary) for mode in ("static", "roberta"))
+    epochs = [apply(static, rows, row_ids, epoch) for epoch in range(40)]
+    for i in row_ids:
+        patterns = {epoch["input_ids"][i].tobytes() for epoch in epochs}
+        assert len(patterns) == 10 and len({epoch["input_ids"][i].tobytes() for epoch in epochs[:10]}) == 10
+    for epoch in range(40):
+        np.testing.assert_array_equal(epochs[epoch]["input_ids"], apply(drawn, rows, row_ids, epoch % 10)["input_ids"])
+
+
+def test_spans_are_runs_of_whole_words():
+    masking, rows = Masking("spans"), make_rows()
+    masked = apply(masker(masking), rows, np.arange(ROWS))
+    selected, inputs, words = selection(masked), masked["input_ids"], words_of(rows)
+    tokens = (words >= 0).sum(1)
+    assert set(masked["weights"].sum(1) - np.floor(0.15 * tokens)) == {0, 1}  # as many as `roberta` masks
+    assert masking.slots(LENGTH) == Masking("roberta").slots(LENGTH)
+    edges = np.diff(np.pad(selected, ((0, 0), (1, 1))).astype(np.int8), axis=1)
+    cut, runs, in_words = 0, 0, []
+    for row, first, last in zip(np.nonzero(edges == 1)[0], np.nonzero(edges == 1)[1], np.nonzero(edges == -1)[1]):
+        whole = words[row, first] != words[row, first - 1] and words[row, min(last, LENGTH - 1)] != words[row, last - 1]
+        cut, runs = cut + (not whole), runs + 1
+        in_words.append(words[row, last - 1] - words[row, first] + 1)
+    assert cut <= ROWS and 2 * cut < runs  # no more than one in a row
+    # Spans of 3.8 words; rows of 64 tokens with 9 to mask cut many short, and neighbours grow together.
+    assert 2.4 < np.mean(in_words) < 3.8
+    kinds = [(inputs == MASK) & selected, (inputs == rows) & selected]
+    assert abs(kinds[0].sum() / selected.sum() - 0.8) < 0.01 and abs(kinds[1].sum() / selected.sum() - 0.1) < 0.01
+    changes = (kinds[0][:, 1:] != kinds[0][:, :-1]) & selected[:, 1:] & selected[:, :-1]
+    assert changes.sum() < 0.05 * selected.sum()  # one decision for a span: a change is where two spans meet
+
+
 def test_a_word_too_long_for_the_slots_is_left_whole():
     masking, rows = Masking("whole_word"), make_rows(4_000)
     starts = np.random.default_rng(1).random(SIZE) < 0.03
@@ -305,7 +343,7 @@ def test_a_word_too_long_for_the_slots_is_left_whole():
 
 
 def test_modes_and_rates_that_are_not_known_are_refused():
-    with pytest.raises(UserError, match="data.masking is 'span'; it can be 'roberta' or 'fairseq' or 'hf' or 'whole_word'"):
+    with pytest.raises(UserError, match="data.masking is 'span'; it can be 'roberta' or 'fairseq' or 'hf' or .* or 'spans'"):
         Masking("span")
     with pytest.raises(UserError, match=r"data.masking_rate is 1\.5"):
         Masking("roberta", 1.5)

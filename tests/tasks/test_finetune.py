@@ -18,7 +18,7 @@ from roberta_jax.training.step import abstract_state, compile_train_step, init_s
 
 STEPS, ROWS, LENGTH = 20, 16, 24
 # The paper's Table 10, but the rate, which is large so that something is learned.
-OPTIMIZER = OptimizerConfig(5e-3, warmup_steps=0.06, weight_decay=0.1)
+OPTIMIZER = OptimizerConfig(learning_rate=5e-3, warmup_steps=0.06, weight_decay=0.1)
 MODELS = {
     "classification": ("SequenceClassification", dict(num_labels=3, problem_type="single_label_classification")),
     "multi_label": ("SequenceClassification", dict(num_labels=3, problem_type="multi_label_classification")),

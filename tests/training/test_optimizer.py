@@ -54,3 +54,32 @@ def test_updates_are_pytorchs(clip):
         adamw.param_groups[0]["lr"] = float(rate(i))
         adamw.step()
         np.testing.assert_allclose(params["kernel"], theirs.detach().numpy(), rtol=1e-4, atol=1e-6)
+
+
+def test_lamb_is_optaxs_on_each_layer():
+    """Stacked layers each have a trust ratio of their own, as if they lay in the tree one by one."""
+    rng = np.random.default_rng(0)
+    start, gradients = rng.normal(size=(3, 7, 5)).astype(np.float32), rng.normal(size=(10, 3, 7, 5)).astype(np.float32)
+    start[1] *= 10
+    start[2] = 0  # a norm of zero: the update as it is
+    config = OptimizerConfig("lamb", learning_rate=1e-2, warmup_steps=3, weight_decay=0.1)
+    ours, theirs = make_optimizer(config, 10), optax.lamb(schedule(config, 10), 0.9, 0.98, 1e-6, weight_decay=0.1)
+    stacked = {"layers": {"up": {"kernel": jnp.array(start)}}, "word": {"embedding": jnp.array(start[0])}}
+    apart = {"0": start[0], "1": start[1], "2": start[2], "word": start[0]}
+    states = [ours.init(stacked), theirs.init(apart)]
+    for gradient in gradients:
+        updates, states[0] = ours.update(
+            {"layers": {"up": {"kernel": gradient}}, "word": {"embedding": gradient[0]}}, states[0], stacked
+        )
+        stacked = optax.apply_updates(stacked, updates)
+        each = {"0": gradient[0], "1": gradient[1], "2": gradient[2], "word": gradient[0]}
+        updates, states[1] = theirs.update(each, states[1], apart)
+        apart = optax.apply_updates(apart, updates)
+    for i in range(3):
+        np.testing.assert_allclose(stacked["layers"]["up"]["kernel"][i], apart[str(i)], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(stacked["word"]["embedding"], apart["word"], rtol=1e-5, atol=1e-6)
+
+
+def test_another_optimizer_is_refused():
+    with pytest.raises(UserError, match="optimizer.name is 'adam'; it can be 'adamw' or 'lamb'"):
+        OptimizerConfig("adam")
