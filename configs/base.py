@@ -63,10 +63,12 @@ def get_config() -> ConfigDict:
     # docs, the docstrings of the Python packages installed here. Paths may be URLs: gs://, s3://. Several are parted by commas.
     config.data.source = "docs"
     config.data.tokenizer = "50265"  # a folder with vocab.json and merges.txt, or the size of a vocabulary to train
-    config.data.format = "full-sentences"  # or "doc-sentences"
+    config.data.encoding = "bytes"  # of it: byte-level BPE; or "wordpiece", "unigram", "bpe" (SentencePiece's), "characters"
+    config.data.format = "full-sentences"  # or "doc-sentences", "doc-sentences-packed", "segment-pair", "sentence-pair"
     config.data.length = 512  # ids a row
     config.data.valid_fraction = 0.01  # of the documents, by their hash
-    config.data.masking = "roberta"  # or "fairseq", "hf", "whole_word"
+    config.data.fraction = 1.0  # of the train rows that are used, evenly spread over the corpus
+    config.data.masking = "roberta"  # or "fairseq", "hf", "whole_word", "static", "spans"
     config.data.masking_rate = 0.15
     config.data.text_column = "text"  # of .jsonl, .parquet and TFDS
     config.data.documents = "blank-line"  # what parts the documents of a .txt; "file": each file is one

@@ -42,6 +42,11 @@ def run(fields: dict, workdir: Path) -> None:
 
         runs.run(typed(runs.FinetuneConfig, fields), workdir)
         return
+    if fields.get("job") == "ablations":
+        from roberta_jax.ablations import run as ablations
+
+        ablations.run(typed(ablations.AblationsConfig, fields), workdir)
+        return
     from roberta_jax.training.pretrain import PretrainConfig, pretrain
 
     config, initial = typed(PretrainConfig, fields), None

@@ -65,9 +65,10 @@ def plan(fields: dict, topology: Topology, searching: bool, trials: int, price: 
     # Before JAX is imported: no TPU is to be looked for, nor another plan to be waited for.
     os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
     os.environ |= {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TF_CPP_MIN_LOG_LEVEL": "2"}
-    from roberta_jax.training.pretrain import PretrainConfig
+    from roberta_jax.training.pretrain import PretrainConfig, model_of
 
     config = typed(PretrainConfig, fields)
+    config = replace(config, model=model_of(config))
     report = search(config, topology, trials) if searching else estimate(config, topology)
     return report if price is None else report | {"cost": [hours * price for hours in report["chip_hours"]]}
 
@@ -195,7 +196,7 @@ def compile_step(config: Any, topology: Topology) -> Needs:
 
     from roberta_jax.model.heads import init_masked_lm
     from roberta_jax.training.optimizer import make_optimizer
-    from roberta_jax.training.pretrain import masked_lm_loss
+    from roberta_jax.training.pretrain import masked_lm_loss, of_pairs
     from roberta_jax.training.sharding import batch_sharding, make_mesh
     from roberta_jax.training.step import abstract_state, accumulation, compile_train_step, make_train_step
 
@@ -209,11 +210,13 @@ def compile_step(config: Any, topology: Topology) -> Needs:
     mesh = make_mesh(config.fsdp, devices=devices)
     microbatches = accumulation(config.batch_size, config.microbatch_size, mesh)
     optimizer = make_optimizer(config.optimizer, config.steps)
-    state = abstract_state(lambda key: init_masked_lm(key, config.model), optimizer, mesh)
+    state = abstract_state(lambda key: init_masked_lm(key, config.model, of_pairs(config)), optimizer, mesh)
     ids, slots = (config.batch_size, config.data.length), (config.batch_size, _slots(config))
     arrays = {"input_ids": ids, "segment_ids": ids, "positions": slots, "labels": slots, "weights": slots}
+    if of_pairs(config):
+        arrays |= {"token_type_ids": ids, "is_next": ids[:1], "pair_weights": ids[:1]}
     batch = {
-        name: jax.ShapeDtypeStruct(shape, jnp.float32 if name == "weights" else jnp.int32, sharding=batch_sharding(mesh))
+        name: jax.ShapeDtypeStruct(shape, jnp.float32 if name.endswith("weights") else jnp.int32, sharding=batch_sharding(mesh))
         for name, shape in arrays.items()
     }
     seed = jax.ShapeDtypeStruct((), jnp.uint32)
@@ -249,10 +252,11 @@ def estimated(config: Any, topology: Topology) -> Needs:
 
     from roberta_jax.model.flops import forward_flops, train_flops
     from roberta_jax.model.heads import init_masked_lm
+    from roberta_jax.training.pretrain import of_pairs
 
     if topology.chips % config.fsdp or config.batch_size % topology.chips:
         raise UserError(f"fsdp {config.fsdp} or batch_size {config.batch_size} does not go into {topology.chips} GPUs.")
-    shapes = jax.eval_shape(lambda key: init_masked_lm(key, config.model), jax.random.key(0))
+    shapes = jax.eval_shape(lambda key: init_masked_lm(key, config.model, of_pairs(config)), jax.random.key(0))
     parameters = sum(x.size for x in jax.tree.leaves(shapes))
     share = config.batch_size // topology.chips
     size = config.microbatch_size or share

@@ -13,26 +13,33 @@ from pathlib import Path
 import numpy as np
 import pyarrow
 
-from roberta_jax.data import storage
+from roberta_jax.data import encodings, packing, storage
 from roberta_jax.data.storage import sha256
-from roberta_jax.data.tokenizer import Tokenizer
+from roberta_jax.data.tokenizer import Encoding
 from roberta_jax.errors import UserError
 
 SPLITS = ("train", "valid")
 
 
 class Rows:
-    """One split's shards as one array of rows."""
+    """One split's shards as one array of rows; of a `fraction` of these, evenly spread, as if there were no others."""
 
     def __init__(self, paths: list[Path]):
         self._shards = [_mapped(path) for path in paths]
         self._ends = np.cumsum([len(shard) for shard in self._shards])
+        self.fraction = 1.0
 
     def __len__(self) -> int:
-        return int(self._ends[-1])
+        rows = int(self._ends[-1])
+        return min(rows, max(1, int(rows * self.fraction)))
+
+    def numbers(self, indices: np.ndarray) -> np.ndarray:
+        """Which rows of all shards those at `indices` are. int64 [n]"""
+        return indices if self.fraction == 1 else (indices / self.fraction).astype(np.int64)
 
     def gather(self, indices: np.ndarray) -> np.ndarray:
         """The rows at `indices` [n], as int32 [n, length]."""
+        indices = self.numbers(indices)
         rows = np.empty((len(indices), self._shards[0].shape[1]), np.int32)
         shard_of = np.searchsorted(self._ends, indices, side="right")
         for shard in np.unique(shard_of):
@@ -53,7 +60,7 @@ def _mapped(path: Path) -> np.ndarray:
 class ShardWriter:
     """Appends rows to a `.npy` file and sums up what they hold; the header gets the number of rows at the end."""
 
-    def __init__(self, path: Path, tokenizer: Tokenizer, length: int):
+    def __init__(self, path: Path, tokenizer: Encoding, length: int):
         self.dtype = np.dtype(np.uint16 if len(tokenizer) <= 1 << 16 else np.int32)
         self.tokenizer, self.length, self.rows = tokenizer, length, 0
         self.counts, self.lengths = np.zeros(len(tokenizer), np.int64), np.zeros(length + 1, np.int64)
@@ -73,7 +80,8 @@ class ShardWriter:
             padded = np.full(self.length, self.tokenizer.pad, self.dtype)
             padded[: len(row)] = row
             self._file.write(padded.tobytes())
-            np.add.at(self.counts, row, 1)
+            np.add.at(self.counts, row[1:], 1)
+            self.counts[self.tokenizer.bos] += 1  # where a pair's label stands in its place too
             self.lengths[len(row)] += 1
             self.rows += 1
         self._file.seek(0)
@@ -92,7 +100,7 @@ class Corpus:
         self.folder = Path(folder)
         self.manifest = read_manifest(self.folder)
         _verify(self.folder, self.manifest["shards"])
-        self.tokenizer = Tokenizer.load(self.folder / "tokenizer")
+        self.tokenizer = encodings.load(self.folder / "tokenizer")
         if self.tokenizer.hash != self.manifest["tokenizer"]:
             raise UserError(f"{folder}: its tokenizer/ is not the one its rows were made with; prepare the corpus again.")
         names = sorted(name for name in self.manifest["shards"] if name.endswith(".npy"))
@@ -127,6 +135,13 @@ def read_manifest(folder: str | Path) -> dict:
     return json.loads(storage.read_bytes(path))
 
 
+def bytes_per_token(manifest: dict) -> float:
+    """Bytes of text to a token that is not special. A masked-LM loss in bits a byte: nats / (ln 2 · this)."""
+    if "text_tokens" not in manifest:
+        raise UserError("this corpus was prepared before its manifest counted text_tokens; prepare it again.")
+    return manifest["bytes"] / manifest["text_tokens"]
+
+
 def on_this_machine(folder: str, cache: Path) -> Path:
     """The folder of a prepared corpus, copied into the cache where it is elsewhere: rows are mapped into memory.
 
@@ -146,7 +161,8 @@ def on_this_machine(folder: str, cache: Path) -> Path:
 
     print(f"copying {folder} to {copy}", flush=True)
     with ThreadPoolExecutor(8) as threads:
-        list(threads.map(fetch, [*manifest["shards"], "tokenizer/vocab.json", "tokenizer/merges.txt"]))
+        vocabulary = [f"tokenizer/{name}" for name in storage.names(storage.join(folder, "tokenizer"))]
+        list(threads.map(fetch, [*manifest["shards"], *vocabulary]))
     storage.write_text(copy / "manifest.json", json.dumps(manifest, indent=1))
     return copy
 
@@ -155,12 +171,13 @@ def report(manifest: dict) -> str:
     """What a preparation prints when it is done."""
     m, length = manifest, manifest["length"]
     text_tokens = sum(m["tokens"].values())
+    room = "half a row" if m["format"] in packing.PAIRS else "a row"
     lines = [
         f"{m['documents']:,} documents ({m['valid_documents']:,} valid), {m['bytes'] / 1e6:,.1f} MB, "
         f"{text_tokens:,} tokens, {m['bytes'] / text_tokens:.2f} bytes a token, vocabulary {m['vocabulary']:,}",
         f"repeated: {m['repeated_documents']:,} documents, {m['repeated_lines']:,} of {m['lines']:,} lines; "
         f"empty: {m['empty_documents']:,}; not UTF-8: {m['documents_with_invalid_utf8']:,}",
-        f"{m['format']}: {m['tokens_lost']:,} tokens lost; cut: {m['sentences_cut']:,} sentences longer than a row, "
+        f"{m['format']}: {m['tokens_lost']:,} tokens lost; cut: {m['sentences_cut']:,} sentences longer than {room}, "
         f"{m['documents_cut']:,} documents longer than {8} MiB",
     ]
     dropped, bad = m.get("dropped", {}), m.get("bad_records", 0)

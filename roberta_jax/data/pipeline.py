@@ -14,6 +14,7 @@ import numpy as np
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 import tensorflow as tf  # noqa: E402
 
+from roberta_jax.data import packing  # noqa: E402
 from roberta_jax.data.corpus import Corpus, Rows  # noqa: E402
 from roberta_jax.data.masking import Masking, Vocabulary  # noqa: E402
 from roberta_jax.data.tokenizer import Tokenizer  # noqa: E402
@@ -36,6 +37,12 @@ def segment_ids(rows: tf.Tensor, vocabulary: Vocabulary) -> tf.Tensor:
     return tf.where(rows == vocabulary.pad, 0, inputs)
 
 
+def token_type_ids(rows: tf.Tensor, vocabulary: Vocabulary) -> tf.Tensor:
+    """Of pairs: 0 for `<s> A </s>` and for padding, 1 for `</s> B </s>`. int32 [B, L]"""
+    ends_before = tf.cumsum(tf.cast(rows == vocabulary.eos, tf.int32), axis=1, exclusive=True)
+    return tf.cast((ends_before > 0) & (rows != vocabulary.pad), tf.int32)
+
+
 def ordered(positions: tf.Tensor, rows: int, seed: int) -> tuple[tf.Tensor, tf.Tensor]:
     """Positions in the endless stream of examples → (epoch, row): each epoch is a permutation of its own. int64 [B]"""
     epochs, within = positions // rows, positions % rows
@@ -52,10 +59,18 @@ def ordered(positions: tf.Tensor, rows: int, seed: int) -> tuple[tf.Tensor, tf.T
     return epochs, tf.where(found == extra, permute(extra, rows), found)
 
 
-def _masked(rows: Rows, vocabulary: Vocabulary, masking: Masking, length: int, seed: int):
+def _masked(corpus: Corpus, rows: Rows, masking: Masking, seed: int):
+    vocabulary, pairs = vocabulary_of(corpus.tokenizer), corpus.manifest["format"] in packing.PAIRS
+
     def gather_and_mask(row_ids: tf.Tensor, epochs: tf.Tensor) -> dict[str, tf.Tensor]:
-        ids = tf.ensure_shape(tf.numpy_function(rows.gather, [row_ids], tf.int32, stateful=False), [None, length])
-        return masking(ids, row_ids, epochs, seed, vocabulary) | {"segment_ids": segment_ids(ids, vocabulary)}
+        ids = tf.ensure_shape(tf.numpy_function(rows.gather, [row_ids], tf.int32, stateful=False), [None, corpus.length])
+        of_pairs = {}
+        if pairs:
+            of_pairs["is_next"] = tf.cast(ids[:, 0] == vocabulary.bos, tf.int32)
+            ids = tf.concat([tf.fill([tf.shape(ids)[0], 1], vocabulary.bos), ids[:, 1:]], axis=1)
+            of_pairs["token_type_ids"] = token_type_ids(ids, vocabulary)
+        masked = masking(ids, row_ids, epochs, seed, vocabulary)
+        return masked | {"segment_ids": segment_ids(ids, vocabulary)} | of_pairs
 
     return gather_and_mask
 
@@ -75,10 +90,11 @@ def train_batches(
       local: int64 [b], which rows of the global batch this host takes; all of them by default.
 
     Yields:
-      input_ids and segment_ids int32 [b, L]; positions, labels int32 and weights float32 [b, S].
+      input_ids and segment_ids int32 [b, L]; positions, labels int32 and weights float32 [b, S]; where the corpus' rows
+      are pairs, token_type_ids int32 [b, L] and is_next int32 [b], 1 where B follows A, 0 where it is another document's.
     """
     local = np.arange(batch_size) if local is None else local
-    gather_and_mask = _masked(corpus.train, vocabulary_of(corpus.tokenizer), masking, corpus.length, seed)
+    gather_and_mask = _masked(corpus, corpus.train, masking, seed)
 
     def batch(step: tf.Tensor) -> dict[str, tf.Tensor]:
         epochs, row_ids = ordered(step * batch_size + tf.constant(local, tf.int64), len(corpus.train), seed)
@@ -91,15 +107,21 @@ def train_batches(
 def valid_batches(
     corpus: Corpus, masking: Masking, batch_size: int, local: np.ndarray | None = None
 ) -> Iterator[dict[str, np.ndarray]]:
-    """The whole valid split once, in order, with masks that never change; rows that fill the last batch weigh 0."""
+    """The whole valid split once, in order, with masks that never change.
+
+    Rows that fill the last batch weigh 0, and their is_next is -1.
+    """
     local = np.arange(batch_size) if local is None else local
     rows = len(corpus.valid)
-    gather_and_mask = _masked(corpus.valid, vocabulary_of(corpus.tokenizer), masking, corpus.length, VALID_SEED)
+    gather_and_mask = _masked(corpus, corpus.valid, masking, VALID_SEED)
 
     def batch(number: tf.Tensor) -> dict[str, tf.Tensor]:
         row_ids = number * batch_size + tf.constant(local, tf.int64)
-        masked = gather_and_mask(tf.minimum(row_ids, rows - 1), tf.zeros_like(row_ids))
-        return masked | {"weights": tf.where((row_ids < rows)[:, None], masked["weights"], 0.0)}
+        masked, there = gather_and_mask(tf.minimum(row_ids, rows - 1), tf.zeros_like(row_ids)), row_ids < rows
+        masked["weights"] = tf.where(there[:, None], masked["weights"], 0.0)
+        if "is_next" in masked:
+            masked["is_next"] = tf.where(there, masked["is_next"], -1)
+        return masked
 
     numbers = tf.data.Dataset.range(-(-rows // batch_size))
     return _iterate(numbers.map(batch, num_parallel_calls=tf.data.AUTOTUNE))

@@ -17,14 +17,14 @@ from contextlib import contextmanager, nullcontext, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 
-from roberta_jax.data import packing, processes, storage
+from roberta_jax.data import encodings, packing, processes, storage
 from roberta_jax.data.corpus import Corpus, on_this_machine, read_manifest, report
 from roberta_jax.data.distinct import hash64
 from roberta_jax.data.documents import CHOICES, Counts, Piece, Reading, read, resolve
 from roberta_jax.data.duplicates import save_overlap
 from roberta_jax.data.recipe import DEDUPLICATE, Recipe, Work, deciding, key
 from roberta_jax.data.shards import VERSION, is_valid, summarise
-from roberta_jax.data.tokenizer import Tokenizer
+from roberta_jax.data.tokenizer import Encoding
 from roberta_jax.errors import UserError, exit_with_sentence
 
 TOKENIZER_BYTES, TOKENIZER_SHARDS = 64 << 20, 1_024  # of text, from shards alike, to learn a vocabulary from; at most
@@ -40,20 +40,24 @@ def _locked(path: Path):
         yield
 
 
-def _tokenizer(recipe: Recipe, shards: list[list[Piece]], cache: Path) -> Tokenizer:
+def _tokenizer(recipe: Recipe, shards: list[list[Piece]], cache: Path) -> Encoding:
     """The one the recipe names, or one trained on the train documents and kept in the cache."""
     if not isinstance(recipe.tokenizer, int):
-        return Tokenizer.load(recipe.tokenizer)
+        tokenizer = encodings.load(recipe.tokenizer)
+        if recipe.encoding not in (Recipe.encoding, tokenizer.encoding):
+            raise UserError(f"data.encoding is {recipe.encoding!r}; {recipe.tokenizer} holds {tokenizer.encoding!r}.")
+        return tokenizer
     fingerprints = [asdict(piece) for pieces in shards for piece in pieces]
     reading = deciding(asdict(recipe.reading))
-    folder = cache / f"tokenizer-{key(VERSION, recipe.tokenizer, reading, recipe.valid_fraction, fingerprints)}"
+    other = [recipe.encoding] if recipe.encoding != Recipe.encoding else []
+    folder = cache / f"tokenizer-{key(VERSION, recipe.tokenizer, reading, recipe.valid_fraction, fingerprints, *other)}"
     with _locked(folder.with_suffix(".lock")):
-        if not (folder / "merges.txt").is_file():
-            print(f"training a byte-level BPE of {recipe.tokenizer:,} entries", flush=True)
+        if not encodings.found(folder):
+            print(f"training a vocabulary of {recipe.tokenizer:,} entries: {recipe.encoding}", flush=True)
             partial = folder.with_suffix(".partial")
-            Tokenizer.train(_training_texts(recipe, shards), recipe.tokenizer).save(partial)
+            encodings.train(_training_texts(recipe, shards), recipe.tokenizer, recipe.encoding).save(partial)
             os.replace(partial, folder)
-    return Tokenizer.load(folder)
+    return encodings.load(folder)
 
 
 def _training_texts(recipe: Recipe, shards: list[list[Piece]]) -> Iterator[str]:
@@ -140,10 +144,12 @@ def _refuse_another(folder: str, recipe: Recipe) -> None:
     """A prepared corpus that is not what the recipe asks for."""
     manifest = read_manifest(folder)
     wanted = {"length": recipe.length, "format": recipe.format}
-    if isinstance(recipe.tokenizer, int):
+    if not isinstance(recipe.tokenizer, int):
+        wanted["tokenizer"] = encodings.load(recipe.tokenizer).hash
+    elif recipe.tokenizer != manifest["recipe"]["tokenizer"]:  # a text may not give as many entries as were asked for
         wanted["vocabulary"] = recipe.tokenizer
-    else:
-        wanted["tokenizer"] = Tokenizer.load(recipe.tokenizer).hash
+    if recipe.encoding != Recipe.encoding:
+        wanted["encoding"] = recipe.encoding
     if recipe.deduplicate != "none":
         wanted["deduplicate"] = recipe.deduplicate
     if recipe.exclude:
@@ -165,6 +171,12 @@ def parser(program: str, description: str) -> argparse.ArgumentParser:
     )
     flags.add_argument(
         "--tokenizer", required=True, help="a folder with vocab.json and merges.txt, or a vocabulary size to train"
+    )
+    flags.add_argument(
+        "--encoding",
+        default=Recipe.encoding,
+        choices=encodings.FILES,
+        help="of a vocabulary to train: byte-level BPE, BERT's WordPiece, SentencePiece's unigram or BPE, or characters",
     )
     flags.add_argument("--out", required=True, help="the folder to make, here or behind a URL")
     flags.add_argument("--format", default=Recipe.format, choices=packing.FORMATS)
@@ -207,6 +219,7 @@ def run_command(args: argparse.Namespace, **how) -> None:
         reading,
         args.deduplicate,
         tuple(args.exclude),
+        args.encoding,
     )
     with redirect_stdout(sys.stderr if args.json else sys.stdout):
         folder = make(recipe, args.out, workers=args.processes, **how)

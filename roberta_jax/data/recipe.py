@@ -5,14 +5,14 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 
-from roberta_jax.data import packing, storage
+from roberta_jax.data import encodings, packing, storage
 from roberta_jax.data.documents import Piece, Reading
-from roberta_jax.data.tokenizer import Tokenizer
+from roberta_jax.data.tokenizer import Encoding
 from roberta_jax.errors import UserError
 
 DEDUPLICATE = ("none", "exact", "near")
 # Fields that came when corpora had been made already: where they do nothing, those corpora are still found.
-LATER_FIELDS = {"deduplicate": "none", "exclude": (), "bad_records": "error"}
+LATER_FIELDS = {"deduplicate": "none", "exclude": (), "bad_records": "error", "encoding": "bytes"}
 PARTITION_BYTES = 256 << 20  # of source whose documents' hashes are compared at a time
 
 
@@ -21,16 +21,17 @@ class Recipe:
     """All that turns a source into rows (fields of `config.data`)."""
 
     source: tuple[str, ...]  # each a path, a glob, a URL, tfds:NAME[:split] or docs
-    tokenizer: str | int  # a folder with vocab.json and merges.txt, or the size of a vocabulary to train
-    format: str = "full-sentences"  # or "doc-sentences"
+    tokenizer: str | int  # a folder with vocab.json and merges.txt, or another encoding's; or the size of one to train
+    format: str = "full-sentences"  # or another of packing.FORMATS
     length: int = 512  # of a row, in ids
     valid_fraction: float = 0.01  # of the documents, by their hash
     reading: Reading = field(default_factory=Reading)
     deduplicate: str = "none"  # documents to drop: those "exact", or also "near", to an earlier one
     exclude: tuple[str, ...] = ()  # evaluation sets, named as sources are: documents that overlap them are dropped
+    encoding: str = "bytes"  # of the vocabulary to train, one of `encodings.FILES`; a folder's own says what it is
 
     def __post_init__(self):
-        for name, allowed in (("format", packing.FORMATS), ("deduplicate", DEDUPLICATE)):
+        for name, allowed in (("format", packing.FORMATS), ("deduplicate", DEDUPLICATE), ("encoding", encodings.FILES)):
             if getattr(self, name) not in allowed:
                 raise UserError(f"data.{name} is {getattr(self, name)!r}; it can be {' or '.join(map(repr, allowed))}.")
         if self.length < 8:
@@ -97,5 +98,5 @@ def plan_of(work: Work) -> Plan:
 
 
 @functools.lru_cache(1)
-def tokenizer_of(work: Work) -> Tokenizer:
-    return Tokenizer.load(storage.join(work.folder, "tokenizer"))
+def tokenizer_of(work: Work) -> Encoding:
+    return encodings.load(storage.join(work.folder, "tokenizer"))

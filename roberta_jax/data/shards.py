@@ -67,13 +67,13 @@ def write_shard(work: Work, shard: int, blocks: duplicates.Blocks = ()) -> dict[
                 lines.add(line.encode())
             document = [tokenizer.encode(sentence) for sentence in packing.split_sentences(text)]
             totals["tokens"] += sum(map(len, document))
-            totals["cut_sentences"] += sum(len(sentence) > recipe.length - 2 for sentence in document)
+            totals["cut_sentences"] += sum(len(sentence) > longest for sentence in document)
             if is_valid(documents.add(text.encode()), recipe.valid_fraction):
                 valid.append(document)
             else:
                 yield document
 
-    pack = packing.FORMATS[recipe.format]
+    pack, longest = packing.FORMATS[recipe.format], packing.longest_sentence(recipe.format, recipe.length)
     arrays, hashes = {}, {}
     for split, source in (("train", train_documents()), ("valid", valid)):
         name = f"{split}-{shard:05d}-of-{len(plan.shards):05d}.npy"
@@ -141,9 +141,11 @@ def summarise(work: Work, tokenizer: Tokenizer) -> dict:
         "length": recipe.length,
         "tokenizer": tokenizer.hash,
         "vocabulary": len(tokenizer),
+        "encoding": tokenizer.encoding,
         "recipe": asdict(recipe),
         "documents": totals["documents"],
         "bytes": totals["bytes"],
+        "text_tokens": totals["tokens"],  # of both splits, no special ones
         "rows": {split: int(lengths[split].sum()) for split in SPLITS},
         "tokens": {split: int((lengths[split] * ids).sum()) for split in SPLITS},  # special ones too, padding not
         "row_lengths": {split: _deciles(lengths[split]) for split in SPLITS},

@@ -10,12 +10,16 @@ import re
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import tiktoken
 
 from roberta_jax.data import storage
 from roberta_jax.errors import UserError
+
+if TYPE_CHECKING:
+    import tokenizers
 
 BOS, PAD, EOS, UNK, MASK = SPECIAL_TOKENS = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
 
@@ -39,11 +43,64 @@ def _token_bytes(token: str) -> bytes:
     return bytes(BYTE_OF[character] for character in token)
 
 
-class Tokenizer:
-    """A vocabulary and its merges, as transformers' `vocab.json` and `merges.txt` hold them.
+def raw_bytes(surrogate: str) -> bytes:
+    """The bytes that a lone surrogate stands for: the byte that it escapes, else the three of its own."""
+    return surrogate.encode("utf-8", "surrogateescape" if "\udc80" <= surrogate <= "\udcff" else "surrogatepass")
 
-    `token_bytes[i]` is what id `i` stands for in the text, b"" for special and unused ids.
+
+class Encoding:
+    """Texts to ids and back, for every way of cutting a text into tokens: `Tokenizer` and those of `data.encodings`.
+
+    `token_bytes[i]` is what id `i` stands for in the text, b"" for special and unused ids; of a `<unk>` that texts can give,
+    U+FFFD.
     """
+
+    encoding: str  # its name in `data.encoding`
+    bos: int
+    pad: int
+    eos: int
+    unk: int
+    mask: int
+    token_bytes: list[bytes]
+
+    def __len__(self) -> int:
+        return len(self.token_bytes)
+
+    @property
+    def special(self) -> dict[str, int]:
+        """The special tokens, by their names."""
+        return dict(zip(SPECIAL_TOKENS, (self.bos, self.pad, self.eos, self.unk, self.mask)))
+
+    @property
+    def text_ids(self) -> np.ndarray:
+        """Every id but those of the special tokens, ascending. int32 [n]."""
+        return np.setdiff1d(np.arange(len(self), dtype=np.int32), list(self.special.values()))
+
+    def encode_batch(self, texts: Sequence[str | bytes]) -> list[np.ndarray]:
+        """`encode` for many texts, on as many threads as there are cores (the libraries let go of the interpreter)."""
+        chunks = [texts[start : start + 64] for start in range(0, len(texts), 64)]
+        with ThreadPoolExecutor(os.cpu_count()) as threads:
+            encoded = threads.map(lambda chunk: [self.encode(text) for text in chunk], chunks)
+            return [ids for chunk in encoded for ids in chunk]
+
+    def bytes_lost(self, text: str) -> int:
+        """How many bytes of a text `<unk>` stands for."""
+        return 0
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes that the ids stand for; special tokens are left out."""
+        return b"".join(self.token_bytes[i] for i in ids)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text that the ids stand for; bytes that are not UTF-8 come out as U+FFFD, special tokens by name."""
+        names = {i: token.encode() for token, i in self.special.items()}
+        return b"".join(names.get(int(i), self.token_bytes[i]) for i in ids).decode("utf-8", "replace")
+
+
+class Tokenizer(Encoding):
+    """A vocabulary and its merges, as transformers' `vocab.json` and `merges.txt` hold them."""
+
+    encoding = "bytes"
 
     def __init__(self, vocab: dict[str, int], merges: list[tuple[str, str]], origin: str = "the vocabulary"):
         missing = [token for token in (*SPECIAL_TOKENS, *BYTE_OF) if token not in vocab]
@@ -67,9 +124,6 @@ class Tokenizer:
         self.token_bytes = [b""] * len(vocab)
         for piece, rank in ranks.items():
             self.token_bytes[self._ids[rank]] = piece
-
-    def __len__(self) -> int:
-        return len(self.vocab)
 
     @property
     def text_ids(self) -> np.ndarray:
@@ -102,27 +156,18 @@ class Tokenizer:
         for i, character in enumerate(text):
             if "\ud800" <= character <= "\udfff":
                 pieces.append(self.encode(text[start:i]))
-                escaped = "\udc80" <= character <= "\udcff"
-                raw = character.encode("utf-8", "surrogateescape" if escaped else "surrogatepass")
-                pieces.append(self._ids[list(raw)])
+                pieces.append(self._ids[list(raw_bytes(character))])
                 start = i + 1
         return np.concatenate([*pieces, self.encode(text[start:])])
 
-    def encode_batch(self, texts: Sequence[str | bytes]) -> list[np.ndarray]:
-        """`encode` for many texts, on as many threads as there are cores (tiktoken lets go of the interpreter)."""
-        chunks = [texts[start : start + 64] for start in range(0, len(texts), 64)]
-        with ThreadPoolExecutor(os.cpu_count()) as threads:
-            encoded = threads.map(lambda chunk: [self.encode(text) for text in chunk], chunks)
-            return [ids for chunk in encoded for ids in chunk]
+    def fast(self) -> "tokenizers.Tokenizer":
+        """The same for the `tokenizers` library; special tokens are not recognised in it yet."""
+        import tokenizers
 
-    def decode_bytes(self, ids: Iterable[int]) -> bytes:
-        """The bytes that the ids stand for; special tokens are left out."""
-        return b"".join(self.token_bytes[i] for i in ids)
-
-    def decode(self, ids: Iterable[int]) -> str:
-        """The text that the ids stand for; bytes that are not UTF-8 come out as U+FFFD, special tokens by name."""
-        names = {self.vocab[token]: token.encode() for token in SPECIAL_TOKENS}
-        return b"".join(names.get(int(i), self.token_bytes[i]) for i in ids).decode("utf-8", "replace")
+        whole = tokenizers.Tokenizer(tokenizers.models.BPE(self.vocab, self.merges))
+        whole.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+        whole.decoder = tokenizers.decoders.ByteLevel()
+        return whole
 
     def save(self, folder: str | Path) -> None:
         """Writes `vocab.json` and `merges.txt`, as transformers' RobertaTokenizer reads them."""

@@ -15,7 +15,7 @@ import safetensors
 import safetensors.numpy
 
 from roberta_jax.config import typed
-from roberta_jax.data.tokenizer import BOS, EOS, MASK, PAD, UNK
+from roberta_jax.data.tokenizer import BOS, EOS, MASK, PAD, UNK, Tokenizer
 from roberta_jax.errors import UserError, exit_with_sentence
 from roberta_jax.interop import fairseq, torch_files
 from roberta_jax.interop.conversion import (
@@ -27,7 +27,7 @@ from roberta_jax.interop.conversion import (
     to_transformers,
 )
 from roberta_jax.interop.model_card import model_card
-from roberta_jax.interop.text import ByteLevelText, Text, read_text
+from roberta_jax.interop.text import Text, read_text
 from roberta_jax.model.encoder import RobertaConfig
 
 # Files of a hub repository: the small ones, and the weights in the order of preference.
@@ -130,6 +130,8 @@ def _load_workdir(workdir: Path, checkpoint: str | int) -> Pretrained:
     task = read_json(workdir / "task.json") if (workdir / "task.json").is_file() else {}
     step = steps[-1] if task and checkpoint == "best" else _choose(workdir, steps, str(checkpoint))
     params = read_params(workdir / "checkpoints", step)
+    has_no_place = params.pop("next_sentence", None)
+    ignored = {"next_sentence": "the head of pairs, for which RoBERTa's classes have no place"} if has_no_place else {}
     (head,) = params.keys() - {"encoder"} or {""}
     found = {path: array.shape for path, array in flatten(params).items()}
     bias = found.get(f"{head}/out/bias", (0,))
@@ -143,7 +145,8 @@ def _load_workdir(workdir: Path, checkpoint: str | int) -> Pretrained:
     if named and labels and len(named) != len(labels):
         raise UserError(f"{workdir / 'task.json'} has {len(named)} labels, checkpoint {step} {len(labels)} outputs.")
     text, origin = read_text(workdir / "tokenizer"), f"{workdir}, step {step}"
-    return Pretrained(config, params, text, head, labels, problem, task.get("model_type", "roberta"), origin=origin)
+    model_type = task.get("model_type", "roberta")
+    return Pretrained(config, params, text, head, labels, problem, model_type, ignored, origin)
 
 
 def _choose(workdir: Path, steps: Sequence[int], checkpoint: str) -> int:
@@ -250,7 +253,7 @@ def save(pretrained: Pretrained, folder: Path, card: str = "") -> None:
     }
     mask = {"content": MASK, "lstrip": True, "rstrip": False, "normalized": False, "single_word": False}
     _write_json(folder / "special_tokens_map.json", tokens | {"mask_token": mask})
-    tokenizer_class = "RobertaTokenizer" if isinstance(text, ByteLevelText) else "PreTrainedTokenizerFast"
+    tokenizer_class = "RobertaTokenizer" if isinstance(text.tokenizer, Tokenizer) else "PreTrainedTokenizerFast"
     settings = {"tokenizer_class": tokenizer_class, "model_max_length": config.max_length, "add_prefix_space": False}
     mask |= {"__type": "AddedToken", "special": True}
     _write_json(folder / "tokenizer_config.json", settings | tokens | {"mask_token": mask})

@@ -1,4 +1,4 @@
-"""Texts to ids and back for a model that was read: our byte-level BPE, or any `tokenizer.json`, behind one face.
+"""Texts to ids and back for a model that was read: an encoding of ours, or any `tokenizer.json`, behind one face.
 
 Ids here hold no `<s>` and `</s>` around the text; the five special tokens inside a text are recognised, and `<mask>`
 swallows the white space before it, as in transformers.
@@ -12,7 +12,8 @@ from pathlib import Path
 import numpy as np
 import tokenizers
 
-from roberta_jax.data.tokenizer import BOS, EOS, MASK, PAD, SPECIAL_TOKENS, UNK, Tokenizer
+from roberta_jax.data import encodings
+from roberta_jax.data.tokenizer import BOS, EOS, MASK, PAD, SPECIAL_TOKENS, UNK, Encoding, Tokenizer
 from roberta_jax.errors import UserError
 
 # Unicode's White_Space, which is what `tokenizers` strips; Python's \s would take four control characters too.
@@ -20,10 +21,25 @@ _SPACE = "[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
 _SPECIAL = re.compile(f"{_SPACE}*{MASK}|{BOS}|{PAD}|{EOS}|{UNK}")
 
 
-class ByteLevelText:
-    """Our Tokenizer on texts in which special tokens may stand."""
+def _to_json(tokenizer: Encoding) -> str:
+    """The same as `tokenizer.json`, for the `tokenizers` library and transformers."""
+    whole, special = tokenizer.fast(), tokenizer.special
+    whole.post_processor = tokenizers.processors.RobertaProcessing(
+        (EOS, tokenizer.eos), (BOS, tokenizer.bos), trim_offsets=True, add_prefix_space=False
+    )
+    whole.add_special_tokens(
+        [
+            tokenizers.AddedToken(token, lstrip=token == MASK, normalized=False, special=True)
+            for token in sorted(SPECIAL_TOKENS, key=special.get)
+        ]
+    )
+    return whole.to_str()
 
-    def __init__(self, tokenizer: Tokenizer):
+
+class ByteLevelText:
+    """An encoding of ours that keeps every byte, on texts in which special tokens may stand."""
+
+    def __init__(self, tokenizer: Encoding):
         self.tokenizer = tokenizer
         self.bos, self.pad, self.eos, self.mask = tokenizer.bos, tokenizer.pad, tokenizer.eos, tokenizer.mask
 
@@ -40,7 +56,7 @@ class ByteLevelText:
         parts, start = [], 0
         for match in _SPECIAL.finditer(text):
             token = match[0] if match[0] in SPECIAL_TOKENS else MASK
-            parts += [self.tokenizer.encode(text[start : match.start()]), [self.tokenizer.vocab[token]]]
+            parts += [self.tokenizer.encode(text[start : match.start()]), [self.tokenizer.special[token]]]
             start = match.end()
         return np.concatenate([*parts, self.tokenizer.encode(text[start:])]).astype(np.int32)
 
@@ -60,21 +76,7 @@ class ByteLevelText:
         return self.tokenizer.decode(ids)
 
     def to_json(self) -> str:
-        """The same as `tokenizer.json`, for the `tokenizers` library and transformers."""
-        vocab = self.tokenizer.vocab
-        whole = tokenizers.Tokenizer(tokenizers.models.BPE(vocab, self.tokenizer.merges))
-        whole.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-        whole.decoder = tokenizers.decoders.ByteLevel()
-        whole.post_processor = tokenizers.processors.RobertaProcessing(
-            (EOS, self.eos), (BOS, self.bos), trim_offsets=True, add_prefix_space=False
-        )
-        whole.add_special_tokens(
-            [
-                tokenizers.AddedToken(token, lstrip=token == MASK, normalized=False, special=True)
-                for token in sorted(SPECIAL_TOKENS, key=vocab.get)
-            ]
-        )
-        return whole.to_str()
+        return _to_json(self.tokenizer)
 
     def save(self, folder: Path) -> None:
         self.tokenizer.save(folder)
@@ -82,12 +84,16 @@ class ByteLevelText:
 
 
 class FastText:
-    """A `tokenizer.json` of any model family (XLM-R's, CamemBERT's), through the `tokenizers` library."""
+    """A `tokenizer.json` of any model family (XLM-R's, CamemBERT's), through the `tokenizers` library.
 
-    def __init__(self, fast: tokenizers.Tokenizer, origin: str):
+    Args:
+      tokenizer: the encoding of ours that it was made from, if it was.
+    """
+
+    def __init__(self, fast: tokenizers.Tokenizer, origin: str, tokenizer: Encoding | None = None):
         fast.no_truncation()
         fast.no_padding()
-        self._fast = fast
+        self._fast, self.tokenizer = fast, tokenizer
         ids = [fast.token_to_id(token) for token in (BOS, PAD, EOS, MASK)]
         missing = [token for token, i in zip((BOS, PAD, EOS, MASK), ids) if i is None]
         if missing:
@@ -113,6 +119,8 @@ class FastText:
         return self._fast.to_str()
 
     def save(self, folder: Path) -> None:
+        if self.tokenizer:
+            self.tokenizer.save(folder)
         (folder / "tokenizer.json").write_text(self.to_json(), "utf-8")
 
 
@@ -153,11 +161,17 @@ def _cut(ids: list[np.ndarray], room: int) -> list[np.ndarray]:
 
 
 def read_text(folder: Path) -> Text | None:
-    """The tokenizer of a folder: vocab.json with merges.txt, or tokenizer.json; None where there is neither.
+    """The tokenizer of a folder: a file of `data.encodings`, tokenizer.json; None where there is neither.
 
     Raises:
       UserError: the files are damaged, or only such that nothing here reads.
     """
+    encoding = encodings.found(folder)
+    if encoding not in (None, Tokenizer.encoding):
+        tokenizer = encodings.load(folder)
+        if encoding in encodings.LOSSLESS:
+            return ByteLevelText(tokenizer)
+        return FastText(tokenizers.Tokenizer.from_str(_to_json(tokenizer)), str(folder), tokenizer)
     path = folder / "tokenizer.json"
     if path.is_file():
         try:

@@ -1,4 +1,6 @@
-"""What stands on the encoder: the masked-LM head, on the masked slots alone, and the heads of fine-tuned models."""
+"""What stands on the encoder: the masked-LM head, on the masked slots alone, BERT's next-sentence head, and the heads of
+fine-tuned models.
+"""
 
 import flax.linen as nn
 import jax
@@ -28,16 +30,34 @@ class MaskedLM(nn.Module):
         self.encoder = Encoder(self.config)
         self.lm_head = MaskedLMHead(self.config)
 
-    def __call__(self, input_ids, segment_ids, positions, keys=None):
-        hidden = self.encoder(input_ids, segment_ids, keys=keys)
+    def __call__(self, input_ids, segment_ids, positions, token_type_ids=None, keys=None):
+        hidden = self.encoder(input_ids, segment_ids, token_type_ids, keys)
         masked = jnp.take_along_axis(hidden, positions[..., None], axis=1)  # [B, S, D]
-        return self.lm_head(masked, self.encoder.embeddings.attend)
+        return self.lm_head(masked, self.encoder.embeddings.attend), hidden
 
 
-def init_masked_lm(key: jax.Array, config: RobertaConfig) -> dict:
-    """Fresh parameters: a nested dict of float32 arrays; those of the layers are stacked, the layer first."""
+class NextSentenceHead(nn.Module):
+    """`<s>` → dense → tanh → is B another document's, or does it follow A? [B, L, D] → float32 logits [B, 2]"""
+
+    config: RobertaConfig
+
+    @nn.compact
+    def __call__(self, x):
+        x = jnp.tanh(dense(self.config, self.config.hidden_size, "dense")(x[:, 0]))
+        return dense(self.config, 2, "out")(x).astype(jnp.float32)
+
+
+def init_masked_lm(key: jax.Array, config: RobertaConfig, next_sentence: bool = False) -> dict:
+    """Fresh parameters: a nested dict of float32 arrays; those of the layers are stacked, the layer first.
+
+    Those of the encoder and of "lm_head" are the same with "next_sentence" beside them and without.
+    """
     one = jnp.zeros((1, 1), jnp.int32)
-    return MaskedLM(config).init(key, one, one, one)["params"]
+    params = MaskedLM(config).init(key, one, one, one)["params"]
+    if next_sentence:
+        hidden = jnp.zeros((1, 1, config.hidden_size), config.dtype)
+        params["next_sentence"] = NextSentenceHead(config).init(jax.random.fold_in(key, 1), hidden)["params"]
+    return params
 
 
 def apply_masked_lm(
@@ -49,7 +69,22 @@ def apply_masked_lm(
     dropout_keys: jax.Array | None = None,
 ) -> jax.Array:
     """Logits at `positions`: int32 [B, L], [B, L] and [B, S] → float32 [B, S, V]. Without keys there is no dropout."""
-    return MaskedLM(config).apply({"params": params}, input_ids, segment_ids, positions, dropout_keys)
+    return MaskedLM(config).apply({"params": params}, input_ids, segment_ids, positions, keys=dropout_keys)[0]
+
+
+def apply_with_next_sentence(
+    params: dict,
+    config: RobertaConfig,
+    input_ids: jax.Array,
+    segment_ids: jax.Array,
+    positions: jax.Array,
+    token_type_ids: jax.Array,
+    dropout_keys: jax.Array | None = None,
+) -> tuple[jax.Array, jax.Array]:
+    """The same of pairs, with the logits of whether B is another document's or follows A, float32 [B, 2]."""
+    of_masked_lm = {"params": {name: params[name] for name in ("encoder", "lm_head")}}
+    logits, hidden = MaskedLM(config).apply(of_masked_lm, input_ids, segment_ids, positions, token_type_ids, dropout_keys)
+    return logits, NextSentenceHead(config).apply({"params": params["next_sentence"]}, hidden)
 
 
 def dense(config: RobertaConfig, features: int, name: str) -> nn.Dense:
@@ -103,7 +138,8 @@ class TokenClassificationHead(nn.Module):
         return dense(self.config, self.outputs, "out")(dropout(x, self.config.dropout, keys))
 
 
-# Where a head's parameters lie in the tree, beside "encoder", is its name. The masked-LM head is "lm_head".
+# Where a head's parameters lie in the tree, beside "encoder", is its name. Pretraining's are "lm_head" and, of pairs,
+# "next_sentence".
 HEADS = {
     "classification": ClassificationHead,
     "multiple_choice": MultipleChoiceHead,

@@ -80,13 +80,13 @@ def _of_task(config: FinetuneConfig, name: str) -> FinetuneConfig:
     task = TASKS[name]
     data = config.data
     if data.source and not data.source.startswith("tfds:"):
-        folders = [Path(data.source) / folder for folder in (_folder(name), name)]
+        folders = [Path(data.source) / folder for folder in (glue_folder(name), name)]
         data = replace(data, source=str(next((folder for folder in folders if folder.is_dir()), folders[0])))
     optimizer = replace(config.optimizer, learning_rate=task.learning_rate, weight_decay=task.weight_decay)
     return replace(config, task=name, batch_size=task.batch_size, epochs=task.epochs, optimizer=optimizer, data=data)
 
 
-def _folder(name: str) -> str:
+def glue_folder(name: str) -> str:
     return scores.SUBMISSION.get(name, {"": name})[""].removesuffix("-m")
 
 

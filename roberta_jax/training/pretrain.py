@@ -11,17 +11,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from roberta_jax.data import packing
+from roberta_jax.data import encodings, packing
 from roberta_jax.data.corpus import Corpus
 from roberta_jax.data.documents import Reading
 from roberta_jax.data.masking import Masking
 from roberta_jax.data.pipeline import on_mesh, ordered, train_batches, valid_batches
 from roberta_jax.data.prepare import DEFAULT_CACHE, Recipe, prepare
-from roberta_jax.data.tokenizer import Tokenizer
+from roberta_jax.data.tokenizer import Encoding
 from roberta_jax.errors import UserError
 from roberta_jax.model.encoder import RobertaConfig
 from roberta_jax.model.flops import train_flops
-from roberta_jax.model.heads import apply_masked_lm, init_masked_lm
+from roberta_jax.model.heads import apply_masked_lm, apply_with_next_sentence, init_masked_lm
 from roberta_jax.training.distributed import require_same, whole
 from roberta_jax.training.evaluate import evaluate, make_eval_step
 from roberta_jax.training.logging import say
@@ -36,9 +36,11 @@ class DataConfig:
 
     source: str = "docs"  # a path, a glob, a prepared corpus, tfds:NAME[:split], docs; several parted by commas
     tokenizer: str = "50265"  # a folder with vocab.json and merges.txt, or the size of a vocabulary to train
+    encoding: str = Recipe.encoding  # of a vocabulary to train
     format: str = Recipe.format
     length: int = Recipe.length
     valid_fraction: float = Recipe.valid_fraction
+    fraction: float = 1.0  # of the train rows that are used, evenly spread over the corpus
     masking: str = Masking.mode
     masking_rate: float = Masking.rate
     text_column: str = Reading.text_column
@@ -49,6 +51,10 @@ class DataConfig:
     exclude: str = ""  # evaluation sets, as sources
     cache: str = str(DEFAULT_CACHE)  # where prepared corpora and trained vocabularies are kept
     processes: int = 0  # that prepare the corpus; 0: one a core
+
+    def __post_init__(self):
+        if not 0 < self.fraction <= 1:
+            raise UserError(f"data.fraction is {self.fraction}; expected a share above 0 and up to 1.")
 
 
 @dataclass(frozen=True)
@@ -65,15 +71,49 @@ def open_corpus(data: DataConfig) -> Corpus:
     sources, excluded = (
         tuple(part.strip() for part in listed.split(",") if part.strip()) for listed in (data.source, data.exclude)
     )
-    recipe = Recipe(sources, tokenizer, data.format, data.length, data.valid_fraction, reading, data.deduplicate, excluded)
-    return prepare(recipe, cache=Path(data.cache), processes=data.processes or None)
+    recipe = Recipe(
+        sources,
+        tokenizer,
+        data.format,
+        data.length,
+        data.valid_fraction,
+        reading,
+        data.deduplicate,
+        excluded,
+        data.encoding,
+    )
+    corpus = prepare(recipe, cache=Path(data.cache), processes=data.processes or None)
+    corpus.train.fraction = data.fraction
+    return corpus
+
+
+def of_pairs(config: PretrainConfig) -> bool:
+    """Whether there is a next-sentence loss."""
+    return config.data.format in packing.PAIRS
+
+
+def model_of(config: PretrainConfig) -> RobertaConfig:
+    """`config.model`, with the token types that its rows need."""
+    return replace(config.model, num_token_types=max(1 + of_pairs(config), config.model.num_token_types))
 
 
 def masked_lm_loss(config: RobertaConfig) -> Loss:
-    """Cross-entropy and accuracy, summed over the predictions."""
+    """Cross-entropy and accuracy, summed over the predictions; of pairs with the next-sentence loss.
+
+    That one is summed over the pairs, each weighed by `pair_weights` float32 [B], see `weigh_pairs`.
+    """
 
     def loss(params, batch, keys):
-        logits = apply_masked_lm(params, config, batch["input_ids"], batch["segment_ids"], batch["positions"], keys)
+        inputs = [batch[name] for name in ("input_ids", "segment_ids", "positions")]
+        if "is_next" not in batch:
+            return of_masked_lm(apply_masked_lm(params, config, *inputs, keys), batch)
+        logits, of_next = apply_with_next_sentence(params, config, *inputs, batch["token_type_ids"], keys)
+        sums, weights, is_next = of_masked_lm(logits, batch), batch["pair_weights"], batch["is_next"]
+        losses = jax.nn.logsumexp(of_next, axis=-1) - jnp.where(is_next == 1, of_next[:, 1], of_next[:, 0])
+        nsp = {"nsp_loss": (losses * weights).sum(), "nsp_accuracy": ((of_next.argmax(-1) == is_next) * weights).sum()}
+        return sums | nsp | {"loss": sums["loss"] + nsp["nsp_loss"], "mlm_loss": sums["loss"]}
+
+    def of_masked_lm(logits, batch):
         weights, labels = batch["weights"], batch["labels"]
         of_label = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
         losses = jax.nn.logsumexp(logits, axis=-1) - of_label
@@ -83,17 +123,46 @@ def masked_lm_loss(config: RobertaConfig) -> Loss:
     return loss
 
 
-def pretrain(
-    config: PretrainConfig, workdir: Path, initial: tuple[RobertaConfig, dict, Tokenizer | None] | None = None
-) -> None:
+def weigh_pairs(batches: Iterator[dict[str, jax.Array]], sharding: jax.sharding.Sharding) -> Iterator[dict[str, jax.Array]]:
+    """Batches with `pair_weights`: all pairs of a global batch weigh as much together as all of its predictions.
+
+    A step divides every sum by the number of predictions, which makes the next-sentence loss the mean over the pairs.
+    """
+    share = jax.jit(lambda weights, pairs: jnp.full(pairs.shape, weights.sum() / pairs.size), out_shardings=sharding)
+    for batch in batches:
+        yield batch | {"pair_weights": share(batch["weights"], batch["is_next"])}
+
+
+def valid_loss(loss: Loss) -> Loss:
+    """Of pairs: sums over those that do not just fill a batch, and their number, for `means_of_pairs`."""
+
+    def sums(params, batch, keys):
+        pairs = (batch["is_next"] >= 0).astype(jnp.float32)
+        return loss(params, batch | {"pair_weights": pairs}, keys) | {"pairs": pairs.sum()}
+
+    return sums
+
+
+def means_of_pairs(means: dict[str, float]) -> dict[str, float]:
+    """From means over the predictions of a split to those of the next-sentence loss over its pairs."""
+    pairs = means.pop("pairs")
+    means |= {name: means[name] / pairs for name in ("nsp_loss", "nsp_accuracy")}
+    return means | {"loss": means["mlm_loss"] + means["nsp_loss"]}
+
+
+def pretrain(config: PretrainConfig, workdir: Path, initial: tuple[RobertaConfig, dict, Encoding | None] | None = None) -> bool:
     """Trains a masked LM and says what it learned.
 
     Args:
       initial: what `config.init_from` names: its sizes take the place of `config.model`'s, its parameters are the
-        first, and its byte-level tokenizer, if it has one, must be the corpus'.
+        first, and its tokenizer, where that is one of `data.encodings`, must be the corpus'.
+
+    Returns:
+      Whether it has done all its steps; a signal ends it before.
     """
     if initial:
         config = replace(config, model=config.model.with_shape_of(initial[0]))
+    config, pairs = replace(config, model=model_of(config)), of_pairs(config)
     corpus, masking, model = (
         open_corpus(config.data),
         Masking(config.data.masking, config.data.masking_rate),
@@ -112,36 +181,38 @@ def pretrain(
         raise UserError(f"config.model.max_length is {model.max_length}, shorter than the corpus' rows of {corpus.length}.")
     kept = workdir / "tokenizer"
     if jax.process_index() == 0:
-        if kept.exists() and Tokenizer.load(kept).hash != corpus.tokenizer.hash:
+        if kept.exists() and encodings.load(kept).hash != corpus.tokenizer.hash:
             raise UserError(f"{kept} is another tokenizer than the corpus'; take another workdir or that run's corpus.")
         corpus.tokenizer.save(kept)
     loss = masked_lm_loss(model)
-    eval_step = make_eval_step(loss)
+    eval_step = make_eval_step(valid_loss(loss) if pairs else loss)
     cost = config.batch_size * corpus.length, train_flops(model, config.batch_size, corpus.length, masking.slots(corpus.length))
 
     def train_on(first_step: int, mesh: Mesh) -> Iterator[dict]:
         local = local_rows(mesh, config.batch_size)
         made = train_batches(corpus, masking, config.batch_size, config.seed, first_step, local)
-        return on_mesh(made, batch_sharding(mesh))
+        placed = on_mesh(made, batch_sharding(mesh))
+        return weigh_pairs(placed, batch_sharding(mesh)) if pairs else placed
 
     def evaluate_on_valid(params: dict, mesh: Mesh) -> dict[str, float]:
         rows = config.batch_size // accumulation(config.batch_size, config.microbatch_size, mesh)
         made = valid_batches(corpus, masking, rows, local_rows(mesh, rows))
         means = evaluate(eval_step, params, on_mesh(made, batch_sharding(mesh)))
+        means = means_of_pairs(means) if pairs else means
         return {f"valid/{name}": value for name, value in (means | perplexity(means)).items()}
 
     def rows_of(number: int) -> list[int]:
         positions = np.arange(number * config.batch_size, (number + 1) * config.batch_size)
-        return ordered(positions, len(corpus.train), config.seed)[1].numpy().tolist()
+        return corpus.train.numbers(ordered(positions, len(corpus.train), config.seed)[1].numpy()).tolist()
 
     job = Job(
-        init=lambda key: init_masked_lm(key, model),
+        init=lambda key: init_masked_lm(key, model, pairs),
         loss=loss,
         train_batches=train_on,
         evaluate=evaluate_on_valid,
         rows=config.batch_size,
         cost=lambda batch: cost,
-        initial=initial[1] if initial else None,
+        initial=_with_token_types(initial[1], model.num_token_types) if initial else None,
         derived=perplexity,
         rows_of=rows_of,
     )
@@ -152,10 +223,19 @@ def pretrain(
         say(f"a unigram model of the train split has loss {unigram_loss(corpus, masking):.4f} on the same predictions")
         for line in examples(state["params"], model, corpus):
             say(line)
+    return state is not None
 
 
 def perplexity(means: dict[str, float]) -> dict[str, float]:
-    return {"perplexity": float(np.exp(means["loss"]))}
+    return {"perplexity": float(np.exp(means.get("mlm_loss", means["loss"])))}
+
+
+def _with_token_types(params: dict, number: int) -> dict:
+    """The encoder's parameters for so many token types; those that it did not know begin as the ones that it did."""
+    encoder = params["encoder"]
+    table = encoder["embeddings"]["token_type"]["embedding"]
+    table = np.resize(table, (number, table.shape[1]))
+    return params | {"encoder": encoder | {"embeddings": encoder["embeddings"] | {"token_type": {"embedding": table}}}}
 
 
 def unigram_loss(corpus: Corpus, masking: Masking) -> float:

@@ -13,6 +13,7 @@ from roberta_jax.data import documents, ngrams, prepare
 from roberta_jax.data import recipe as recipes
 from roberta_jax.data.corpus import report
 from roberta_jax.data.prepare import Recipe
+from roberta_jax.data.tokenizer import Tokenizer
 from roberta_jax.errors import UserError
 
 
@@ -95,7 +96,7 @@ def vocabulary(small_corpus) -> str:
 def words(tmp_path_factory) -> str:
     """A vocabulary in which the planted texts are short."""
     folder = tmp_path_factory.mktemp("words")
-    prepare.Tokenizer.train([" ".join(f"w{i} other{i}" for i in range(2000))], 6000).save(folder)
+    Tokenizer.train([" ".join(f"w{i} other{i}" for i in range(2000))], 6000).save(folder)
     return str(folder)
 
 

@@ -10,8 +10,13 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from roberta_jax.data.corpus import Corpus, report
 from roberta_jax.data.masking import MODES, Masking
+from roberta_jax.data.packing import PAIRS, split_sentences
 from roberta_jax.data.pipeline import on_mesh, ordered, segment_ids, train_batches, valid_batches, vocabulary_of
+from roberta_jax.data.prepare import Recipe, prepare
+from roberta_jax.errors import UserError
+from roberta_jax.training.pretrain import DataConfig
 
 ROOT = Path(__file__).parents[2]
 SEED, BATCH = 5, 24
@@ -144,6 +149,77 @@ def test_valid_masks_never_change(small_corpus, mode):
     assert_equal({n: x[:rows] for n, x in first.items()}, {n: x[:rows] for n, x in other_size.items()})
     hosts = [list(valid_batches(small_corpus, masking, 16, local)) for local in np.split(np.arange(16), 4)]
     assert_equal(first, join([join([host[n] for host in hosts]) for n in range(len(hosts[0]))]))
+
+
+# Pairs
+
+
+@pytest.fixture(scope="module", params=PAIRS)
+def pairs(request, small_corpus, documents, tmp_path_factory) -> Corpus:
+    folder = tmp_path_factory.mktemp("pairs")
+    (folder / "text.txt").write_text("\n\n".join([*documents, "o " * 90 + "\nso it ends. x"]))
+    recipe = Recipe((str(folder / "text.txt"),), str(small_corpus.folder / "tokenizer"), request.param, 64, 0.1)
+    return prepare(recipe, folder / "corpus", folder / "cache", processes=1)
+
+
+def test_a_batch_of_pairs_says_which_tokens_are_whose_and_whether_b_follows(pairs):
+    tokenizer, rows = pairs.tokenizer, len(pairs.train)
+    whole, joined = pairs.train.gather(np.arange(rows)), join(take(train_batches(pairs, Masking("fairseq"), rows, SEED), 1))
+    order = ordered(tf.range(rows, dtype=tf.int64), rows, SEED)[1].numpy()
+    assert set(whole[:, 0]) == {tokenizer.bos, tokenizer.eos}
+    np.testing.assert_array_equal(joined["is_next"], (whole[order, 0] == tokenizer.bos).astype(np.int32))
+    whole[:, 0] = tokenizer.bos
+    assert originals(joined) == [row.tobytes() for row in whole[order]]
+    for row, types, segments in zip(whole[order], joined["token_type_ids"], joined["segment_ids"]):
+        end, length = row.tolist().index(tokenizer.eos), int((row != tokenizer.pad).sum())
+        assert types.tolist() == [0] * (end + 1) + [1] * (length - end - 1) + [0] * (64 - length)
+        assert segments.tolist() == [1] * length + [0] * (64 - length)
+    assert joined["token_type_ids"].dtype == joined["is_next"].dtype == np.int32
+    np.testing.assert_array_equal(pairs.token_counts, np.bincount(whole[whole != tokenizer.pad], minlength=len(tokenizer)))
+
+
+def test_what_fills_the_last_valid_batch_of_pairs_is_no_pair(pairs):
+    rows, together = len(pairs.valid), join(list(valid_batches(pairs, Masking(), 1_000)))
+    assert rows < 1_000 and set(together["is_next"][:rows]) == {0, 1}
+    assert set(together["is_next"][rows:]) == {-1} and not together["weights"][rows:].any()
+
+
+def test_the_manifest_of_pairs_counts_right(pairs, documents):
+    encode, manifest = pairs.tokenizer.encode, pairs.manifest
+    lengths = [len(encode(s)) for text in [*documents, "o " * 90 + "\nso it ends. x"] for s in split_sentences(text)]
+    assert manifest["tokens_lost"] == 0 and manifest["sentences_cut"] == sum(length > 30 for length in lengths) > 0
+    rows = manifest["rows"]["train"] + manifest["rows"]["valid"]
+    assert sum(manifest["tokens"].values()) == sum(lengths) + 4 * rows
+    assert "sentences longer than half a row" in report(manifest)
+
+
+def test_batches_of_other_formats_hold_what_they_held(small_corpus):
+    names = {"input_ids", "segment_ids", "positions", "labels", "weights"}
+    assert take(train_batches(small_corpus, Masking(), BATCH, SEED), 1)[0].keys() == names
+    assert next(valid_batches(small_corpus, Masking(), BATCH)).keys() == names
+
+
+# A part of the corpus
+
+
+@pytest.mark.parametrize("fraction", [1 / 3, 0.1, 0.7, 1e-9])
+def test_a_fraction_of_the_train_rows_is_evenly_spread_and_seen_whole_every_epoch(small_corpus, fraction):
+    corpus, every = Corpus(small_corpus.folder), all_rows(small_corpus.train)
+    corpus.train.fraction = fraction
+    number = len(corpus.train)
+    assert number == max(1, int(fraction * len(every)))
+    numbers = [int(i / fraction) for i in range(number)]
+    assert len(set(numbers)) == number and corpus.train.numbers(np.arange(number)).tolist() == numbers
+    assert all_rows(corpus.train) == [every[i] for i in numbers]
+    seen = [row for batch in take(train_batches(corpus, Masking(), number, SEED), 2) for row in originals(batch)]
+    assert sorted(seen[:number]) == sorted(seen[number:]) == sorted(all_rows(corpus.train))
+    assert all_rows(corpus.valid) == all_rows(small_corpus.valid)
+
+
+def test_a_fraction_that_is_none_is_refused():
+    for fraction in (0.0, -0.5, 1.5, float("nan")):
+        with pytest.raises(UserError, match=r"data\.fraction is .*; expected a share above 0 and up to 1"):
+            DataConfig(fraction=fraction)
 
 
 # Arrays

@@ -1,13 +1,16 @@
 """The masked-LM head: exact parameter counts, and only the masked slots."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from roberta_jax.model.dropout import row_keys
 from roberta_jax.model.encoder import RobertaConfig
 from roberta_jax.model.flops import forward_flops
-from roberta_jax.model.heads import apply_masked_lm, init_masked_lm
+from roberta_jax.model.heads import apply_encoder, apply_masked_lm, apply_with_next_sentence, init_masked_lm
 
 LARGE = RobertaConfig(num_layers=24, hidden_size=1024, intermediate_size=4096, num_heads=16)
 SMALL = RobertaConfig(vocab_size=300, num_layers=2, hidden_size=64, intermediate_size=128, num_heads=4, max_length=32)
@@ -29,6 +32,35 @@ def test_the_head_at_a_slot_is_the_head_at_that_position():
     some = apply(params, SMALL, ids, jnp.ones_like(ids), slots)
     np.testing.assert_allclose(some, jnp.take_along_axis(everywhere, slots[..., None], axis=1), atol=1e-5)
     assert some.dtype == jnp.float32
+
+
+PAIRS = replace(SMALL, num_token_types=2)
+
+
+def test_the_next_sentence_head_is_bert_s_and_the_rest_is_as_without_it():
+    params = jax.jit(init_masked_lm, static_argnums=(1, 2))(jax.random.key(0), PAIRS, True)
+    alone, head = init(jax.random.key(0), PAIRS), params["next_sentence"]
+    jax.tree.map(np.testing.assert_array_equal, alone, {name: params[name] for name in alone})
+    assert sum(x.size for x in jax.tree.leaves(head)) == 64 * 64 + 64 + 2 * 64 + 2
+    head = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(3), x.shape), head)
+    params["next_sentence"] = jax.device_get(head)
+    ids, slots = jax.random.randint(jax.random.key(1), (3, 32), 5, 300), jnp.array([[3, 30, 7]] * 3)
+    types, segments = (jnp.arange(32)[None] > jnp.array([[9], [20], [31]])).astype(jnp.int32), jnp.ones_like(ids)
+    logits, found = jax.jit(apply_with_next_sentence, static_argnums=1)(params, PAIRS, ids, segments, slots, types)
+    hidden = jax.jit(apply_encoder, static_argnums=1)(params, PAIRS, ids, segments, types)
+    dense, out = params["next_sentence"]["dense"], params["next_sentence"]["out"]
+    pooled = np.tanh(np.asarray(hidden[:, 0]) @ dense["kernel"] + dense["bias"])
+    np.testing.assert_allclose(found, pooled @ out["kernel"] + out["bias"], atol=1e-5)
+    assert found.dtype == jnp.float32 and float(jnp.abs(found[:, 0] - found[:, 1]).max()) > 1e-3
+    assert float(jnp.abs(logits - apply(params, PAIRS, ids, segments, slots)).max()) > 1e-3  # B's tokens are of another type
+
+
+def test_the_next_sentence_head_leaves_the_others_dropout_as_it_is():
+    params = jax.jit(init_masked_lm, static_argnums=(1, 2))(jax.random.key(0), PAIRS, True)
+    ids, slots, keys = jax.random.randint(jax.random.key(1), (3, 32), 5, 300), jnp.array([[3, 30, 7]] * 3), row_keys(0, 1, 3)
+    segments = jnp.ones_like(ids)
+    found, _ = jax.jit(apply_with_next_sentence, static_argnums=1)(params, PAIRS, ids, segments, slots, 0 * ids, keys)
+    np.testing.assert_allclose(found, apply(params, PAIRS, ids, segments, slots, keys), atol=1e-5)
 
 
 def test_initial_weights_are_normal_with_deviation_two_hundredths_and_biases_zero():

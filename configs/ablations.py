@@ -1,0 +1,37 @@
+"""The comparisons on which RoBERTa rests: `--config=configs/ablations.py:STUDY`, at a laptop's size.
+
+    masking input_format batch_size encoding data, several parted by commas, or all
+
+    python -m roberta_jax.main --config=configs/ablations.py:all --workdir=RUN --config.downstream.source=GLUE
+
+Each variant is pretrained with each seed, measured on held-out rows that are the same for all and, where GLUE's folders are
+given, fine-tuned on SST-2, CoLA and RTE; RUN/report.md and RUN/report.html set the outcome beside the paper's. The same
+command goes on where it was stopped. Any field of configs/base.py may be given: a larger model, more steps, your own text.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import tiny
+
+
+def get_config(study: str = "all") -> ConfigDict:
+    config = tiny.get_config()
+    config.job = "ablations"
+    config.study = study
+    config.seeds = 3  # of each variant, from `seed` on
+    config.steps = 1_200
+    config.eval_every = config.checkpoint_every = 300
+    config.keep_checkpoints = 1
+    with config.ignore_type():
+        config.optimizer.warmup_steps = 0.06  # of the steps, in which variants differ
+    # A small part of the text, so that rows come again as they do in a long run.
+    config.data.update(fraction=1 / 32, valid_fraction=0.002)
+
+    config.downstream = ConfigDict()  # what each pretrained model is fine-tuned on
+    config.downstream.source = ""  # a folder with GLUE's folders; "": nothing
+    config.downstream.tasks = "sst2,cola,rte"
+    config.downstream.steps = 300
+    config.downstream.batch_size = 32
+    config.downstream.learning_rate = 5e-4
+    config.downstream.max_length = 64
+    return config

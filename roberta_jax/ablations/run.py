@@ -1,0 +1,219 @@
+"""Runs the studies of `variants.py`: each variant and seed pretrained, measured on the same held-out rows, fine-tuned.
+
+A run that is done leaves `run.json` and is not done again; one that was stopped goes on from its checkpoint. A config that
+two studies share is run once.
+"""
+
+import functools
+import os
+import platform
+import shlex
+import shutil
+import sys
+import time
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+import jax
+import numpy as np
+
+from roberta_jax.ablations import report, results
+from roberta_jax.ablations.results import Run, Study
+from roberta_jax.ablations.variants import changed, studies
+from roberta_jax.data import encodings
+from roberta_jax.data.corpus import Corpus, bytes_per_token
+from roberta_jax.data.masking import Masking
+from roberta_jax.data.pipeline import on_mesh, valid_batches
+from roberta_jax.data.recipe import key
+from roberta_jax.errors import UserError
+from roberta_jax.interop import hub
+from roberta_jax.model.encoder import RobertaConfig
+from roberta_jax.tasks import runs as finetuning
+from roberta_jax.tasks.finetune import FinetuneConfig
+from roberta_jax.tasks.table import TASKS
+from roberta_jax.training.evaluate import evaluate, make_eval_step
+from roberta_jax.training.logging import say
+from roberta_jax.training.optimizer import OptimizerConfig
+from roberta_jax.training.pretrain import PretrainConfig, masked_lm_loss, open_corpus, pretrain
+from roberta_jax.training.sharding import batch_devices, batch_sharding, local_rows, make_mesh
+
+
+@dataclass(frozen=True)
+class Downstream:
+    """Fields of `config.downstream`: what each pretrained model is fine-tuned on."""
+
+    source: str = ""  # a folder with GLUE's folders; "": nothing
+    tasks: str = "sst2,cola,rte"
+    steps: int = 200
+    batch_size: int = 32
+    learning_rate: float = 5e-4
+    max_length: int = 128
+
+
+@dataclass(frozen=True)
+class AblationsConfig(PretrainConfig):
+    job: str = "ablations"
+    study: str = "all"  # or several of variants.studies, parted by commas
+    seeds: int = 3  # of each variant, from `seed` on
+    downstream: Downstream = field(default_factory=Downstream)
+
+    POSITIVE: ClassVar = (*PretrainConfig.POSITIVE, "seeds")
+
+
+def run(config: AblationsConfig, workdir: Path) -> None:
+    """Runs what is not done yet, then writes report.md and report.html; stops where a signal does."""
+    if jax.process_count() > 1:
+        raise UserError("the ablations run on one host; start one on each, with a study each in config.study.")
+    base = PretrainConfig(**{f.name: getattr(config, f.name) for f in fields(PretrainConfig)} | {"job": "pretrain"})
+    every = {study.name: study for study in studies(base)}
+    names = list(every) if config.study == "all" else [name.strip() for name in config.study.split(",")]
+    for name in names:
+        if name not in every:
+            raise UserError(f"config.study {name!r} is not known; there are all, {', '.join(every)}.")
+    for task in _tasks(config.downstream):
+        if task not in TASKS or not _task_folder(config.downstream, task).is_dir():
+            raise UserError(f"config.downstream: there is no folder {_task_folder(config.downstream, task)} for {task!r}.")
+    chosen = [every[name] for name in names]
+    done: dict[str, Run] = {}
+    found: list[Run] = []
+    total = sum(len(study.variants) for study in chosen) * config.seeds
+    for study in chosen:
+        for seed in range(config.seed, config.seed + config.seeds):
+            for variant in study.variants:
+                say(f"run {len(found) + 1} of {total}: {study.name}, {variant.name}, seed {seed}")
+                made = changed(base, variant.fields | {"seed": seed})
+                folder = workdir / "runs" / study.name / variant.name / f"seed_{seed}"
+                named = key(asdict(made))
+                if named not in done:
+                    one = _pretrained(base, made, folder, named)
+                    one = one and _finetuned(one, config.downstream, folder)
+                    if one is None:
+                        return
+                    done[named] = one
+                found.append(replace(done[named], study=study.name, variant=variant.name))
+    _report(chosen, found, workdir)
+
+
+def _report(chosen: list[Study], found: list[Run], workdir: Path) -> None:
+    machine = f"{jax.device_count()} × {jax.devices()[0].device_kind}, {os.cpu_count()} cores, {platform.machine()}"
+    report.write(chosen, found, workdir, f"python -m roberta_jax.main {shlex.join(sys.argv[1:])}", machine)
+    say(f"{workdir / 'report.md'} and report.html: {len(found)} runs")
+
+
+def _tasks(downstream: Downstream) -> list[str]:
+    return [task.strip() for task in downstream.tasks.split(",") if task.strip()] if downstream.source else []
+
+
+def _task_folder(downstream: Downstream, task: str) -> Path:
+    return Path(downstream.source) / finetuning.glue_folder(task)
+
+
+def _pretrained(base: PretrainConfig, config: PretrainConfig, folder: Path, named: str) -> Run | None:
+    """One variant with one seed. None where a signal ended it."""
+    path = folder / "run.json"
+    if path.exists():
+        (one,) = results.load(path)
+        if one.details["key"] != named:
+            raise UserError(f"{folder} holds a run of another config; take another workdir, or delete that folder.")
+        return one
+    started = time.perf_counter()
+    corpus, common = open_corpus(config.data), open_corpus(base.data)
+    config = replace(
+        config,
+        batch_size=_rows_of_as_many_tokens(config, corpus, common),
+        model=replace(config.model, vocab_size=len(corpus.tokenizer)),
+    )
+    if not pretrain(config, folder):
+        return None
+    source = hub.load(folder)
+    lines = [line for line in hub.read_metrics(folder) if "valid/loss" in line]
+    tokens_a_step = config.batch_size * corpus.manifest["tokens"]["train"] / corpus.manifest["rows"]["train"]
+    last = lines[-1]
+    name = "valid/mlm_loss" if "valid/mlm_loss" in last else "valid/loss"
+    metrics = {"own_loss": last[name], "own_accuracy": 100 * last["valid/accuracy"]}
+    if corpus.tokenizer.hash == common.tokenizer.hash:
+        metrics |= _held_out(source.config, source.params, common)
+    metrics["bits_per_byte"] = metrics.get("loss", metrics["own_loss"]) / np.log(2) / bytes_per_token(corpus.manifest)
+    one = Run(
+        study="",
+        variant="",
+        seed=config.seed,
+        metrics={metric: float(value) for metric, value in metrics.items()},
+        curve=[(round(line["step"] * tokens_a_step), line[name]) for line in lines],
+        seconds=time.perf_counter() - started,
+        tokens=round(config.steps * tokens_a_step),
+        parameters=sum(np.size(x) for x in jax.tree.leaves(source.params)),
+        details={"key": named, "batch_size": config.batch_size} | _of_encoding(corpus, common),
+    )
+    results.save(path, [one])
+    return one
+
+
+def _rows_of_as_many_tokens(config: PretrainConfig, corpus: Corpus, common: Corpus) -> int:
+    """The batch whose rows, fuller or emptier, hold about as many tokens as those of the config's own corpus would."""
+    if config.data.format == common.manifest["format"]:
+        return config.batch_size
+    a_row, a_common_row = (each.manifest["tokens"]["train"] / each.manifest["rows"]["train"] for each in (corpus, common))
+    unit = batch_devices(make_mesh(config.fsdp)) * (config.microbatch_size or 1)
+    return unit * max(1, round(config.batch_size * a_common_row / a_row / unit))
+
+
+def _of_encoding(corpus: Corpus, common: Corpus, rows: int = 1_000) -> dict[str, Any]:
+    """What the report says of a vocabulary, on the text of held-out rows."""
+    number = min(rows, len(common.valid))
+    texts = [common.tokenizer.decode_bytes(row).decode(errors="ignore") for row in common.valid.gather(np.arange(number))]
+    found = encodings.statistics(corpus.tokenizer, texts)
+    kept = {name: found[name] for name in ("unknown_rate", "bytes_per_token", "bytes_lost")}
+    words = {script: values["tokens_per_word"] for script, values in found["scripts"].items()}
+    return kept | {"vocabulary": len(corpus.tokenizer), "tokens_per_word": words}
+
+
+@functools.cache
+def _eval_step(model: RobertaConfig):
+    return make_eval_step(masked_lm_loss(model))
+
+
+def _held_out(model: RobertaConfig, params: dict, corpus: Corpus, rows: int = 64) -> dict[str, float]:
+    """On the valid rows that are common to all variants, with the masks that are."""
+    mesh = make_mesh()
+    rows *= batch_devices(mesh)
+    batches = on_mesh(valid_batches(corpus, Masking(), rows, local_rows(mesh, rows)), batch_sharding(mesh))
+    means = evaluate(_eval_step(model), params, batches)
+    return {"loss": means["loss"], "perplexity": np.exp(means["loss"]), "accuracy": 100 * means["accuracy"]}
+
+
+def _finetuned(one: Run, downstream: Downstream, folder: Path) -> Run | None:
+    """The run with its figures on the tasks, of which those that are there already stay. None where a signal ended it."""
+    how = key({name: value for name, value in asdict(downstream).items() if name not in ("source", "tasks")})
+    for task in _tasks(downstream):
+        if one.details.get("downstream", how) != how:
+            raise UserError(f"{folder}: was fine-tuned with other fields of config.downstream; take another workdir.")
+        if task in one.metrics:
+            continue
+        started = time.perf_counter()
+        found = finetuning.run(_finetuning(one.seed, downstream, task, folder), folder / task)
+        if found is None:
+            return None
+        shutil.rmtree(folder / task / "checkpoints", ignore_errors=True)
+        value = found[0].metrics[f"valid/{TASKS[task].metrics[0]}"]
+        seconds = one.seconds + time.perf_counter() - started
+        metrics, details = one.metrics | {task: 100 * value}, one.details | {"downstream": how}
+        one = replace(one, metrics=metrics, details=details, seconds=seconds)
+        results.save(folder / "run.json", [one])
+    return one
+
+
+def _finetuning(seed: int, downstream: Downstream, task: str, folder: Path) -> FinetuneConfig:
+    return FinetuneConfig(
+        task=task,
+        init_from=str(folder),
+        seed=seed,
+        steps=downstream.steps,
+        eval_every=max(1, downstream.steps // 2),
+        log_every=max(1, downstream.steps // 10),
+        batch_size=downstream.batch_size,
+        max_length=downstream.max_length,
+        optimizer=OptimizerConfig(learning_rate=downstream.learning_rate, warmup_steps=0.06, weight_decay=0.1),
+        data=replace(FinetuneConfig().data, source=str(_task_folder(downstream, task))),
+    )

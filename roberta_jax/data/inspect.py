@@ -1,0 +1,128 @@
+"""What one is about to train on: rows with their masks, and the figures of the corpus.
+
+    python -m roberta_jax.data.inspect --config=configs/tiny.py --config.data.source=text/ --html=page.html
+
+The corpus is opened, or prepared, as training would do it; rows and masks are those of the run's first steps. `--json`
+prints all of it as one object, `--html` writes it as one page that needs nothing else.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import redirect_stdout
+from pathlib import Path
+
+from absl import app, flags
+from ml_collections import config_flags
+
+from roberta_jax.config import parse_flags, typed
+from roberta_jax.data.page import LEGEND, blocks, marked, page, row_title, spaced, visible
+from roberta_jax.errors import UserError, exit_with_sentence
+
+# Of what is predicted: on a terminal, and elsewhere.
+COLOURS = {"masked": "\x1b[30;43m{0}\x1b[0m", "random": "\x1b[97;41m{0}→{1}\x1b[0m", "kept": "\x1b[30;42m{0}\x1b[0m"}
+BRACKETS = {"masked": "⟦{0}⟧", "random": "⟦{0}→{1}⟧", "kept": "⟦={0}⟧"}
+DIM = "\x1b[2m{0}\x1b[0m"
+
+
+def inspect(fields: dict, rows: int) -> tuple[dict, str]:
+    """The report of a config's corpus, and what its preparation said of it.
+
+    Raises:
+      UserError: a field, the source or the corpus cannot be used.
+    """
+    from roberta_jax.data.contents import contents  # here, so that --help does not wait for JAX and TensorFlow
+    from roberta_jax.data.corpus import report
+    from roberta_jax.data.masking import Masking
+    from roberta_jax.training.pretrain import PretrainConfig, open_corpus
+
+    if fields.get("job") != "pretrain":
+        raise UserError(f"config.job is {fields.get('job')!r}; inspect knows 'pretrain'.")
+    config = typed(PretrainConfig, fields)
+    masking = Masking(config.data.masking, config.data.masking_rate)
+    corpus = open_corpus(config.data)
+    found = contents(corpus, masking, config.batch_size, config.steps, config.seed, rows)
+    return found, report(corpus.manifest)
+
+
+def lines(found: dict, prepared: str, colours: bool) -> Iterator[str]:
+    """The report for a terminal."""
+    marks, dim = (COLOURS, DIM) if colours else (BRACKETS, "{0}")
+    for kind, meaning in LEGEND.items():
+        yield f"{marks[kind].format('was here', 'is there')}  {meaning}"
+    for row in found["rows"]:
+        yield f"\n{dim.format('— ' + row_title(row))}"
+        for block in blocks(row["pieces"]):
+            yield "".join(_marked(piece, marks, dim) for piece in block)
+    yield "\n" + prepared
+    run, masks, sample = found["run"], found["masking"], found["sample_rows"]
+    yield (
+        f"{run['steps']:,} steps of {run['batch_size']:,} rows: {run['epochs']:.2f} epochs of {run['rows']:,} rows, "
+        f"{run['tokens']:,} tokens"
+    )
+    yield (
+        f"masking {masks['mode']} {masks['rate']:g}: {masks['predicted']:.2%} of the tokens are predicted, "
+        f"{masks['predicted_per_row']:.1f} of {masks['slots']} slots a row, none in {masks['rows_without']:.2%} of the rows; "
+        f"{masks['masked']:.1%} <mask>, {masks['random']:.1%} random, {masks['kept']:.1%} kept (measured on {sample:,} rows)"
+    )
+    if "is_next" in found:
+        yield f"pairs: in {found['is_next']:.1%} of them B follows A"
+    if found["inputs_per_row"] > 1:
+        yield f"{found['inputs_per_row']:.2f} inputs a row"
+    use = found["vocabulary_use"]
+    yield (
+        f"of {use['ids']:,} ids that text can give, {use['never']:,} are never in train rows, {use['rare']:,} fewer than "
+        f"10 times; {use['unknown']:.3%} of the tokens are <unk>"
+    )
+    yield f"\nlengths of {sample:,} rows, in ids"
+    edges, counts = found["row_lengths"]["edges"], found["row_lengths"]["rows"]
+    for start, end, count in zip(edges, edges[1:], counts):
+        yield f"{start:7,.0f} to {end:5,.0f} {count:9,} {_bar(count / max(counts))}"
+    yield "\nbytes by script"
+    for name, share in found["scripts"].items():
+        yield f"{name:>16} {share:9.3%} {_bar(share)}"
+    yield "\ntokens that stand in train rows most often"
+    for token in found["top_tokens"]:
+        yield f"{spaced(token['text']):>16} {token['share']:9.3%} {token['count']:13,}"
+
+
+def _marked(piece, marks: dict, dim: str) -> str:
+    if piece.kind == "special":
+        return dim.format(piece.text)
+    if piece.kind == "text":
+        return visible(piece.text)
+    return marks[piece.kind].format(*marked(piece))
+
+
+def _bar(share: float) -> str:
+    return "█" * round(40 * share)
+
+
+def command() -> None:
+    config = config_flags.DEFINE_config_file("config", None, "The job; --config.FIELD=VALUE changes one of its fields.")
+    rows = flags.DEFINE_integer("rows", 8, "To show, of those that the run sees first.", lower_bound=1)
+    html = flags.DEFINE_string("html", None, "A file to write as a page.")
+    as_json = flags.DEFINE_bool("json", False, "Print one JSON object.")
+    flags.mark_flag_as_required("config")
+
+    def main(_) -> None:
+        with redirect_stdout(sys.stderr):  # a preparation tells of itself
+            found, prepared = inspect(config.value.to_dict(), rows.value)
+        if as_json.value:
+            rows_of_ids = [{name: value for name, value in row.items() if name != "pieces"} for row in found["rows"]]
+            print(json.dumps(found | {"rows": rows_of_ids}, ensure_ascii=False))
+        else:
+            print("\n".join(lines(found, prepared, sys.stdout.isatty())))
+        if html.value:
+            try:
+                Path(html.value).write_text(page(found), encoding="utf-8")
+            except OSError as error:
+                raise UserError(f"--html={html.value} cannot be written: {error.strerror}.") from None
+
+    app.run(main, flags_parser=lambda argv: parse_flags(argv, config))
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    exit_with_sentence(command)

@@ -1,0 +1,100 @@
+"""A study from the command's config to its report, on a small corpus; what is done is not done again."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from roberta_jax.ablations import results
+from roberta_jax.ablations.run import AblationsConfig, Downstream, run
+from roberta_jax.data.corpus import Corpus
+from roberta_jax.errors import UserError
+from roberta_jax.model.encoder import RobertaConfig
+from roberta_jax.training.optimizer import OptimizerConfig
+from roberta_jax.training.pretrain import DataConfig
+from tests.conftest import english
+
+MODEL = RobertaConfig(
+    vocab_size=300, num_layers=1, hidden_size=16, intermediate_size=32, num_heads=2, max_length=32, dropout=0.0,
+    attention_dropout=0.0,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory) -> AblationsConfig:
+    folder = tmp_path_factory.mktemp("ablations")
+    (folder / "text.txt").write_text("\n\n".join(english(400)))
+    sst2 = folder / "glue" / "SST-2"
+    sst2.mkdir(parents=True)
+    for name, number in (("train", 64), ("dev", 16)):
+        lines = [f"{text}\t{i % 2}" for i, text in enumerate(english(number))]
+        (sst2 / f"{name}.tsv").write_text("\n".join(["sentence\tlabel", *lines, ""]))
+    data = DataConfig(
+        source=str(folder / "text.txt"),
+        tokenizer="300",
+        length=32,
+        valid_fraction=0.1,
+        cache=str(folder / "cache"),
+        processes=1,
+    )
+    return AblationsConfig(
+        study="input_format", seeds=1, steps=4, batch_size=64, log_every=2, eval_every=2, checkpoint_every=4,
+        model=MODEL, optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=1), data=data,
+        downstream=Downstream(str(folder / "glue"), "sst2", steps=2, batch_size=8, max_length=32),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def workdir(config, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("run")
+    run(config, workdir)
+    return workdir
+
+
+def test_all_variants_are_run_and_reported(config, workdir):
+    runs = {path.parts[-3]: results.load(path)[0] for path in workdir.glob("runs/input_format/*/seed_0/run.json")}
+    assert set(runs) == {"full-sentences", "segment-pair", "sentence-pair", "doc-sentences", "doc-sentences-packed"}
+    for name, one in runs.items():
+        assert {"loss", "perplexity", "accuracy", "own_loss", "bits_per_byte", "sst2"} <= one.metrics.keys()
+        assert [round(tokens / one.tokens, 2) for tokens, _ in one.curve] == [0.5, 1.0]
+        fields = json.loads((workdir / "runs" / "input_format" / name / "seed_0" / "config.json").read_text())
+        assert fields["data"]["format"] == name and fields["batch_size"] == one.details["batch_size"]
+    tokens = {name: one.tokens for name, one in runs.items()}
+    for name in tokens:  # a batch holds about as many
+        assert abs(tokens[name] / tokens["full-sentences"] - 1) < 0.1, tokens
+    assert len({one.details["batch_size"] for one in runs.values()}) > 2  # by rows that are more or less full
+    report = (workdir / "report.md").read_text()
+    for name in runs:
+        assert f"| {name} |" in report
+    assert (workdir / "report.html").exists()
+
+
+def test_what_is_done_is_not_done_again(config, workdir, capsys):
+    before = {path: path.stat().st_mtime_ns for path in workdir.glob("runs/**/*.json*")}
+    run(config, workdir)
+    assert {path: path.stat().st_mtime_ns for path in workdir.glob("runs/**/*.json*")} == before
+    with pytest.raises(UserError, match="full-sentences/seed_0 holds a run of another config; take another workdir"):
+        run(replace(config, steps=6), workdir)
+
+
+def test_a_run_that_was_stopped_goes_on(config, workdir, tmp_path):
+    """Its note gone, a run is found at its last step, and gives the same figures."""
+    path = workdir / "runs" / "input_format" / "doc-sentences" / "seed_0" / "run.json"
+    (before,) = results.load(path)
+    path.unlink()
+    run(config, workdir)
+    (after,) = results.load(path)
+    assert after == replace(before, seconds=after.seconds)
+
+
+def test_an_unknown_study_and_a_missing_task_are_refused(config, tmp_path):
+    with pytest.raises(UserError, match="config.study 'mask' is not known; there are all, masking, input_format"):
+        run(replace(config, study="mask"), tmp_path)
+    with pytest.raises(UserError, match="config.downstream: there is no folder .*RTE for 'rte'"):
+        run(replace(config, downstream=replace(config.downstream, tasks="rte")), tmp_path)
+
+
+def test_corpora_of_a_study_share_their_tokenizer(config, workdir):
+    """So that losses are of the same ids."""
+    hashes = {Corpus(path.parent).tokenizer.hash for path in (workdir.parent).glob("ablations*/cache/corpus-*/manifest.json")}
+    assert len(hashes) == 1
