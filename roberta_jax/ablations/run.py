@@ -87,7 +87,7 @@ def run(config: AblationsConfig, workdir: Path) -> None:
                 named = key(asdict(made))
                 if named not in done:
                     one = _pretrained(base, made, folder, named)
-                    one = one and _finetuned(one, config.downstream, folder)
+                    one = one and finetuned(one, config.downstream, folder)
                     if one is None:
                         return
                     done[named] = one
@@ -183,7 +183,7 @@ def _held_out(model: RobertaConfig, params: dict, corpus: Corpus, rows: int = 64
     return {"loss": means["loss"], "perplexity": np.exp(means["loss"]), "accuracy": 100 * means["accuracy"]}
 
 
-def _finetuned(one: Run, downstream: Downstream, folder: Path) -> Run | None:
+def finetuned(one: Run, downstream: Downstream, folder: Path) -> Run | None:
     """The run with its figures on the tasks, of which those that are there already stay. None where a signal ended it."""
     how = key({name: value for name, value in asdict(downstream).items() if name not in ("source", "tasks")})
     for task in _tasks(downstream):

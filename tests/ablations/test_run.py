@@ -2,11 +2,12 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from roberta_jax.ablations import results
-from roberta_jax.ablations.run import AblationsConfig, Downstream, run
+from roberta_jax.ablations.run import AblationsConfig, Downstream, finetuned, run
 from roberta_jax.data.corpus import Corpus
 from roberta_jax.errors import UserError
 from roberta_jax.model.encoder import RobertaConfig
@@ -40,8 +41,13 @@ def config(tmp_path_factory) -> AblationsConfig:
     return AblationsConfig(
         study="input_format", seeds=1, steps=4, batch_size=64, log_every=2, eval_every=2, checkpoint_every=4,
         model=MODEL, optimizer=OptimizerConfig(learning_rate=1e-2, warmup_steps=1), data=data,
-        downstream=Downstream(str(folder / "glue"), "sst2", steps=2, batch_size=8, max_length=32),
     )  # fmt: skip
+
+
+@pytest.fixture
+def downstream(config) -> Downstream:
+    glue = Path(config.data.source).parent / "glue"
+    return Downstream(str(glue), "sst2", steps=2, batch_size=8, max_length=32)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +61,7 @@ def test_all_variants_are_run_and_reported(config, workdir):
     runs = {path.parts[-3]: results.load(path)[0] for path in workdir.glob("runs/input_format/*/seed_0/run.json")}
     assert set(runs) == {"full-sentences", "segment-pair", "sentence-pair", "doc-sentences", "doc-sentences-packed"}
     for name, one in runs.items():
-        assert {"loss", "perplexity", "accuracy", "own_loss", "bits_per_byte", "sst2"} <= one.metrics.keys()
+        assert {"loss", "perplexity", "accuracy", "own_loss", "bits_per_byte"} <= one.metrics.keys()
         assert [round(tokens / one.tokens, 2) for tokens, _ in one.curve] == [0.5, 1.0]
         fields = json.loads((workdir / "runs" / "input_format" / name / "seed_0" / "config.json").read_text())
         assert fields["data"]["format"] == name and fields["batch_size"] == one.details["batch_size"]
@@ -87,11 +93,22 @@ def test_a_run_that_was_stopped_goes_on(config, workdir, tmp_path):
     assert after == replace(before, seconds=after.seconds)
 
 
-def test_an_unknown_study_and_a_missing_task_are_refused(config, tmp_path):
+def test_a_run_that_is_there_is_fine_tuned_once(workdir, downstream):
+    folder = workdir / "runs" / "input_format" / "segment-pair" / "seed_0"
+    (before,) = results.load(folder / "run.json")
+    after = finetuned(before, downstream, folder)
+    assert after.metrics.keys() - before.metrics.keys() == {"sst2"} and 0 <= after.metrics["sst2"] <= 100
+    assert after.seconds > before.seconds and not (folder / "sst2" / "checkpoints").exists()
+    assert results.load(folder / "run.json") == [after] == [finetuned(after, downstream, folder)]
+    with pytest.raises(UserError, match="seed_0: was fine-tuned with other fields of config.downstream"):
+        finetuned(after, replace(downstream, steps=3), folder)
+
+
+def test_an_unknown_study_and_a_missing_task_are_refused(config, downstream, tmp_path):
     with pytest.raises(UserError, match="config.study 'mask' is not known; there are all, masking, input_format"):
         run(replace(config, study="mask"), tmp_path)
     with pytest.raises(UserError, match="config.downstream: there is no folder .*RTE for 'rte'"):
-        run(replace(config, downstream=replace(config.downstream, tasks="rte")), tmp_path)
+        run(replace(config, downstream=replace(downstream, tasks="rte")), tmp_path)
 
 
 def test_corpora_of_a_study_share_their_tokenizer(config, workdir):
