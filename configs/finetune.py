@@ -31,6 +31,7 @@ def get_config(task: str = "") -> ConfigDict:
     config.microbatch_size = 0  # rows that a device takes at once, the rest is accumulated; 0: its whole share
     config.fsdp = 1  # devices over which parameters and optimizer state are spread; 1 replicates them
     config.max_length = 512  # ids of a row
+    config.packed = False  # several training examples in a row, kept apart by attention: classification and tagging
     config.patience = 0  # evaluations without a better one that end the run; 0: none do
     config.log_every = 50  # steps
     config.eval_every = 0  # steps; 0: every epoch

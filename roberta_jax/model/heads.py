@@ -186,15 +186,18 @@ def apply_with_head(
     segment_ids: jax.Array,
     token_type_ids: jax.Array | None = None,
     dropout_keys: jax.Array | None = None,
+    starts: jax.Array | None = None,
 ) -> jax.Array:
     """Float32 logits of the head that `params` hold. Without keys there is no dropout.
 
     Args:
       input_ids: int32 [B, L]; for multiple choice [B, C, L], and so `segment_ids` and `token_type_ids`.
       dropout_keys: of each row, uint32 [B, 2].
+      starts: of classification, int32 [B, E]: where the `<s>` of each of several texts in a row stands.
 
     Returns:
-      classification [B, outputs], multiple choice [B, C], span [B, L, 2], token classification [B, L, outputs].
+      classification [B, outputs] or [B, E, outputs], multiple choice [B, C], span [B, L, 2], token classification
+      [B, L, outputs].
     """
     (head,) = params.keys() - {"encoder"}
     rows = input_ids.shape[:-1]
@@ -203,7 +206,12 @@ def apply_with_head(
     if keys is not None and head == "multiple_choice":
         keys = fold(keys[:, None], jnp.arange(rows[1])).reshape(-1, 2)
     hidden = apply_encoder(params, config, *flat, keys)
+    if starts is not None:
+        hidden = jnp.take_along_axis(hidden, starts[..., None], axis=1).reshape(-1, 1, hidden.shape[-1])  # [B·E, 1, D]
+        keys = None if keys is None else fold(keys[:, None], jnp.arange(starts.shape[1])).reshape(-1, 2)
     module = HEADS[head](config, params[head]["out"]["bias"].shape[-1])
     head_keys = None if keys is None else fold(keys, config.num_layers + 1)  # behind the layers', 1 to num_layers
     logits = module.apply({"params": params[head]}, hidden, head_keys).astype(jnp.float32)
+    if starts is not None:
+        return logits.reshape(*starts.shape, -1)
     return logits.reshape(rows) if head == "multiple_choice" else logits

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
+from roberta_jax.tasks import packed
 from roberta_jax.tasks.features import UNLABELLED, Features
 from roberta_jax.training.sharding import batch_devices, batch_sharding
 
@@ -102,6 +103,7 @@ def train_batches(
     seeds: Sequence[int],
     first_step: int,
     mesh: Mesh,
+    unit: int = 0,
 ) -> Iterator[dict[str, jax.Array]]:
     """The batches of steps `first_step`, `first_step` + 1, … without end; of several seeds stacked, one is not.
 
@@ -109,15 +111,21 @@ def train_batches(
       batch_size: features of a batch.
       size: rows that it is filled up to.
       lengths: to one of which it is padded, ascending.
+      unit: of several examples in a row, what the number of rows is a multiple of; 0: each example has its own.
     """
     in_epoch = -(-len(features) // batch_size)
     number, at = divmod(first_step, in_epoch)
     while True:
         batches = zip(*(epoch(features.lengths, batch_size, seed, number) for seed in seeds))
         for together in list(batches)[at:]:
-            longest = max(features.lengths[indices].max() for indices in together)
-            length = next(length for length in lengths if length >= longest)
-            made = [collate(features, indices, size, length, pad) for indices in together]
+            if unit:
+                shared = [packed.share_rows(features.lengths[indices], lengths[-1]) for indices in together]
+                rows = packed.padded_rows(max(map(len, shared)), size, unit)
+                made = [packed.collate(features, *each, rows, lengths[-1], pad) for each in zip(together, shared)]
+            else:
+                longest = max(features.lengths[indices].max() for indices in together)
+                length = next(length for length in lengths if length >= longest)
+                made = [collate(features, indices, size, length, pad) for indices in together]
             batch = made[0] if len(seeds) == 1 else jax.tree.map(lambda *arrays: np.stack(arrays), *made)
             yield place(batch, batch_sharding(mesh, stacked=len(seeds) > 1))
         number, at = number + 1, 0

@@ -30,8 +30,8 @@ from roberta_jax.tasks.table import Example, Task
 from roberta_jax.training.distributed import whole
 from roberta_jax.training.guard import GuardConfig
 from roberta_jax.training.logging import say
-from roberta_jax.training.sharding import make_mesh
-from roberta_jax.training.step import Loss
+from roberta_jax.training.sharding import batch_devices, make_mesh
+from roberta_jax.training.step import Loss, accumulation
 from roberta_jax.training.train import Job, RunConfig, Trial, train
 
 HEAD_OF = {
@@ -56,6 +56,7 @@ class FinetuneConfig(RunConfig):
     keep_checkpoints: int = 1
     from_scratch: bool = False  # init_from gives its shape and tokenizer alone; the weights are random
     max_length: int = 512  # ids of a row
+    packed: bool = False  # several training examples in a row
     patience: int = 0  # evaluations without a better one that end the run; 0: none do
     seeds: int = 1  # runs, from `seed` on
     sweep: bool = False  # the paper's grid of learning rates and batch sizes, each with `seeds` seeds
@@ -139,8 +140,12 @@ def losses(kind: str, logits: jax.Array, batch: dict) -> tuple[jax.Array, jax.Ar
 
 def task_loss(kind: str, config: RobertaConfig) -> Loss:
     def loss(params, batch, keys):
-        logits = apply_with_head(params, config, batch["input_ids"], batch["segment_ids"], dropout_keys=keys)
-        return _sums(kind, logits, batch)
+        inputs, starts = (batch["input_ids"], batch["segment_ids"]), batch.get("starts")
+        logits = apply_with_head(params, config, *inputs, dropout_keys=keys, starts=starts)
+        if starts is None:
+            return _sums(kind, logits, batch)
+        flat = {name: batch[name].reshape(-1, *batch[name].shape[2:]) for name in ("labels", "weights")}
+        return _sums(kind, logits.reshape(-1, logits.shape[-1]), flat)
 
     return loss
 
@@ -223,7 +228,9 @@ def run(
     def batches(first_step: int, mesh: Mesh) -> Iterator[dict]:
         seeds = [trial.seed for trial in trials]
         features = prepared.train.features
-        return train_batches(features, config.batch_size, size, prepared.lengths, model.pad_id, seeds, first_step, mesh)
+        unit = batch_devices(mesh) * accumulation(size, config.microbatch_size, mesh) if config.packed else 0
+        lengths = prepared.lengths
+        return train_batches(features, config.batch_size, size, lengths, model.pad_id, seeds, first_step, mesh, unit)
 
     def cost(batch: dict) -> tuple[int, float]:
         *rows, length = batch["input_ids"].shape

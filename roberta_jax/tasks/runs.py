@@ -13,7 +13,7 @@ import numpy as np
 
 from roberta_jax.errors import UserError
 from roberta_jax.interop import hub
-from roberta_jax.tasks import finetune, scores
+from roberta_jax.tasks import finetune, packed, scores
 from roberta_jax.tasks.examples import Splits, read_splits
 from roberta_jax.tasks.finetune import FinetuneConfig
 from roberta_jax.tasks.table import GLUE, TASKS
@@ -45,6 +45,8 @@ def run(config: FinetuneConfig, workdir: Path) -> list[Result] | None:
     for name in names:
         if name not in TASKS:
             raise UserError(f"config.task {name!r} is not known; there are glue, {', '.join(TASKS)}.")
+        if config.packed and TASKS[name].kind not in packed.KINDS:
+            raise UserError(f"config.packed is for {', '.join(packed.KINDS)}; {name} is of kind {TASKS[name].kind}.")
     if not config.init_from:
         raise UserError("config.init_from is empty; name the model to fine-tune: a workdir, a folder or a hub name.")
     if config.from_mnli and "mnli" not in names:

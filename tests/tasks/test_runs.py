@@ -116,6 +116,7 @@ def test_a_small_train_set_is_learned_by_heart(task, kind, model, texts, tmp_pat
     path = tmp_path / "train.jsonl"
     jsonl(path, rows_of(kind, texts(64)))
     fields = {"data.train": str(path), "data.valid": str(path), "batch_size": 64, "steps": 120}
+    fields |= {"packed": kind in ("multi_label", "tagging")}  # of each of its two shapes one
     config = settings(task, model, **fields, **{"optimizer.learning_rate": 1e-2, "eval_every": 120, "log_every": 12})
     (result,) = runs.run(config, tmp_path / "run")
     assert not result.collapsed
