@@ -19,8 +19,8 @@ def get_config(study: str = "all") -> ConfigDict:
     config.job = "ablations"
     config.study = study
     config.seeds = 3  # of each variant, from `seed` on
-    config.steps = 1_200
-    config.eval_every = config.checkpoint_every = 300
+    config.steps = 500
+    config.eval_every = config.checkpoint_every = 125
     config.keep_checkpoints = 1
     with config.ignore_type():
         config.optimizer.warmup_steps = 0.06  # of the steps, in which variants differ
