@@ -35,7 +35,7 @@ from roberta_jax.tasks.table import TASKS
 from roberta_jax.training.evaluate import evaluate, make_eval_step
 from roberta_jax.training.logging import say
 from roberta_jax.training.optimizer import OptimizerConfig
-from roberta_jax.training.pretrain import PretrainConfig, masked_lm_loss, open_corpus, pretrain
+from roberta_jax.training.pretrain import DataConfig, PretrainConfig, masked_lm_loss, open_corpus, perplexity, pretrain
 from roberta_jax.training.sharding import batch_devices, batch_sharding, local_rows, make_mesh
 
 
@@ -118,7 +118,7 @@ def _pretrained(base: PretrainConfig, config: PretrainConfig, folder: Path, name
             raise UserError(f"{folder} holds a run of another config; take another workdir, or delete that folder.")
         return one
     started = time.perf_counter()
-    corpus, common = open_corpus(config.data), open_corpus(base.data)
+    corpus, common = open_corpus(config.data), _common(base.data)
     config = replace(
         config,
         batch_size=_rows_of_as_many_tokens(config, corpus, common),
@@ -144,7 +144,7 @@ def _pretrained(base: PretrainConfig, config: PretrainConfig, folder: Path, name
         seconds=time.perf_counter() - started,
         tokens=round(config.steps * tokens_a_step),
         parameters=sum(np.size(x) for x in jax.tree.leaves(source.params)),
-        details={"key": named, "batch_size": config.batch_size} | _of_encoding(corpus, common),
+        details={"key": named, "batch_size": config.batch_size} | _of_encoding(corpus.folder, common),
     )
     results.save(path, [one])
     return one
@@ -159,14 +159,21 @@ def _rows_of_as_many_tokens(config: PretrainConfig, corpus: Corpus, common: Corp
     return unit * max(1, round(config.batch_size * a_common_row / a_row / unit))
 
 
-def _of_encoding(corpus: Corpus, common: Corpus, rows: int = 1_000) -> dict[str, Any]:
-    """What the report says of a vocabulary, on the text of held-out rows."""
+@functools.cache  # of all runs of a command, and so is what follows
+def _common(data: DataConfig) -> Corpus:
+    return open_corpus(data)
+
+
+@functools.cache
+def _of_encoding(folder: Path, common: Corpus, rows: int = 1_000) -> dict[str, Any]:
+    """What the report says of the vocabulary of the corpus in `folder`, on the text of held-out rows."""
+    tokenizer = encodings.load(folder / "tokenizer")
     number = min(rows, len(common.valid))
     texts = [common.tokenizer.decode_bytes(row).decode(errors="ignore") for row in common.valid.gather(np.arange(number))]
-    found = encodings.statistics(corpus.tokenizer, texts)
+    found = encodings.statistics(tokenizer, texts)
     kept = {name: found[name] for name in ("unknown_rate", "bytes_per_token", "bytes_lost")}
     words = {script: values["tokens_per_word"] for script, values in found["scripts"].items()}
-    return kept | {"vocabulary": len(corpus.tokenizer), "tokens_per_word": words}
+    return kept | {"vocabulary": len(tokenizer), "tokens_per_word": words}
 
 
 @functools.cache
@@ -180,7 +187,7 @@ def _held_out(model: RobertaConfig, params: dict, corpus: Corpus, rows: int = 64
     rows *= batch_devices(mesh)
     batches = on_mesh(valid_batches(corpus, Masking(), rows, local_rows(mesh, rows)), batch_sharding(mesh))
     means = evaluate(_eval_step(model), params, batches)
-    return {"loss": means["loss"], "perplexity": np.exp(means["loss"]), "accuracy": 100 * means["accuracy"]}
+    return {"loss": means["loss"], "accuracy": 100 * means["accuracy"]} | perplexity(means)
 
 
 def finetuned(one: Run, downstream: Downstream, folder: Path) -> Run | None:

@@ -119,7 +119,7 @@ def encoding(config: PretrainConfig) -> Study:
     size = config.model.vocab_size
 
     def variant(name: str, what: str, encoding: str, size: int) -> Variant:
-        return Variant(name, what, {"data.encoding": encoding, "data.tokenizer": str(size), "model.vocab_size": size})
+        return Variant(name, what, {"data.encoding": encoding, "data.tokenizer": str(size)})
 
     return Study(
         "encoding",
