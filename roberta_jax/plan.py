@@ -195,8 +195,9 @@ def compile_step(config: Any, topology: Topology) -> Needs:
     from jax.experimental import topologies
 
     from roberta_jax.model.heads import init_masked_lm
+    from roberta_jax.training.losses import masked_lm_loss
     from roberta_jax.training.optimizer import make_optimizer
-    from roberta_jax.training.pretrain import masked_lm_loss, of_pairs
+    from roberta_jax.training.pretrain import of_pairs
     from roberta_jax.training.sharding import batch_sharding, make_mesh
     from roberta_jax.training.step import abstract_state, accumulation, compile_train_step, make_train_step
 

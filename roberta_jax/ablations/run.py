@@ -34,8 +34,9 @@ from roberta_jax.tasks.finetune import FinetuneConfig
 from roberta_jax.tasks.table import TASKS
 from roberta_jax.training.evaluate import evaluate, make_eval_step
 from roberta_jax.training.logging import say
+from roberta_jax.training.losses import masked_lm_loss
 from roberta_jax.training.optimizer import OptimizerConfig
-from roberta_jax.training.pretrain import DataConfig, PretrainConfig, masked_lm_loss, open_corpus, perplexity, pretrain
+from roberta_jax.training.pretrain import DataConfig, PretrainConfig, open_corpus, perplexity, pretrain
 from roberta_jax.training.sharding import batch_devices, batch_sharding, local_rows, make_mesh
 
 
