@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from roberta_jax.errors import UserError
 from roberta_jax.model.attention import attend
 from roberta_jax.model.dropout import dropout, fold
+from roberta_jax.model.layers import Dense, gelu
 
 REMAT_POLICIES = {
     "none": None,
@@ -57,6 +58,10 @@ def kernel_init(config: RobertaConfig):
     return nn.initializers.normal(config.initializer_range)
 
 
+def dense(config: RobertaConfig, features: int | tuple[int, ...], name: str) -> Dense:
+    return Dense(features if isinstance(features, tuple) else (features,), kernel_init(config), config.dtype, name=name)
+
+
 def layer_norm(config: RobertaConfig, name: str | None = None) -> nn.LayerNorm:
     """Statistics in float32 whatever the arithmetic around them (Flax does so), the variance by two passes."""
     return nn.LayerNorm(epsilon=config.layer_norm_eps, dtype=config.dtype, use_fast_variance=False, name=name)
@@ -86,8 +91,8 @@ class Embeddings(nn.Module):
 
     def attend(self, x):
         """[…, D] → [… , V] in float32."""
-        table = self.word.embedding.astype(self.config.dtype)
-        return jnp.einsum("...d,vd->...v", x, table, preferred_element_type=jnp.float32)
+        table, flat = self.word.embedding.astype(self.config.dtype), x.reshape(-1, x.shape[-1])  # one product, see layers.Dense
+        return jnp.einsum("nd,vd->nv", flat, table, preferred_element_type=jnp.float32).reshape(*x.shape[:-1], -1)
 
 
 def position_ids(segment_ids, pad_id: int):
@@ -107,15 +112,12 @@ class Block(nn.Module):
     def __call__(self, x, segment_ids, keys):
         c = self.config
 
-        def dense(features, name):
-            return nn.DenseGeneral(features, kernel_init=kernel_init(c), dtype=c.dtype, name=name)
-
-        qkv = dense((3, c.num_heads, c.hidden_size // c.num_heads), "qkv")(x)  # [B, L, 3, H, D/H]
-        attended = attend(qkv, segment_ids, lambda p: dropout(p, c.attention_dropout, keys, 0))  # [B, L, D]
-        attended = dropout(dense(c.hidden_size, "out")(attended), c.dropout, keys, 1)
+        qkv = dense(c, (3, c.num_heads, c.hidden_size // c.num_heads), "qkv")(x)  # [B, L, 3·D]
+        attended = attend(qkv, c.num_heads, segment_ids, lambda p: dropout(p, c.attention_dropout, keys, 0))  # [B, L, D]
+        attended = dropout(dense(c, c.hidden_size, "out")(attended), c.dropout, keys, 1)
         x = layer_norm(c, name="attention_norm")(x + attended)
-        y = nn.gelu(dense(c.intermediate_size, "up")(x), approximate=False)
-        y = dropout(dense(c.hidden_size, "down")(y), c.dropout, keys, 2)
+        y = gelu(dense(c, c.intermediate_size, "up")(x))
+        y = dropout(dense(c, c.hidden_size, "down")(y), c.dropout, keys, 2)
         return layer_norm(c, name="feed_forward_norm")(x + y), None
 
 

@@ -41,9 +41,9 @@ def peak_flops() -> float:
     return measured_matmul_flops() * (1 if device.platform == "cpu" else jax.device_count())
 
 
-def measured_matmul_flops(size: int = 2048, seconds: float = 0.5) -> float:
-    """The best rate of float32 products of two `size` × `size` matrices, over about `seconds`."""
-    x = jnp.ones((size, size), jnp.float32)
+def measured_matmul_flops(size: int = 2048, seconds: float = 0.5, dtype: str = "float32") -> float:
+    """The best rate of products of two `size` × `size` matrices, over about `seconds`."""
+    x = jnp.ones((size, size), dtype)
     product = jax.jit(jnp.matmul)
     product(x, x).block_until_ready()
     best, end = float("inf"), time.perf_counter() + seconds

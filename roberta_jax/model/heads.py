@@ -7,7 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from roberta_jax.model.dropout import dropout, fold
-from roberta_jax.model.encoder import Encoder, RobertaConfig, kernel_init, layer_norm
+from roberta_jax.model.encoder import Encoder, RobertaConfig, dense, layer_norm
+from roberta_jax.model.layers import gelu
 
 
 class MaskedLMHead(nn.Module):
@@ -18,7 +19,7 @@ class MaskedLMHead(nn.Module):
     @nn.compact
     def __call__(self, x, decode):
         c = self.config
-        x = nn.gelu(nn.Dense(c.hidden_size, kernel_init=kernel_init(c), dtype=c.dtype, name="dense")(x), approximate=False)
+        x = gelu(dense(c, c.hidden_size, "dense")(x))
         bias = self.param("bias", nn.initializers.zeros, (c.vocab_size,))
         return decode(layer_norm(c, name="layer_norm")(x)) + bias
 
@@ -85,10 +86,6 @@ def apply_with_next_sentence(
     of_masked_lm = {"params": {name: params[name] for name in ("encoder", "lm_head")}}
     logits, hidden = MaskedLM(config).apply(of_masked_lm, input_ids, segment_ids, positions, token_type_ids, dropout_keys)
     return logits, NextSentenceHead(config).apply({"params": params["next_sentence"]}, hidden)
-
-
-def dense(config: RobertaConfig, features: int, name: str) -> nn.Dense:
-    return nn.Dense(features, kernel_init=kernel_init(config), dtype=config.dtype, name=name)
 
 
 class ClassificationHead(nn.Module):
