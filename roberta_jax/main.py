@@ -23,6 +23,7 @@ def main(_) -> None:
 
     if not jax.config.jax_compilation_cache_dir:
         jax.config.update("jax_compilation_cache_dir", str(DEFAULT_CACHE.expanduser() / "compiled"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # of 1 s by default: there are many small programs
     if flags.FLAGS.verbosity == logging.INFO:  # absl's own default; Orbax says much at it, --verbosity=1 shows all
         logging.set_verbosity(logging.WARNING)
     fields, remote = _CONFIG.value.to_dict(), storage.is_url(_WORKDIR.value)

@@ -165,5 +165,11 @@ def test_a_workdir_of_another_model_is_refused_and_left_alone(arguments, undistu
 
 
 def test_help_needs_no_jax():
-    code = "import sys, roberta_jax.main; sys.exit('jax' in sys.modules or 'tensorflow' in sys.modules)"
+    heavy = "jax flax orbax tensorflow numpy".split()
+    code = f"import sys, roberta_jax.main; sys.exit(bool(sys.modules.keys() & set({heavy})))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_help_tells_of_the_flags():
+    done = subprocess.run([sys.executable, "-m", "roberta_jax.main", "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert "--config:" in done.stdout and "--workdir:" in done.stdout and not done.stderr

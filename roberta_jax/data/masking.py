@@ -18,8 +18,8 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import tensorflow as tf
 
+from roberta_jax.data.host import tf
 from roberta_jax.errors import UserError
 
 MODES = ("roberta", "fairseq", "hf", "whole_word", "static", "spans")

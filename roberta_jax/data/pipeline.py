@@ -4,22 +4,18 @@ Batch n is a pure function of (seed, n): the order of an epoch is a keyed permut
 run starts at any step as fast as at the first, and each host takes its own rows of the same global batch.
 """
 
-import os
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jax
 import numpy as np
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-import tensorflow as tf  # noqa: E402
+from roberta_jax.data import packing
+from roberta_jax.data.corpus import Corpus, Rows
+from roberta_jax.data.host import tf
+from roberta_jax.data.masking import Masking, Vocabulary
+from roberta_jax.data.tokenizer import Tokenizer
 
-from roberta_jax.data import packing  # noqa: E402
-from roberta_jax.data.corpus import Corpus, Rows  # noqa: E402
-from roberta_jax.data.masking import Masking, Vocabulary  # noqa: E402
-from roberta_jax.data.tokenizer import Tokenizer  # noqa: E402
-
-tf.config.set_visible_devices([], "GPU")  # the accelerators are JAX's
 VALID_SEED = 0  # of the masks that are evaluated on: the same in every run
 
 
@@ -101,7 +97,7 @@ def train_batches(
         return gather_and_mask(row_ids, epochs)
 
     steps = tf.data.Dataset.range(first_step, np.iinfo(np.int64).max)
-    return _iterate(steps.map(batch, num_parallel_calls=tf.data.AUTOTUNE))
+    return _iterate(steps, batch)
 
 
 def valid_batches(
@@ -124,10 +120,12 @@ def valid_batches(
         return masked
 
     numbers = tf.data.Dataset.range(-(-rows // batch_size))
-    return _iterate(numbers.map(batch, num_parallel_calls=tf.data.AUTOTUNE))
+    return _iterate(numbers, batch)
 
 
-def _iterate(dataset: tf.data.Dataset) -> Iterator[dict[str, np.ndarray]]:
+def _iterate(numbers: tf.data.Dataset, batch: Callable[[tf.Tensor], dict]) -> Iterator[dict[str, np.ndarray]]:
+    as_it_is = tf.autograph.experimental.do_not_convert(batch)  # converting its Python, which it does not need, takes a second
+    dataset = numbers.map(as_it_is, num_parallel_calls=tf.data.AUTOTUNE)
     options = tf.data.Options()
     options.deterministic = True
     iterators = [dataset.prefetch(2).with_options(options).as_numpy_iterator()]

@@ -6,9 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from tensorboardX import SummaryWriter
 
 from roberta_jax.data import storage
+from roberta_jax.imports import without
+
+with without("torch"):  # tensorboardX can write its tensors too
+    from tensorboardX import SummaryWriter
 
 
 def say(text: str) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 
 from roberta_jax.data import storage
+from roberta_jax.data.host import tf
 from roberta_jax.training.logging import Journal, Metrics, duration
 
 
@@ -34,6 +35,18 @@ def test_a_new_run_starts_a_new_file_and_tensorboard_has_the_values(tmp_path):
     assert lines(tmp_path) == [{"step": 5, "train/loss": 2.0}]
     events = b"".join(path.read_bytes() for path in (tmp_path / "tensorboard").iterdir())
     assert b"train/loss" in events
+
+
+def test_tensorboard_is_told_to_drop_what_was_written_after_the_checkpoint(tmp_path):
+    metrics = Metrics(tmp_path, first_step=20)
+    metrics.write(30, {"train/loss": 7.0})
+    metrics.close()
+    (path,) = (tmp_path / "tensorboard").iterdir()
+    events = list(tf.compat.v1.train.summary_iterator(str(path)))
+    (start,) = (event for event in events if event.session_log.status == event.session_log.START)
+    assert start.step == 21
+    values = [(event.step, value.tag, value.simple_value) for event in events for value in event.summary.value]
+    assert values == [(30, "train/loss", 7.0)]
 
 
 def test_durations_read_as_a_clock_does():
