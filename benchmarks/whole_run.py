@@ -1,0 +1,187 @@
+"""What a run's loop costs: `python -m roberta_jax.main` beside the bare compiled step on one batch, in turn.
+
+    python -m benchmarks.whole_run [--config configs/tiny.py] [--steps 300] [--config.FIELD=VALUE …] [--json]
+
+A run of so many steps, in which log_every, eval_every and checkpoint_every are the same shares of the steps as in the config,
+so that it logs, evaluates and saves as often as the whole run. The loop's cost is what a step takes longer in it than
+alone, by the median of what is logged; the start and the laps behind an evaluation or a checkpoint are left out of that, and
+counted apart: evaluation, checkpoints while the steps stand still, and what their writing behind the steps slows these.
+Expected: the loop costs under 2%. On a CPU the input pipeline has no cores of its own, so this is the hardest case.
+"""
+
+import argparse
+import json
+import os
+import runpy
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from benchmarks import ASSETS, spread
+from roberta_jax.config import typed
+from roberta_jax.model.heads import init_masked_lm
+from roberta_jax.training.losses import masked_lm_loss, weigh_pairs
+from roberta_jax.training.optimizer import make_optimizer
+from roberta_jax.training.sharding import batch_sharding, make_mesh
+from roberta_jax.training.step import abstract_state, accumulation, compile_train_step, init_state, make_train_step
+
+ROOT = Path(__file__).parents[1]
+QUICK = {  # of the test assets, whose preparation takes seconds
+    "data.source": ASSETS / "text", "data.tokenizer": 512, "model.vocab_size": 512, "model.num_layers": 1, "batch_size": 8,
+}  # fmt: skip
+
+
+def scaled(whole: ConfigDict, steps: int) -> dict[str, int]:
+    """Fields for a run of so many steps that logs, evaluates and saves as often as `whole`."""
+    fields = {
+        name: max(1, round(whole[name] * steps / whole.steps)) for name in ("log_every", "eval_every", "checkpoint_every")
+    }
+    return {"steps": steps} | fields | {"optimizer.warmup_steps": round(whole.optimizer.warmup_steps * steps / whole.steps)}
+
+
+def run_main(arguments: list[str], workdir: Path) -> dict:
+    """A whole run: its fields; (from step, to step, seconds of a step) of each lap of the log; seconds of each kind of work.
+
+    Raises:
+      RuntimeError: it failed; with the end of what it wrote.
+    """
+    command = [sys.executable, "-m", "roberta_jax.main", *arguments, f"--workdir={workdir}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)}: {done.stderr[-500:]}")
+    fields, laps = json.loads((workdir / "config.json").read_text()), []
+    for line in map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines()):
+        if "train/tokens_per_second" in line:
+            seconds = fields["batch_size"] * fields["data"]["length"] / line["train/tokens_per_second"]
+            laps.append((laps[-1][1] if laps else 0, line["step"], seconds))
+    return {"fields": fields, "laps": laps, "ledger": json.loads((workdir / "ledger.json").read_text())["seconds"]}
+
+
+def bare_step(fields: dict) -> Callable[[int], float]:
+    """A function that does so many steps on the run's first batch, and tells the seconds of one."""
+    from roberta_jax.data.masking import Masking
+    from roberta_jax.data.pipeline import on_mesh, train_batches
+    from roberta_jax.training.pretrain import PretrainConfig, of_pairs, open_corpus
+
+    config = typed(PretrainConfig, fields)
+    mesh, optimizer, seed = make_mesh(config.fsdp), make_optimizer(config.optimizer, config.steps), np.uint32(config.seed)
+    init = lambda key: init_masked_lm(key, config.model, of_pairs(config))  # noqa: E731
+    abstract = abstract_state(init, optimizer, mesh)
+    masking = Masking(config.data.masking, config.data.masking_rate)
+    batches = on_mesh(train_batches(open_corpus(config.data), masking, config.batch_size, config.seed), batch_sharding(mesh))
+    batch = next(weigh_pairs(batches, batch_sharding(mesh)) if of_pairs(config) else batches)
+    microbatches = accumulation(config.batch_size, config.microbatch_size, mesh)
+    step = make_train_step(masked_lm_loss(config.model), optimizer, microbatches, mesh, config.guard)
+    step = compile_train_step(step, abstract, batch, seed)
+    states = [init_state(init, optimizer, config.seed, abstract)]
+
+    def run(steps: int) -> float:
+        started = time.perf_counter()
+        for _ in range(steps):
+            states[0], metrics = step(states[0], batch, seed)
+        jax.block_until_ready((states[0], metrics))
+        return (time.perf_counter() - started) / steps
+
+    run(1)
+    return run
+
+
+def compared(run: dict, bare: list[float], whole: ConfigDict) -> dict[str, dict[str, float]]:
+    """One round's rates, seconds of what is done now and then, and what all that costs at the cadence of `whole`.
+
+    Args:
+      bare: seconds of a step alone, one a lap.
+    """
+    fields, ledger, alone = run["fields"], run["ledger"], statistics.median(bare)
+    evaluations, saves = (-(-fields["steps"] // fields[name]) for name in ("eval_every", "checkpoint_every"))
+    behind_one = lambda start: any(start % fields[name] == 0 for name in ("eval_every", "checkpoint_every"))  # noqa: E731
+    undisturbed = [seconds for start, _, seconds in run["laps"] if not behind_one(start)]
+    if not undisturbed:
+        raise RuntimeError("there is no lap without an evaluation, a checkpoint or the start before it; lower log_every")
+    in_run = statistics.median(undisturbed)
+    slowed = sum((end - start) * (seconds - in_run) for start, end, seconds in run["laps"] if start and behind_one(start))
+    tokens = fields["batch_size"] * fields["data"]["length"]
+    seconds = {
+        "an evaluation": ledger["evaluate"] / evaluations,
+        "a checkpoint, while the steps stand still": ledger["checkpoint"] / saves,
+        "a checkpoint, by slower steps while it is written": slowed / saves,
+    }
+    evaluation, stop, slower = seconds.values()
+    return {
+        "tokens/s": {"of the bare step": tokens / alone, "in a run": tokens / in_run},
+        "seconds": seconds,
+        "cost": {
+            "of the loop": in_run / alone - 1,
+            "of evaluations": evaluation / alone / whole.eval_every,
+            "of checkpoints": (stop + slower) / alone / whole.checkpoint_every,
+        },
+    }
+
+
+def measure(
+    quick: bool = False, config: str = "configs/tiny.py", steps: int = 300, rounds: int = 3, arguments: Sequence[str] = ()
+) -> dict:
+    """Rates, seconds and costs as `compared` names them, spread over the rounds; shares of the bare step's time.
+
+    Args:
+      quick: one short run of a small model, which tells nothing but that it works.
+      arguments: further `--config.FIELD=VALUE`.
+    """
+    if quick:
+        steps, rounds, arguments = 60, 1, [f"--config.{name}={value}" for name, value in QUICK.items()]
+    whole, bare, runs = runpy.run_path(str(ROOT / config))["get_config"](), None, []
+    given = [f"--config.{name}={value}" for name, value in scaled(whole, steps).items()]
+    for _ in range(rounds):
+        with tempfile.TemporaryDirectory() as folder:
+            runs.append(run_main([f"--config={ROOT / config}", *given, *arguments], Path(folder, "run")))
+        fields = runs[-1]["fields"]
+        bare = bare or bare_step(fields)
+        runs[-1]["bare"] = [bare(fields["log_every"]) for _ in range(steps // fields["log_every"])]
+    of_rounds = [compared(run, run["bare"], whole) for run in runs]
+    found = {
+        part: {name: spread([each[part][name] for each in of_rounds]) for name in names} for part, names in of_rounds[0].items()
+    }
+    model = f"{fields['model']['num_layers']} layers, hidden {fields['model']['hidden_size']}"
+    shape = f"{fields['batch_size']} rows of {fields['data']['length']}"
+    machine = f"{os.cpu_count()} cores, {jax.devices()[0].device_kind}"
+    cadence = f"an evaluation every {whole.eval_every:,} steps, a checkpoint every {whole.checkpoint_every:,}"
+    what = f"{model}, {shape}; runs of {fields['steps']:,} steps, {rounds} rounds in turn, {machine}; cost: with {cadence}"
+    return found | {"what": what, "runs": runs}
+
+
+def lines(found: dict) -> list[str]:
+    """A table in Markdown."""
+    rows = ["| | median | smallest | largest |", "|---|---|---|---|"]
+    for part, form in (("tokens/s", ",.0f"), ("seconds", ",.2f"), ("cost", ".2%")):
+        for name, of_rounds in found[part].items():
+            rows.append(f"| {part} {name} | " + " | ".join(f"{value:{form}}" for value in of_rounds.values()) + " |")
+    return rows
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.whole_run", description=__doc__.split("\n")[0])
+    parser.add_argument("--config", default="configs/tiny.py", help="--config.FIELD=VALUE too (default %(default)s)")
+    parser.add_argument("--steps", type=int, default=300, help="of a run (default %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3, help="default %(default)s")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
+    args, fields = parser.parse_known_args(argv)
+    if wrong := [field for field in fields if not field.startswith("--config.")]:
+        parser.error(f"unrecognized arguments: {' '.join(wrong)}")
+    found = measure(False, args.config, args.steps, args.rounds, fields)
+    if args.json:
+        print(json.dumps(found))
+        return
+    print(found["what"])
+    print("\n".join(lines(found)))
+
+
+if __name__ == "__main__":
+    main()
