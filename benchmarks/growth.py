@@ -219,6 +219,8 @@ def _time(seconds: float) -> str:
 def lines(found: dict) -> list[str]:
     """A table in Markdown."""
     rows = [
+        f"{found['model']}; {found['rounds']} rounds in turn, {found['machine']}",
+        "",
         "| what grows | sizes | median times | exponent (95%) | of FLOPs | largest two | of FLOPs | expected |",
         "|---|---|---|---|---|---|---|---|",
     ]
@@ -244,7 +246,6 @@ def main(argv: list[str] | None = None) -> None:
     if args.json:
         print(json.dumps(found))
         return
-    print(f"{found['model']}; {found['rounds']} rounds in turn, {found['machine']}")
     print("\n".join(lines(found)))
 
 

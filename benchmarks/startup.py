@@ -79,13 +79,17 @@ def main() -> None:
             for name, value in measured.items():
                 seconds.setdefault(name, []).append(value)
     machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
-    if args.json:
-        print(json.dumps({"config": args.config, "machine": machine, "rounds": args.rounds, "seconds": seconds}))
-        return
-    print(f"{'seconds from the command to':32} {'median':>9} {'smallest':>9} {'largest':>9}")
-    for name, values in seconds.items():
-        print(f"{name:32} " + " ".join(f"{value:9.2f}" for value in spread(values).values()))
-    print(f"{args.config}, {args.rounds} rounds, {machine}")
+    found = {"config": args.config, "machine": machine, "rounds": args.rounds, "seconds": seconds}
+    print(json.dumps(found) if args.json else "\n".join(lines(found)))
+
+
+def lines(found: dict) -> list[str]:
+    """A table in Markdown."""
+    table = [f"{found['config']}, {found['rounds']} rounds; {found['machine']}", ""]
+    table += ["| seconds from the command to | median | smallest | largest |", "|---|---|---|---|"]
+    for name, values in found["seconds"].items():
+        table.append(f"| {name} | " + " | ".join(f"{value:.2f}" for value in spread(values).values()) + " |")
+    return table
 
 
 if __name__ == "__main__":

@@ -1,23 +1,28 @@
 """One training step beside its peers, and beside the limit of the machine.
 
     python -m benchmarks.train_step [--shape base] [--rows 8] [--length 128] [--dtype float32] [--sides …] [--json]
+    python -m benchmarks.train_step --shape base,large --rows 32 --length 512,128 --dtype bfloat16 --dropout 0.1,0 \
+        --remat none,dots --minutes 9
 
 Forward, backward and AdamW of a masked LM that predicts 15% of the positions. Peers are transformers' RobertaForMaskedLM in
 PyTorch (eager, SDPA, torch.compile) and, where a Python with transformers 4.57, the last that has it, is named by
 --flax_python, its FlaxRobertaForMaskedLM. Each side is a process of its own. On a CPU all are there at once and take turns,
 and ratios are of steps of the same round; on a GPU each has the device for itself. The share of the limit is the FLOPs that
 the model needs (no recomputation, predicted positions only) a second, by the best rate of large products in the same round.
+Where a field has several values, parted by commas, all cases that they give are measured, as far as --minutes go.
 Expected on two CPU cores, base, 8 × 128, float32: at least 1.5 times PyTorch eager, 1.35 times Flax and 65% of the limit.
 """
 
 import argparse
 import dataclasses
+import itertools
 import json
 import os
 import platform
 import statistics
 import subprocess
 import sys
+import time
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -85,7 +90,7 @@ def measure(case: Case, sides: list[str], rounds: int, steps: int, flax_python: 
             found[side]["prepared"] = worker.ask()["prepared"]
             worker.ask("step")
             return worker
-        except RuntimeError as error:
+        except (RuntimeError, OSError) as error:
             found[side] = {"failed": str(error)}
             return None
 
@@ -179,23 +184,36 @@ def main() -> None:
         return
     parser = argparse.ArgumentParser(prog="python -m benchmarks.train_step", description=__doc__.split("\n")[0])
     for field in dataclasses.fields(Case):
-        parser.add_argument(f"--{field.name}", type=type(field.default), default=field.default, help="default %(default)s")
+        parser.add_argument(
+            f"--{field.name}",
+            type=lambda text, field=field: [field.type(part) for part in text.split(",")],
+            default=[field.default],
+            help=f"default {field.default}",
+        )
     known = [side for side in SIDES if side != LIMIT]
     parser.add_argument("--sides", default=",".join(known), help="parted by commas (default: all, %(default)s)")
     parser.add_argument("--rounds", type=int, default=5, help="default %(default)s")
     parser.add_argument("--steps", type=int, default=2, help="of a side in its turn; their median counts (default %(default)s)")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="after which no further case begins")
     parser.add_argument(
         "--flax_python", default=sys.executable, help="an interpreter that has transformers 4.57, flax and optax"
     )
-    parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
+    parser.add_argument("--json", action="store_true", help="print a line of JSON a case instead of its table")
     args = parser.parse_args()
     sides = [side.strip() for side in args.sides.split(",")]
     if unknown := set(sides) - set(known):
         parser.error(f"--sides: {', '.join(unknown)}; there are {', '.join(known)}")
-    case = Case(**{field.name: getattr(args, field.name) for field in dataclasses.fields(Case)})
-    on_cpu = "cores" in machine()
-    found = measure(case, sides, args.rounds, args.steps, args.flax_python, at_once=on_cpu)
-    print(json.dumps(found | {"rows": rows_of(found)}) if args.json else "\n".join(lines(found)))
+    values = [getattr(args, field.name) for field in dataclasses.fields(Case)]
+    end, on_cpu = time.monotonic() + 60 * args.minutes, "cores" in machine()
+    for number, case in enumerate(itertools.starmap(Case, itertools.product(*values))):
+        if time.monotonic() > end:
+            print(f"{args.minutes:g} minutes are over: {case} and what follows were not measured", file=sys.stderr)
+            break
+        found = measure(case, sides, args.rounds, args.steps, args.flax_python, at_once=on_cpu)
+        print(
+            json.dumps(found | {"rows": rows_of(found)}) if args.json else "\n".join([""] * bool(number) + lines(found)),
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

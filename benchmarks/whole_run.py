@@ -159,7 +159,7 @@ def measure(
 
 def lines(found: dict) -> list[str]:
     """A table in Markdown."""
-    rows = ["| | median | smallest | largest |", "|---|---|---|---|"]
+    rows = [found["what"], "", "| | median | smallest | largest |", "|---|---|---|---|"]
     for part, form in (("tokens/s", ",.0f"), ("seconds", ",.2f"), ("cost", ".2%")):
         for name, of_rounds in found[part].items():
             rows.append(f"| {part} {name} | " + " | ".join(f"{value:{form}}" for value in of_rounds.values()) + " |")
@@ -179,7 +179,6 @@ def main(argv: list[str] | None = None) -> None:
     if args.json:
         print(json.dumps(found))
         return
-    print(found["what"])
     print("\n".join(lines(found)))
 
 

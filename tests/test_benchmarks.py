@@ -1,0 +1,65 @@
+"""The benchmarks that stand in the performance report: their work is what they say, and their tables hold what was measured."""
+
+import dataclasses
+import json
+import sys
+from datetime import date
+
+import numpy as np
+import pytest
+
+from benchmarks import report, train_step
+from benchmarks.sides import LIMIT, Case
+
+SMALL = Case("tiny", rows=8, length=32, vocab_size=512, layers=1, dropout=0.0)
+
+
+def test_all_sides_predict_the_same_tokens():
+    batch, everywhere = SMALL.batch(), SMALL.labels_everywhere()
+    assert (everywhere >= 0).sum() == batch["weights"].sum() == SMALL.rows * (SMALL.slots - 1)
+    for row in range(SMALL.rows):
+        of_ours = dict(zip(batch["positions"][row, :-1].tolist(), batch["labels"][row, :-1].tolist()))
+        assert {int(i): int(everywhere[row, i]) for i in np.flatnonzero(everywhere[row] >= 0)} == of_ours
+        assert all(batch["input_ids"][row, i] == SMALL.vocab_size - 1 for i in of_ours)
+
+
+@pytest.fixture(scope="module")
+def found() -> dict:
+    sides = ["roberta_jax", "PyTorch eager", "FlaxRoberta"]
+    return train_step.measure(SMALL, sides, rounds=2, steps=1, flax_python="no/python", at_once=True)
+
+
+def test_a_step_of_each_side_is_measured_in_its_own_process(found):
+    ours, limit, theirs = (found["sides"][name] for name in ("roberta_jax", LIMIT, "PyTorch eager"))
+    assert all(len(side["seconds"]) == 2 and min(side["seconds"]) > 0 for side in (ours, limit, theirs))
+    rows = {row["side"]: row for row in train_step.rows_of(found)}
+    assert rows["roberta_jax"]["ratio"]["smallest"] == rows["roberta_jax"]["ratio"]["largest"] == 1
+    tokens = SMALL.rows * SMALL.length
+    assert rows["PyTorch eager"]["tokens/s"]["largest"] == tokens / min(theirs["seconds"])
+    assert rows["roberta_jax"]["share"]["largest"] == max(a / b for a, b in zip(limit["seconds"], ours["seconds"]))
+
+
+def test_a_side_that_cannot_run_is_named_with_its_reason(found):
+    (line,) = [line for line in train_step.lines(found) if line.startswith("| FlaxRoberta")]
+    assert found["sides"]["FlaxRoberta"]["failed"] in line and "no/python" in line
+
+
+def test_the_report_is_written_from_what_is_kept(found, tmp_path, monkeypatch):
+    kept = {"step": [{"command": "python -m benchmarks.train_step", "found": found}]}
+    day = date.today().isoformat()
+    (tmp_path / f"performance-{day}.json").write_text(json.dumps(kept))
+    (tmp_path / f"performance-{day}-notes.md").write_text("## What holds the rest\n\nMemory.\n")
+    monkeypatch.setattr(sys, "argv", ["report", "--parts=", f"--out={tmp_path}"])
+    report.main()
+    text = (tmp_path / f"performance-{day}.md").read_text()
+    assert "    python -m benchmarks.train_step\n" in text and "| PyTorch eager |" in text and text.endswith("Memory.\n")
+    assert (tmp_path / f"performance-{day}.png").stat().st_size > 10_000
+
+
+def test_cases_are_all_that_the_fields_give(monkeypatch, capsys):
+    monkeypatch.setattr(train_step, "measure", lambda case, *_, **__: {"case": dataclasses.asdict(case), "sides": {}})
+    monkeypatch.setattr(train_step, "rows_of", lambda found: [])
+    monkeypatch.setattr(sys, "argv", ["train_step", "--shape=base,large", "--length=512,128", "--rows=2", "--json"])
+    train_step.main()
+    cases = [json.loads(line)["case"] for line in capsys.readouterr().out.splitlines()]
+    assert [(case["shape"], case["length"]) for case in cases] == [(s, n) for s in ("base", "large") for n in (512, 128)]
