@@ -24,6 +24,7 @@ import numpy as np
 
 from benchmarks import ASSETS, in_turn, spread
 from benchmarks.sides import Case
+from roberta_jax.memory import use_huge_pages
 from roberta_jax.model.encoder import RobertaConfig
 from roberta_jax.model.flops import train_flops
 from roberta_jax.model.heads import init_masked_lm
@@ -190,12 +191,7 @@ def exponent(sizes: np.ndarray, seconds: list[list[float]]) -> dict:
     }
 
 
-def measure(quick: bool = False, rounds: int = 7) -> dict:
-    """All of it; `quick` takes two sizes of each, a small model and two rounds, which tell nothing but that it works."""
-    config, grids = MIDDLE, GRIDS
-    if quick:
-        config, rounds = RobertaConfig(512, 1, 64, 128, 2, dropout=0.0, attention_dropout=0.0), 2
-        grids = {what: sizes[:2] for what, sizes in GRIDS.items()} | {"batch": [4, 8], "length": [64, 128]}
+def measure(rounds: int, config: RobertaConfig = MIDDLE, grids: dict[str, list[int]] = GRIDS) -> dict:
     seconds = of_steps(config, grids, rounds)
     with tempfile.TemporaryDirectory() as folder:
         of_pipeline, corpus_rows = of_batches(Path(folder), grids, rounds)
@@ -237,12 +233,12 @@ def lines(found: dict) -> list[str]:
     return rows
 
 
-def main(argv: list[str] | None = None) -> None:
+def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.growth", description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=7, help="default %(default)s")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
-    args = parser.parse_args(argv)
-    found = measure(rounds=args.rounds)
+    args = parser.parse_args()
+    found = measure(args.rounds)
     if args.json:
         print(json.dumps(found))
         return
@@ -250,4 +246,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    use_huge_pages()  # as main does
     main()

@@ -28,6 +28,7 @@ from pathlib import Path
 
 from benchmarks import spread
 from benchmarks.sides import LIMIT, SIDES, Case
+from roberta_jax.memory import use_huge_pages
 
 
 class Worker:
@@ -69,6 +70,8 @@ class Worker:
 
 def work(side: str, case: Case) -> None:
     """The worker's end."""
+    if side == "roberta_jax":
+        use_huge_pages()  # as main does
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints is no answer
     made = SIDES[side](case)

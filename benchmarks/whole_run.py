@@ -25,8 +25,9 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from benchmarks import ASSETS, spread
+from benchmarks import spread
 from roberta_jax.config import typed
+from roberta_jax.memory import use_huge_pages
 from roberta_jax.model.heads import init_masked_lm
 from roberta_jax.training.losses import masked_lm_loss, weigh_pairs
 from roberta_jax.training.optimizer import make_optimizer
@@ -34,9 +35,6 @@ from roberta_jax.training.sharding import batch_sharding, make_mesh
 from roberta_jax.training.step import abstract_state, accumulation, compile_train_step, init_state, make_train_step
 
 ROOT = Path(__file__).parents[1]
-QUICK = {  # of the test assets, whose preparation takes seconds
-    "data.source": ASSETS / "text", "data.tokenizer": 512, "model.vocab_size": 512, "model.num_layers": 1, "batch_size": 8,
-}  # fmt: skip
 
 
 def scaled(whole: ConfigDict, steps: int) -> dict[str, int]:
@@ -126,17 +124,12 @@ def compared(run: dict, bare: list[float], whole: ConfigDict) -> dict[str, dict[
     }
 
 
-def measure(
-    quick: bool = False, config: str = "configs/tiny.py", steps: int = 300, rounds: int = 3, arguments: Sequence[str] = ()
-) -> dict:
+def measure(config: str, steps: int, rounds: int, arguments: Sequence[str]) -> dict:
     """Rates, seconds and costs as `compared` names them, spread over the rounds; shares of the bare step's time.
 
     Args:
-      quick: one short run of a small model, which tells nothing but that it works.
       arguments: further `--config.FIELD=VALUE`.
     """
-    if quick:
-        steps, rounds, arguments = 60, 1, [f"--config.{name}={value}" for name, value in QUICK.items()]
     whole, bare, runs = runpy.run_path(str(ROOT / config))["get_config"](), None, []
     given = [f"--config.{name}={value}" for name, value in scaled(whole, steps).items()]
     for _ in range(rounds):
@@ -166,16 +159,16 @@ def lines(found: dict) -> list[str]:
     return rows
 
 
-def main(argv: list[str] | None = None) -> None:
+def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.whole_run", description=__doc__.split("\n")[0])
     parser.add_argument("--config", default="configs/tiny.py", help="--config.FIELD=VALUE too (default %(default)s)")
     parser.add_argument("--steps", type=int, default=300, help="of a run (default %(default)s)")
     parser.add_argument("--rounds", type=int, default=3, help="default %(default)s")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
-    args, fields = parser.parse_known_args(argv)
+    args, fields = parser.parse_known_args()
     if wrong := [field for field in fields if not field.startswith("--config.")]:
         parser.error(f"unrecognized arguments: {' '.join(wrong)}")
-    found = measure(False, args.config, args.steps, args.rounds, fields)
+    found = measure(args.config, args.steps, args.rounds, fields)
     if args.json:
         print(json.dumps(found))
         return
@@ -183,4 +176,5 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    use_huge_pages()  # as main does
     main()

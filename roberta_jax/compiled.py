@@ -73,6 +73,8 @@ def matmul_flops(jaxpr: Any) -> float:
             left = equation.invars[0].aval.shape
             total += 2 * math.prod(equation.outvars[0].aval.shape) * math.prod(left[axis] for axis in contracted)
         times = parameters["length"] if name == "scan" else 1
+        if name == "pallas_call":  # its inside shows one place of its grid
+            times = math.prod(parameters["grid_mapping"].grid)
         if name == "shard_map":  # its inside shows one device's share
             axes = next(value for name, value in parameters.items() if name.endswith("manual_axes"))
             times = math.prod(parameters["mesh"].shape[axis] for axis in axes)
@@ -215,6 +217,8 @@ def _moved(one: Instruction, shapes: dict[str, str], computations: dict[str, lis
     if one.opcode == "fusion" and (inner := computations.get(dict(_calls(one)).get("calls", ""))):
         reads = sum(_read(inner, number, source, computations) for number, source in enumerate(sources))
         return reads + _written(inner, one.shape)
+    if one.opcode == "custom-call":  # what it takes several times, it takes in parts
+        sources = [shapes.get(name, "") for name in dict.fromkeys(one.operands)]
     return sum(_sizes(one.shape, hbm_only=True)) + sum(sum(_sizes(source, hbm_only=True)) for source in sources)
 
 

@@ -8,6 +8,7 @@ from ml_collections import config_flags
 
 from roberta_jax.config import parse_flags, typed
 from roberta_jax.errors import UserError, exit_with_sentence
+from roberta_jax.memory import use_huge_pages
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The job; --config.FIELD=VALUE changes one of its fields.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "The folder for checkpoints, metrics and the tokenizer.")
@@ -60,5 +61,6 @@ def run(fields: dict, workdir: Path) -> None:
 
 
 if __name__ == "__main__":
+    use_huge_pages()
     flags.mark_flags_as_required(["config", "workdir"])
     exit_with_sentence(lambda: app.run(main, flags_parser=lambda argv: parse_flags(argv, _CONFIG)))

@@ -284,12 +284,13 @@ def activation_bytes(config: Any, rows: int) -> float:
     """What a device keeps of `rows` rows for the backward pass, about: XLA's own choice, counted in a step it compiled.
 
     A layer keeps 7 bytes of each attention probability (float32, in the dtype, a mask), 8 of each feed-forward value and
-    38 of each hidden one; `remat` keeps a layer's input, or its products with weights, and one whole layer at a time.
+    38 of each hidden one; `remat` keeps a layer's input, or its products with weights and attention's output, and one whole
+    layer at a time.
     """
     model, length = config.model, config.data.length
     hidden, wide = length * model.hidden_size, length * model.intermediate_size
     whole = 7 * model.num_heads * length**2 + 8 * wide + 38 * hidden
-    kept = {"none": 0, "dots": 2 * (6 * hidden + wide), "full": 2 * hidden}[model.remat]
+    kept = {"none": 0, "dots": 2 * (7 * hidden + wide), "full": 2 * hidden}[model.remat]
     layers = model.num_layers * kept + whole if kept else model.num_layers * whole
     return rows * (layers + 3 * 4 * _slots(config) * model.vocab_size)  # logits, their gradient, one more
 

@@ -13,6 +13,7 @@ BELOW_INTEROP = {"training", "data", "model", "config", "errors", "imports"}
 MAY_IMPORT = {
     "errors": {"errors"},
     "imports": set(),
+    "memory": set(),
     "config": {"errors"},
     "data": {"data", "errors", "imports"},
     "model": {"model", "errors"},
@@ -28,7 +29,7 @@ MAY_IMPORT = {
     "hardware": {"errors"},
     "plan": {"compiled", "hardware"} | BELOW_INTEROP,
     "ablations": {"ablations", "tasks", "interop"} | BELOW_INTEROP,
-    "main": {"ablations", "tasks", "interop"} | BELOW_INTEROP,
+    "main": {"ablations", "tasks", "interop", "memory"} | BELOW_INTEROP,
     "verify_resume": {"interop", "training", "config", "errors"},
 }
 # A command, as main is one, that stands where a person looks for it; nothing imports it.

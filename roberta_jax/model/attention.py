@@ -1,27 +1,58 @@
-"""Which attention runs where. Today one: XLA's, with softmax in float32 and dropout on the probabilities."""
-
-from collections.abc import Callable
+"""Which attention runs where: XLA's, or on TPUs a kernel of our own, see `tpu_attention`."""
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import AxisType
+
+from roberta_jax.model.dropout import dropout
 
 
-def attend(qkv: jax.Array, heads: int, segment_ids: jax.Array, drop: Callable[[jax.Array], jax.Array]) -> jax.Array:
+def attend(qkv: jax.Array, heads: int, segment_ids: jax.Array, rate: float = 0.0, keys: jax.Array | None = None) -> jax.Array:
     """Bidirectional attention among the tokens of the same segment.
 
     Args:
-      qkv: [B, L, 3·D], queries, keys and values, each of all heads.
+      qkv: [B, L, 3·D], queries, keys and values, and of each the heads, side by side.
       segment_ids: int32 [B, L].
-      drop: what becomes of the probabilities [B, H, L, L].
+      rate: of dropout on the probabilities [B, H, L, L].
+      keys: of that dropout, uint32 [B, 2]; without them there is none.
 
     Returns:
       [B, L, D]
     """
+    if _alone_on_a_tpu():
+        from roberta_jax.model.tpu_attention import fits, tpu_attention  # Pallas takes long to import
+
+        if fits(qkv, heads):
+            return tpu_attention(qkv, heads, segment_ids, rate, keys)
+    return xla_attention(qkv, heads, segment_ids, rate, keys)
+
+
+def xla_attention(
+    qkv: jax.Array, heads: int, segment_ids: jax.Array, rate: float = 0.0, keys: jax.Array | None = None
+) -> jax.Array:
+    """`attend` anywhere; scores and probabilities go through memory."""
     batch, length, _ = qkv.shape
     # Heads in front of positions: products of whole matrices, of which a CPU transposes none.
     query, key, value = (x.reshape(batch, length, heads, -1).swapaxes(1, 2) for x in jnp.split(qkv, 3, axis=-1))
     scores = jnp.einsum("bhqd,bhkd->bhqk", query * query.shape[-1] ** -0.5, key, preferred_element_type=jnp.float32)
     same = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]  # [B, 1, L, L]
     probabilities = jax.nn.softmax(jnp.where(same, scores, -1e30), axis=-1).astype(qkv.dtype)
-    attended = jnp.einsum("bhqk,bhkd->bhqd", drop(probabilities), value)
+    attended = jnp.einsum("bhqk,bhkd->bhqd", dropout(probabilities, rate, keys), value)
     return attended.swapaxes(1, 2).reshape(batch, length, -1)
+
+
+def _alone_on_a_tpu() -> bool:
+    """Whether this is traced for one TPU's own rows, as in a training step: XLA cannot spread a kernel over devices."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return on_tpu() and all(mesh.shape[name] == 1 for name in left_to_xla(mesh))
+
+
+def on_tpu() -> bool:
+    """Whether the mesh around is of TPUs: not `jax.default_backend()`, for `plan` compiles for TPUs that are not there."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return device is not None and device.device_kind.startswith("TPU")
+
+
+def left_to_xla(mesh: jax.sharding.AbstractMesh) -> set[str]:
+    """Axes of the mesh over which no shard_map around this code spreads it."""
+    return {name for name, kind in zip(mesh.axis_names, mesh.axis_types) if kind != AxisType.Manual}

@@ -14,7 +14,12 @@ import numpy as np
 GOLDEN = np.uint32(0x9E3779B9)  # 2^32 / golden ratio: spreads small numbers over the word
 
 
-def _mix(x: jax.Array, between: jax.Array | int = 0) -> jax.Array:
+def threshold(rate: float) -> np.uint32:
+    """From which hash on a value is kept."""
+    return np.uint32(round(rate * 2**32))
+
+
+def hashed(x: jax.Array, between: jax.Array | int = 0) -> jax.Array:
     x = (x ^ (x >> 16)) * np.uint32(0x21F0AAAD)
     x = ((x ^ (x >> 15)) + jnp.asarray(between, jnp.uint32)) * np.uint32(0x735A2D97)
     return x ^ (x >> 15)
@@ -22,8 +27,8 @@ def _mix(x: jax.Array, between: jax.Array | int = 0) -> jax.Array:
 
 def fold(keys: jax.Array, number: jax.Array | int) -> jax.Array:
     """Other keys for each number; where `number` has axes, they broadcast with the keys'. uint32 [..., 2] → [..., 2]"""
-    first = _mix(keys[..., 0] + jnp.asarray(number).astype(jnp.uint32) * GOLDEN)
-    return jnp.stack([first, _mix(keys[..., 1] ^ first)], axis=-1)
+    first = hashed(keys[..., 0] + jnp.asarray(number).astype(jnp.uint32) * GOLDEN)
+    return jnp.stack([first, hashed(keys[..., 1] ^ first)], axis=-1)
 
 
 def row_keys(seed: jax.Array | int, step: jax.Array | int, rows: int) -> jax.Array:
@@ -48,8 +53,8 @@ def _drop(x: jax.Array, rate: float, keys: jax.Array) -> jax.Array:
     each, index = (-1, *(1,) * (x.ndim - 1)), jnp.zeros((1, *x.shape[1:]), jnp.uint32)
     for axis in range(1, x.ndim):
         index = index * np.uint32(x.shape[axis]) + jax.lax.broadcasted_iota(jnp.uint32, index.shape, axis)
-    bits = _mix(index + keys[:, 0].reshape(each), keys[:, 1].reshape(each))
-    return jnp.where(bits >= np.uint32(round(rate * 2**32)), x * jnp.asarray(1 / (1 - rate), x.dtype), 0)
+    bits = hashed(index + keys[:, 0].reshape(each), keys[:, 1].reshape(each))
+    return jnp.where(bits >= threshold(rate), x * jnp.asarray(1 / (1 - rate), x.dtype), 0)
 
 
 _drop.defvjp(

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from roberta_jax.errors import UserError
 from roberta_jax.model.attention import attend
@@ -16,7 +17,10 @@ from roberta_jax.model.layers import Dense, gelu
 
 REMAT_POLICIES = {
     "none": None,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # keeps the products with weights
+    # Keeps the products with weights, and what the last of them takes from attention, which costs most to compute again.
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable, jax.checkpoint_policies.save_only_these_names("attended")
+    ),
     "full": jax.checkpoint_policies.nothing_saveable,  # keeps only each block's input
 }
 
@@ -113,7 +117,8 @@ class Block(nn.Module):
         c = self.config
 
         qkv = dense(c, (3, c.num_heads, c.hidden_size // c.num_heads), "qkv")(x)  # [B, L, 3·D]
-        attended = attend(qkv, c.num_heads, segment_ids, lambda p: dropout(p, c.attention_dropout, keys, 0))  # [B, L, D]
+        attended = attend(qkv, c.num_heads, segment_ids, c.attention_dropout, keys)  # [B, L, D]
+        attended = checkpoint_name(attended, "attended")
         attended = dropout(dense(c, c.hidden_size, "out")(attended), c.dropout, keys, 1)
         x = layer_norm(c, name="attention_norm")(x + attended)
         y = gelu(dense(c, c.intermediate_size, "up")(x))

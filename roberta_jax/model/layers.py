@@ -7,6 +7,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from roberta_jax.model.attention import on_tpu
+
 
 class Dense(nn.Module):
     """[…, D] → […, product of `features`], as one product of two matrices.
@@ -22,7 +24,8 @@ class Dense(nn.Module):
     def __call__(self, x):
         kernel = self.param("kernel", self.kernel_init, (x.shape[-1], *self.features))
         bias = self.param("bias", nn.initializers.zeros, self.features)
-        flat = x.reshape(-1, x.shape[-1]).astype(self.dtype)
+        # A TPU fuses what follows into the product of rows as they are; of flat rows it writes both to memory.
+        flat = (x if on_tpu() else x.reshape(-1, x.shape[-1])).astype(self.dtype)
         y = flat @ kernel.astype(self.dtype).reshape(x.shape[-1], -1) + bias.astype(self.dtype).reshape(-1)
         return y.reshape(*x.shape[:-1], -1)
 

@@ -1,0 +1,174 @@
+"""Attention by a kernel for TPUs, in Pallas: scores and probabilities stay in VMEM, where XLA's go through HBM.
+
+A row's whole attention lies in VMEM, so nothing is computed by parts as in flash attention, and nothing but queries, keys
+and values is kept for the backward pass. The kernel drops what `dropout` drops, for the mask is computed and not drawn.
+"""
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import tpu as pltpu
+from jax.sharding import PartitionSpec as P
+
+from roberta_jax.model.attention import left_to_xla
+from roberta_jax.model.dropout import fold, hashed, threshold
+
+LANES = 128  # of a TPU's vector; a kernel takes as many heads at once as fill them
+QUERIES = 256  # whose scores are there at once, where so many go into a row
+
+
+def fits(qkv: jax.Array, heads: int) -> bool:
+    """Whether the kernel takes these: whole vectors, and little enough for VMEM, of which a v4 gives it 16 MiB."""
+    _, length, three = qkv.shape
+    width = three // 3
+    whole = length % LANES == 0 and width % LANES == 0 and LANES % (width // heads) == 0
+    return whole and length <= 512 and length * three * qkv.dtype.itemsize <= 4 * 2**20
+
+
+def tpu_attention(
+    qkv: jax.Array,
+    heads: int,
+    segment_ids: jax.Array,
+    rate: float = 0.0,
+    keys: jax.Array | None = None,
+    interpret: bool = False,
+) -> jax.Array:
+    """`attend` by a kernel for TPUs, whose backward pass computes the probabilities again.
+
+    Args:
+      interpret: run it by XLA, on any device.
+    """
+    if keys is None:
+        rate, keys = 0.0, jnp.zeros((len(qkv), 2), jnp.uint32)
+    size = qkv.shape[-1] // 3 // heads
+    return _attention_kernel(qkv, segment_ids[:, None], fold(keys, 0)[:, None], size, rate, interpret)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def _attention_kernel(qkv, segments, keys, size, rate, interpret):
+    return _call(_forward, (qkv, segments, keys), qkv.shape[-1] // 3, size, rate, interpret)
+
+
+def _call(kernel, inputs, width: int, size: int, rate: float, interpret: bool) -> jax.Array:
+    """Runs a kernel for each row and each few heads that fill the lanes. → [B, L, width]
+
+    Args:
+      inputs: qkv [B, L, 3·D], segments int32 [B, 1, L], keys uint32 [B, 1, 2] and, going back, a gradient [B, L, D].
+    """
+    qkv, *_ = inputs
+    batch, length, three = qkv.shape
+    blocks = three // 3 // LANES
+    a_block = partial(pl.BlockSpec, (None, length, LANES))
+    in_specs = [a_block(lambda row, block, at=at: (row, 0, at * blocks + block)) for at in range(3)]
+    in_specs += [
+        pl.BlockSpec((None, 1, length), lambda row, block: (row, 0, 0)),
+        pl.BlockSpec((None, 1, 2), lambda row, block: (row, 0, 0), memory_space=pltpu.SMEM),
+    ]
+    in_specs += [a_block(lambda row, block: (row, 0, block)) for _ in inputs[3:]]
+    going_back = width == three
+    cost = pl.CostEstimate(
+        flops=(5 if going_back else 2) * 2 * batch * length**2 * three // 3,
+        transcendentals=batch * length**2 * (three // 3 // size),
+        bytes_accessed=sum(x.size * x.dtype.itemsize for x in inputs) + batch * length * width * qkv.dtype.itemsize,
+    )
+    # All of a row's gradient stays in VMEM while its blocks are made, for they lie apart in it.
+    out_spec = pl.BlockSpec((None, length, three), lambda row, block: (row, 0, 0)) if going_back else in_specs[0]
+    call = pl.pallas_call(
+        partial(kernel, size=size, rate=rate),
+        out_shape=jax.ShapeDtypeStruct((batch, length, width), qkv.dtype),
+        grid=(batch, blocks),
+        in_specs=in_specs,
+        out_specs=out_spec,
+        compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary")),
+        cost_estimate=cost,
+        interpret=interpret,
+    )
+    if rest := left_to_xla(jax.sharding.get_abstract_mesh()):  # of one device each: a kernel wants them said
+        call = jax.shard_map(call, in_specs=P(), out_specs=P(), axis_names=rest, check_vma=False)
+    return call(qkv, qkv, *inputs)
+
+
+def _exponents(query, key, segments, queries):
+    """exp(score - greatest) and 1 / its sum, of some queries and all keys. float32 [Q, L], [Q, 1]"""
+    scores = _dot(query, key, 1, 1)
+    own = jnp.transpose(segments[:, queries])  # [Q, 1]
+    scores = jnp.where(own == segments, scores, -1e30)
+    exponents = jnp.exp(scores - scores.max(axis=-1, keepdims=True))
+    return exponents, 1 / exponents.sum(axis=-1, keepdims=True)
+
+
+def _dot(left, right, left_axis: int, right_axis: int) -> jax.Array:
+    contracted = (((left_axis,), (right_axis,)), ((), ()))
+    return jax.lax.dot_general(left, right, contracted, preferred_element_type=jnp.float32)
+
+
+def _kept(keys_ref, head, start: int, shape, rate: float) -> jax.Array:
+    """Which probabilities of a head stay: those that `dropout` keeps of [H, L, L]. bool [Q, L]"""
+    length = np.uint32(shape[1])
+    rows = jax.lax.broadcasted_iota(jnp.int32, shape, 0).astype(jnp.uint32) + np.uint32(start)
+    columns = jax.lax.broadcasted_iota(jnp.int32, shape, 1).astype(jnp.uint32)
+    index = (head.astype(jnp.uint32) * length + rows) * length + columns
+    return hashed(index + keys_ref[0, 0], keys_ref[0, 1]) >= threshold(rate)
+
+
+def _forward(query_ref, key_ref, value_ref, segments_ref, keys_ref, out_ref, *, size: int, rate: float):
+    length, block = query_ref.shape[0], pl.program_id(1)
+    some = math.gcd(length, QUERIES)
+    segments = segments_ref[...]
+    for number in range(LANES // size):
+        head = slice(number * size, (number + 1) * size)
+        key, value = key_ref[:, head], value_ref[:, head]
+        for start in range(0, length, some):
+            queries = slice(start, start + some)
+            query = query_ref[queries, head] * size**-0.5
+            exponents, scale = _exponents(query, key, segments, queries)
+            if rate:
+                kept = _kept(keys_ref, block * (LANES // size) + number, start, exponents.shape, rate)
+                exponents, scale = jnp.where(kept, exponents, 0), scale * (1 / (1 - rate))
+            out = _dot(exponents.astype(value.dtype), value, 1, 0) * scale
+            out_ref[queries, head] = out.astype(out_ref.dtype)
+
+
+def _backward(query_ref, key_ref, value_ref, segments_ref, keys_ref, gradient_ref, out_ref, *, size: int, rate: float):
+    length, block = query_ref.shape[0], pl.program_id(1)
+    some = math.gcd(length, QUERIES)
+    segments, dtype, width = segments_ref[...], query_ref.dtype, out_ref.shape[1] // 3
+    made = [[], [], []]
+    for number in range(LANES // size):
+        head = slice(number * size, (number + 1) * size)
+        key, value = key_ref[:, head], value_ref[:, head]
+        of_query, of_key, of_value = [], 0.0, 0.0
+        for start in range(0, length, some):
+            queries = slice(start, start + some)
+            query, gradient = query_ref[queries, head] * size**-0.5, gradient_ref[queries, head]
+            exponents, scale = _exponents(query, key, segments, queries)
+            probabilities = exponents * scale
+            dropped, back = probabilities, _dot(gradient, value, 1, 1)  # [Q, L]
+            if rate:
+                kept = _kept(keys_ref, block * (LANES // size) + number, start, exponents.shape, rate)
+                dropped, back = (jnp.where(kept, x * (1 / (1 - rate)), 0) for x in (dropped, back))
+            of_value += _dot(dropped.astype(dtype), gradient, 0, 0)  # [L, D/H]
+            of_score = probabilities * (back - (probabilities * back).sum(axis=-1, keepdims=True))
+            of_score = of_score.astype(dtype)
+            of_query.append(_dot(of_score, key, 1, 0) * size**-0.5)
+            of_key += _dot(of_score, query, 0, 0)
+        for into, x in zip(made, (jnp.concatenate(of_query), of_key, of_value)):
+            into.append(x.astype(dtype))
+    for at, parts in enumerate(made):
+        start = pl.multiple_of(at * width + block * LANES, LANES)
+        out_ref[:, pl.ds(start, LANES)] = jnp.concatenate(parts, axis=1)
+
+
+def _kernel_forward(qkv, segments, keys, size, rate, interpret):
+    return _attention_kernel(qkv, segments, keys, size, rate, interpret), (qkv, segments, keys)
+
+
+def _kernel_backward(size, rate, interpret, inputs, gradient):
+    return _call(_backward, (*inputs, gradient), inputs[0].shape[-1], size, rate, interpret), None, None
+
+
+_attention_kernel.defvjp(_kernel_forward, _kernel_backward)
