@@ -83,7 +83,8 @@ def work(side: str, case: Case) -> None:
 
 def measure(case: Case, sides: list[str], rounds: int, steps: int, flax_python: str, at_once: bool) -> dict:
     """Per side {"seconds": one a round, "prepared", "memory"} or {"failed"}; first of all steps is one that does not count."""
-    sides = [LIMIT, *sides]
+    sides, machine = [LIMIT, *sides], f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
+    machine = f"{gpus()}; {machine}" if gpus() else machine
     found: dict[str, dict] = {}
 
     def begin(side: str, stack: ExitStack) -> Worker | None:
@@ -119,17 +120,16 @@ def measure(case: Case, sides: list[str], rounds: int, steps: int, flax_python: 
                 if worker := begin(side, stack):
                     for _ in range(rounds):
                         turn(worker)
-    return {"case": dataclasses.asdict(case), "sides": found, "machine": machine()}
+    return {"case": dataclasses.asdict(case), "sides": found, "machine": machine}
 
 
-def machine() -> str:
+def gpus() -> str:
+    """Their names, or nothing."""
     try:
-        name = subprocess.run(
-            ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"], capture_output=True, text=True
-        ).stdout
+        asked = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+        return ", ".join(subprocess.run(asked, capture_output=True, text=True).stdout.strip().splitlines())
     except OSError:
-        name = ""
-    return name.strip() or f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
+        return ""
 
 
 def rows_of(found: dict) -> list[dict]:
@@ -207,12 +207,12 @@ def main() -> None:
     if unknown := set(sides) - set(known):
         parser.error(f"--sides: {', '.join(unknown)}; there are {', '.join(known)}")
     values = [getattr(args, field.name) for field in dataclasses.fields(Case)]
-    end, on_cpu = time.monotonic() + 60 * args.minutes, "cores" in machine()
+    end, at_once = time.monotonic() + 60 * args.minutes, not gpus()
     for number, case in enumerate(itertools.starmap(Case, itertools.product(*values))):
         if time.monotonic() > end:
             print(f"{args.minutes:g} minutes are over: {case} and what follows were not measured", file=sys.stderr)
             break
-        found = measure(case, sides, args.rounds, args.steps, args.flax_python, at_once=on_cpu)
+        found = measure(case, sides, args.rounds, args.steps, args.flax_python, at_once)
         print(
             json.dumps(found | {"rows": rows_of(found)}) if args.json else "\n".join([""] * bool(number) + lines(found)),
             flush=True,
