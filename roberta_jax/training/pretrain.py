@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from roberta_jax.data import encodings, packing
 from roberta_jax.data.corpus import Corpus
 from roberta_jax.data.documents import Reading
-from roberta_jax.data.masking import Masking
+from roberta_jax.data.masking import STATIC_PATTERNS, Masking
 from roberta_jax.data.pipeline import on_mesh, ordered, train_batches, valid_batches
 from roberta_jax.data.prepare import DEFAULT_CACHE, Recipe, prepare
 from roberta_jax.data.tokenizer import Encoding
@@ -165,6 +165,8 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: tuple[RobertaConfig
     )
     epochs = config.steps * config.batch_size / len(corpus.train)
     say(f"{len(corpus.train):,} rows of {corpus.length} in {corpus.folder}: {config.steps:,} steps are {epochs:.2f} epochs")
+    if masking.mode == "static" and epochs <= STATIC_PATTERNS:
+        say(f"static masks come again after {STATIC_PATTERNS} epochs: all of this run's are those of dynamic ones")
     state = train(job, config, workdir)
     if state is not None:
         say(f"a unigram model of the train split has loss {unigram_loss(corpus, masking):.4f} on the same predictions")

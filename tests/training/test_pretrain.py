@@ -22,7 +22,9 @@ def test_a_run_on_pairs_begins_with_any_model_and_gives_one_without_the_head(sma
     fields.update(steps=2, batch_size=16, log_every=1, eval_every=2, checkpoint_every=1)
     fields.optimizer.update(warmup_steps=1)
     fields.model.update(num_layers=1, hidden_size=32, intermediate_size=64, vocab_size=400)
-    fields.data.update(source=str(corpus.folder), tokenizer=str(vocabulary), format="segment-pair", fraction=0.5)
+    fields.data.update(
+        source=str(corpus.folder), tokenizer=str(vocabulary), format="segment-pair", masking="static", fraction=0.5
+    )
     config = typed(PretrainConfig, fields.to_dict())
     assert of_pairs(config) and model_of(config).num_token_types == 2 and config.model.num_token_types == 1
     initial = jax.device_get(jax.jit(init_masked_lm, static_argnums=1)(jax.random.key(7), config.model))
@@ -35,7 +37,10 @@ def test_a_run_on_pairs_begins_with_any_model_and_gives_one_without_the_head(sma
         assert last["perplexity"] == pytest.approx(np.exp(last["mlm_loss"]), rel=1e-5)
         assert 0.4 < last["nsp_loss"] < 1.2 and 0 < last["nsp_accuracy"] < 1 and "pairs" not in last
     rows = corpus.manifest["rows"]["train"] // 2
-    assert f"{rows:,} rows of 64 in {corpus.folder}: 2 steps are {32 / rows:.2f} epochs" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert (
+        f"{rows:,} rows of 64 in {corpus.folder}: 2 steps are {32 / rows:.2f} epochs\nstatic masks come again after 10" in said
+    )
     assert json.loads((tmp_path / "run" / "config.json").read_text())["model"]["num_token_types"] == 2
 
     found = hub.load(tmp_path / "run", 1)  # the first update of a warm-up changes nothing
