@@ -138,7 +138,7 @@ def make_train_step(
         return P(*(name if name == "data" else None for name in moment_spec(mesh, path, x.shape)))
 
     def summed(params: Any, *inputs: Any) -> tuple[Any, dict]:
-        if mesh.size == 1:  # attention wants to know the device
+        if mesh.size == 1:  # so that attention sees for which device it is traced
             return jax.shard_map(accumulated, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)(params, *inputs)
         if mesh.shape["data"] == 1:  # XLA cannot sum over an axis of one device beside axes of several
             return accumulated(params, *inputs)
