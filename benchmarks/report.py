@@ -26,7 +26,7 @@ PARTS = {  # name → title, module, what the module makes lines of, and its com
     "step": (
         "One step beside its peers",
         train_step,
-        ["--shape base --rows 8 --length 128", "--shape base --rows 2 --length 512"],
+        [f"--rows {rows} --rounds 3 --steps 1" for rows in ("8 --length 128", "2 --length 512")],
     ),
     "start": ("From the command to the first step", startup, [""]),
     "whole": (

@@ -103,6 +103,7 @@ def measure(case: Case, sides: list[str], rounds: int, steps: int, flax_python: 
         if "failed" in result:
             return
         try:
+            worker.ask("step")  # its memory and caches were the others'
             result["seconds"].append(statistics.median(worker.ask("step")["seconds"] for _ in range(steps)))
             result["memory"] = worker.ask("memory")["memory"]
         except RuntimeError as error:
