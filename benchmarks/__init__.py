@@ -10,6 +10,10 @@ from pathlib import Path
 ASSETS = Path(os.environ.get("ROBERTA_TEST_ASSETS", Path(__file__).parents[2] / "shared" / "assets"))  # public data
 
 
+def machine() -> str:
+    return f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
+
+
 def in_turn(sides: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
     """Seconds of every side in every round; each second round goes the other way round."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
@@ -32,7 +36,7 @@ def compare(seconds: dict[str, list[float]], amount: float) -> dict:
         "rates": {name: spread([amount / s for s in measured]) for name, measured in seconds.items()},
         "ratios": {name: spread([theirs / mine for mine, theirs in zip(seconds[ours], seconds[name])]) for name in others},
         "rounds": len(seconds[ours]),
-        "machine": f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}",
+        "machine": machine(),
     }
 
 

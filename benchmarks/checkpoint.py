@@ -15,7 +15,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from roberta_jax.data.masking import Masking
+from benchmarks.sides import Case
 from roberta_jax.model.encoder import RobertaConfig
 from roberta_jax.model.heads import init_masked_lm
 from roberta_jax.training.checkpoint import Checkpoints
@@ -38,15 +38,7 @@ def main() -> None:
     mesh, seed, optimizer = make_mesh(), np.uint32(0), make_optimizer(OptimizerConfig(warmup_steps=10), 1_000)
     abstract = abstract_state(lambda key: init_masked_lm(key, config), optimizer, mesh)
     state = init_state(lambda key: init_masked_lm(key, config), optimizer, 0, abstract)
-    ids = np.random.default_rng(0).integers(4, config.vocab_size, (args.rows, args.length)).astype(np.int32)
-    slots = Masking().slots(args.length)
-    batch = {
-        "input_ids": ids,
-        "segment_ids": np.ones_like(ids),
-        "positions": np.tile(np.arange(slots, dtype=np.int32), (args.rows, 1)),
-        "labels": ids[:, :slots],
-        "weights": np.ones((args.rows, slots), np.float32),
-    }
+    batch = Case(rows=args.rows, length=args.length).batch()
     batch = jax.device_put(batch, batch_sharding(mesh))
     step = compile_train_step(make_train_step(masked_lm_loss(config), optimizer, 1, mesh), abstract, batch, seed)
     seconds = {name: [] for name in ("step alone", "save returns after", "step behind it", "write ends after")}

@@ -23,15 +23,10 @@ import jax
 import numpy as np
 
 from benchmarks import ASSETS, in_turn, spread
-from benchmarks.sides import Case
+from benchmarks.sides import Case, masked_lm_step
 from roberta_jax.memory import use_huge_pages
 from roberta_jax.model.encoder import RobertaConfig
 from roberta_jax.model.flops import train_flops
-from roberta_jax.model.heads import init_masked_lm
-from roberta_jax.training.losses import masked_lm_loss
-from roberta_jax.training.optimizer import OptimizerConfig, make_optimizer
-from roberta_jax.training.sharding import batch_sharding, make_mesh
-from roberta_jax.training.step import abstract_state, compile_train_step, init_state, make_train_step
 
 MIDDLE = RobertaConfig(8_192, 4, 256, 1_024, 4, dropout=0.0, attention_dropout=0.0)
 ROWS, LENGTH = 8, 128  # where they do not grow
@@ -54,19 +49,10 @@ EXPECTED = {
 BATCH_ROWS, BATCHES = 256, 100  # of the pipeline, and how many make one measurement
 
 
-def step_of(config: RobertaConfig, rows: int, length: int, devices: int = 1) -> Callable[[], None]:
+def step_of(config: RobertaConfig, rows: int, length: int, devices: int = 1) -> Callable[[], float]:
     """A function that does one step, and waits for it, on the first `devices`."""
-    mesh, seed, optimizer = make_mesh(devices=jax.devices()[:devices]), np.uint32(0), make_optimizer(OptimizerConfig(), 100_000)
-    init = lambda key: init_masked_lm(key, config)  # noqa: E731
-    abstract = abstract_state(init, optimizer, mesh)
     batch = Case(rows=rows, length=length, vocab_size=config.vocab_size).batch()
-    batch = jax.device_put(batch, batch_sharding(mesh))
-    step = compile_train_step(make_train_step(masked_lm_loss(config), optimizer, 1, mesh), abstract, batch, seed)
-    states = [init_state(init, optimizer, 0, abstract)]
-
-    def run() -> None:
-        states[0], _ = jax.block_until_ready(step(states[0], batch, seed))
-
+    run = masked_lm_step(config, batch, devices=jax.devices()[:devices]).step
     run()
     return run
 
@@ -191,7 +177,8 @@ def exponent(sizes: np.ndarray, seconds: list[list[float]]) -> dict:
     }
 
 
-def measure(rounds: int, config: RobertaConfig = MIDDLE, grids: dict[str, list[int]] = GRIDS) -> dict:
+def measure(rounds: int) -> dict:
+    config, grids = MIDDLE, GRIDS
     seconds = of_steps(config, grids, rounds)
     with tempfile.TemporaryDirectory() as folder:
         of_pipeline, corpus_rows = of_batches(Path(folder), grids, rounds)
@@ -239,10 +226,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     args = parser.parse_args()
     found = measure(args.rounds)
-    if args.json:
-        print(json.dumps(found))
-        return
-    print("\n".join(lines(found)))
+    print(json.dumps(found) if args.json else "\n".join(lines(found)))
 
 
 if __name__ == "__main__":

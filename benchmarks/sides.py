@@ -79,20 +79,26 @@ def timed(step: Callable[[], None]) -> Callable[[], float]:
 
 
 def ours(case: Case) -> Side:
+    return masked_lm_step(roberta_config(case), case.batch(), case.microbatch)
+
+
+def masked_lm_step(config, batch: dict[str, np.ndarray], microbatch: int = 0, devices=None) -> Side:
+    """This package's training step, on all devices or on `devices`."""
     import jax
 
+    from roberta_jax.model.heads import init_masked_lm
     from roberta_jax.training.losses import masked_lm_loss
     from roberta_jax.training.optimizer import OptimizerConfig, make_optimizer
     from roberta_jax.training.sharding import batch_sharding, make_mesh
     from roberta_jax.training.step import abstract_state, accumulation, compile_train_step, init_state, make_train_step
 
-    config, mesh, seed = roberta_config(case), make_mesh(), np.uint32(0)
+    mesh, seed = make_mesh(devices=devices), np.uint32(0)
     optimizer = make_optimizer(OptimizerConfig("adamw", RATE, 10, DECAY, True, B1, B2, EPS), 1_000_000)
-    init = initializer(case)
+    init = lambda key: init_masked_lm(key, config)  # noqa: E731
     abstract = abstract_state(init, optimizer, mesh)
     state = init_state(init, optimizer, 0, abstract)
-    batch = jax.device_put(case.batch(), batch_sharding(mesh))
-    microbatches = accumulation(case.rows, case.microbatch, mesh)
+    microbatches = accumulation(len(batch["input_ids"]), microbatch, mesh)
+    batch = jax.device_put(batch, batch_sharding(mesh))
     started = time.perf_counter()
     train_step = compile_train_step(
         make_train_step(masked_lm_loss(config), optimizer, microbatches, mesh), abstract, batch, seed
@@ -125,13 +131,6 @@ def roberta_config(case: Case):
     )
 
 
-def initializer(case: Case) -> Callable:
-    from roberta_jax.model.heads import init_masked_lm
-
-    config = roberta_config(case)
-    return lambda key: init_masked_lm(key, config)
-
-
 def jax_memory() -> int:
     import jax
 
@@ -145,7 +144,7 @@ def process_memory() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def transformers_config(case: Case, **more):
+def transformers_config(case: Case):
     import transformers
 
     layers, hidden, feed_forward, heads = SHAPES[case.shape]
@@ -160,7 +159,6 @@ def transformers_config(case: Case, **more):
         layer_norm_eps=1e-5,
         hidden_dropout_prob=case.dropout,
         attention_probs_dropout_prob=case.dropout,
-        **more,
     )
 
 

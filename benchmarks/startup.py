@@ -12,7 +12,6 @@ step within 25 s.
 import argparse
 import json
 import os
-import platform
 import re
 import signal
 import subprocess
@@ -21,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks import spread
+from benchmarks import machine, spread
 
 MAIN = [sys.executable, "-m", "roberta_jax.main"]
 IMPORTS = [sys.executable, "-c", "import os, roberta_jax.main, roberta_jax.training.pretrain; os._exit(0)"]
@@ -78,8 +77,7 @@ def main() -> None:
                 measured |= {f"{start}: {name}": value for name, value in marks.items()}
             for name, value in measured.items():
                 seconds.setdefault(name, []).append(value)
-    machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
-    found = {"config": args.config, "machine": machine, "rounds": args.rounds, "seconds": seconds}
+    found = {"config": args.config, "machine": machine(), "rounds": args.rounds, "seconds": seconds}
     print(json.dumps(found) if args.json else "\n".join(lines(found)))
 
 

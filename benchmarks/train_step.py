@@ -18,7 +18,6 @@ import dataclasses
 import itertools
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
@@ -26,7 +25,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks import spread
+from benchmarks import machine, spread
 from benchmarks.sides import LIMIT, SIDES, Case
 from roberta_jax.memory import use_huge_pages
 
@@ -83,8 +82,7 @@ def work(side: str, case: Case) -> None:
 
 def measure(case: Case, sides: list[str], rounds: int, steps: int, flax_python: str, at_once: bool) -> dict:
     """Per side {"seconds": one a round, "prepared", "memory"} or {"failed"}; first of all steps is one that does not count."""
-    sides, machine = [LIMIT, *sides], f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
-    machine = f"{gpus()}; {machine}" if gpus() else machine
+    sides = [LIMIT, *sides]
     found: dict[str, dict] = {}
 
     def begin(side: str, stack: ExitStack) -> Worker | None:
@@ -121,7 +119,7 @@ def measure(case: Case, sides: list[str], rounds: int, steps: int, flax_python: 
                 if worker := begin(side, stack):
                     for _ in range(rounds):
                         turn(worker)
-    return {"case": dataclasses.asdict(case), "sides": found, "machine": machine}
+    return {"case": dataclasses.asdict(case), "sides": found, "machine": "; ".join(filter(None, (gpus(), machine())))}
 
 
 def gpus() -> str:

@@ -169,10 +169,7 @@ def main() -> None:
     if wrong := [field for field in fields if not field.startswith("--config.")]:
         parser.error(f"unrecognized arguments: {' '.join(wrong)}")
     found = measure(args.config, args.steps, args.rounds, fields)
-    if args.json:
-        print(json.dumps(found))
-        return
-    print("\n".join(lines(found)))
+    print(json.dumps(found) if args.json else "\n".join(lines(found)))
 
 
 if __name__ == "__main__":
