@@ -1,5 +1,7 @@
 """Which attention runs where: XLA's, or on TPUs a kernel of our own, see `tpu_attention`."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType
@@ -36,9 +38,32 @@ def xla_attention(
     query, key, value = (x.reshape(batch, length, heads, -1).swapaxes(1, 2) for x in jnp.split(qkv, 3, axis=-1))
     scores = jnp.einsum("bhqd,bhkd->bhqk", query * query.shape[-1] ** -0.5, key, preferred_element_type=jnp.float32)
     same = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]  # [B, 1, L, L]
-    probabilities = jax.nn.softmax(jnp.where(same, scores, -1e30), axis=-1).astype(qkv.dtype)
-    attended = jnp.einsum("bhqk,bhkd->bhqd", dropout(probabilities, rate, keys), value)
+    attended = _weighted(jnp.where(same, scores, -1e30), value, rate, keys)
     return attended.swapaxes(1, 2).reshape(batch, length, -1)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _weighted(scores: jax.Array, value: jax.Array, rate: float, keys: jax.Array | None) -> jax.Array:
+    """Softmax, dropout and the product with the values. Of them the backward pass keeps the probabilities alone, and once."""
+    return _forward(scores, value, rate, keys)[0]
+
+
+def _forward(scores, value, rate, keys):
+    probabilities = jax.nn.softmax(scores, axis=-1).astype(value.dtype)
+    attended = jnp.einsum("bhqk,bhkd->bhqd", dropout(probabilities, rate, keys), value)
+    return attended, (probabilities, value, keys)
+
+
+def _backward(rate, residuals, gradient):
+    probabilities, value, keys = residuals
+    of_value = jnp.einsum("bhqk,bhqd->bhkd", dropout(probabilities, rate, keys), gradient)
+    of_dropped = jnp.einsum("bhqd,bhkd->bhqk", gradient, value, preferred_element_type=jnp.float32)
+    wide, of_probabilities = probabilities.astype(jnp.float32), dropout(of_dropped, rate, keys)
+    of_scores = wide * (of_probabilities - (wide * of_probabilities).sum(-1, keepdims=True))
+    return of_scores, of_value, None
+
+
+_weighted.defvjp(_forward, _backward)
 
 
 def _alone_on_a_tpu() -> bool:

@@ -13,7 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 from roberta_jax.errors import UserError
 from roberta_jax.model.attention import attend
 from roberta_jax.model.dropout import dropout, fold
-from roberta_jax.model.layers import Dense, gelu
+from roberta_jax.model.layers import Dense, LayerNorm, add_bias, gelu
 
 REMAT_POLICIES = {
     "none": None,
@@ -66,9 +66,8 @@ def dense(config: RobertaConfig, features: int | tuple[int, ...], name: str) -> 
     return Dense(features if isinstance(features, tuple) else (features,), kernel_init(config), config.dtype, name=name)
 
 
-def layer_norm(config: RobertaConfig, name: str | None = None) -> nn.LayerNorm:
-    """Statistics in float32 whatever the arithmetic around them (Flax does so), the variance by two passes."""
-    return nn.LayerNorm(epsilon=config.layer_norm_eps, dtype=config.dtype, use_fast_variance=False, name=name)
+def layer_norm(config: RobertaConfig, name: str | None = None) -> LayerNorm:
+    return LayerNorm(config.layer_norm_eps, config.dtype, name=name)
 
 
 class Embeddings(nn.Module):
@@ -93,10 +92,11 @@ class Embeddings(nn.Module):
             token_type_ids = jnp.zeros((1, 1), jnp.int32)  # every token's
         return dropout(self.layer_norm(x + self.token_type(token_type_ids)), self.config.dropout, keys)
 
-    def attend(self, x):
+    def attend(self, x, bias):
         """[…, D] → [… , V] in float32."""
         table, flat = self.word.embedding.astype(self.config.dtype), x.reshape(-1, x.shape[-1])  # one product, see layers.Dense
-        return jnp.einsum("nd,vd->nv", flat, table, preferred_element_type=jnp.float32).reshape(*x.shape[:-1], -1)
+        logits = jnp.einsum("nd,vd->nv", flat, table, preferred_element_type=jnp.float32)
+        return add_bias(logits, bias).reshape(*x.shape[:-1], -1)
 
 
 def position_ids(segment_ids, pad_id: int):
@@ -121,8 +121,8 @@ class Block(nn.Module):
         attended = checkpoint_name(attended, "attended")
         attended = dropout(dense(c, c.hidden_size, "out")(attended), c.dropout, keys, 1)
         x = layer_norm(c, name="attention_norm")(x + attended)
-        y = gelu(dense(c, c.intermediate_size, "up")(x))
-        y = dropout(dense(c, c.hidden_size, "down")(y), c.dropout, keys, 2)
+        y = dense(c, c.intermediate_size, "up")(x)
+        y = dropout(dense(c, c.hidden_size, "down")(y, gelu), c.dropout, keys, 2)
         return layer_norm(c, name="feed_forward_norm")(x + y), None
 
 

@@ -21,7 +21,7 @@ class MaskedLMHead(nn.Module):
         c = self.config
         x = gelu(dense(c, c.hidden_size, "dense")(x))
         bias = self.param("bias", nn.initializers.zeros, (c.vocab_size,))
-        return decode(layer_norm(c, name="layer_norm")(x)) + bias
+        return decode(layer_norm(c, name="layer_norm")(x), bias)
 
 
 class MaskedLM(nn.Module):

@@ -31,7 +31,7 @@ def masked_lm_loss(config: RobertaConfig) -> Loss:
         own = jnp.arange(logits.shape[-1]) == labels[..., None]  # a sum over it has a gradient without a scatter
         of_label = jnp.where(own, logits, 0).sum(-1)
         losses = jax.nn.logsumexp(logits, axis=-1) - of_label
-        hits = logits.argmax(-1) == labels
+        hits = of_label >= logits.max(-1)  # a maximum that the loss takes too; on a CPU argmax takes 20 times as long
         return {"loss": (losses * weights).sum(), "accuracy": (hits * weights).sum(), "weight": weights.sum()}
 
     return loss

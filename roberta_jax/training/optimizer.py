@@ -66,11 +66,37 @@ def scale_by_trust_ratio() -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformation:
+def kept(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """`inner`, whose state stays as it was where the further argument `made` is False."""
+
+    def update(updates, state, params=None, *, made: jax.Array | bool = True):
+        updates, new = inner.update(updates, state, params)
+        return updates, jax.tree.map(lambda new, old: jnp.where(made, new, old), new, state)
+
+    return optax.GradientTransformationExtraArgs(inner.init, update)
+
+
+def scale_by_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformationExtraArgs:
+    """optax's, `kept`. The update is computed from the moments that stay: each is read once, and written where it was.
+
+    Were they chosen behind it, XLA would compute it from the old ones, and copy these before it overwrites them.
+    """
+    adam = kept(optax.scale_by_adam(b1, b2, eps))
+
+    def update(grads, state, params=None, **made):
+        _, state = adam.update(grads, state, **made)
+        mean, square = (optax.tree.bias_correction(m, b, state.count) for m, b in ((state.mu, b1), (state.nu, b2)))
+        return jax.tree.map(lambda mean, square: mean / (jnp.sqrt(square) + eps), mean, square), state
+
+    return optax.GradientTransformationExtraArgs(adam.init, update)
+
+
+def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformationExtraArgs:
+    """Its `update` takes `made` too: whether the update will be made, without which the state stays as it was."""
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
-        optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
+        scale_by_adam(config.b1, config.b2, config.eps),
         optax.add_decayed_weights(config.weight_decay, mask=lambda params: decayed(params, config.decay_bias_and_norm)),
         *([scale_by_trust_ratio()] if config.name == "lamb" else []),
-        optax.scale_by_learning_rate(schedule(config, steps)),
+        kept(optax.scale_by_learning_rate(schedule(config, steps))),
     )

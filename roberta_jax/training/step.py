@@ -151,13 +151,13 @@ def make_train_step(
         keys = row_keys(seed, state["step"], len(batch["weights"]))
         grads, sums = summed(params, batch, keys, weight)
         metrics = {name: total / weight for name, total in sums.items() if name != "weight"}
-        metrics |= {"gradient_norm": optax.tree.norm(grads), "parameter_norm": optax.tree.norm(params)}
+        metrics["gradient_norm"] = optax.tree.norm(jax.lax.optimization_barrier(grads))  # else Adam's squares are written
         after, made, judged = judge(state["guard"], guard, metrics["loss"], metrics["gradient_norm"])
-        updates, opt_state = optimizer.update(grads, state["opt_state"], params)
-        updates = jax.tree.map(lambda update: rate * update, updates)
-        new = {"params": optax.apply_updates(params, updates), "opt_state": opt_state}
-        new = jax.tree.map(lambda new, old: jnp.where(made, new, old), new, {name: state[name] for name in new})
-        new |= {"step": state["step"] + 1, "batch": state["batch"] + 1, "guard": after}
+        updates, opt_state = optimizer.update(grads, state["opt_state"], params, made=made)
+        updated = jax.tree.map(lambda param, update: jnp.where(made, param + rate * update, param), params, updates)
+        metrics["parameter_norm"] = optax.tree.norm(updated)  # of the old ones it would keep these from being overwritten
+        new = {"params": updated, "opt_state": opt_state, "guard": after}
+        new |= {"step": state["step"] + 1, "batch": state["batch"] + 1}
         return state | new, metrics | judged
 
     return train_step

@@ -83,3 +83,19 @@ def test_lamb_is_optaxs_on_each_layer():
 def test_another_optimizer_is_refused():
     with pytest.raises(UserError, match="optimizer.name is 'adam'; it can be 'adamw' or 'lamb'"):
         OptimizerConfig("adam")
+
+
+@pytest.mark.parametrize("name", ["adamw", "lamb"])
+def test_an_update_that_is_not_made_leaves_no_trace_in_the_state(name):
+    """Nor do the updates after it differ from those without it, though its gradient was no number."""
+    config, rng = OptimizerConfig(name, learning_rate=1e-2, warmup_steps=2), np.random.default_rng(0)
+    params = {"kernel": jnp.array(rng.normal(size=(7, 5)), jnp.float32)}
+    gradients = [{"kernel": jnp.array(rng.normal(size=(7, 5)), jnp.float32)} for _ in range(4)]
+    broken = {"kernel": jnp.full((7, 5), jnp.nan)}
+    optimizer = make_optimizer(config, 10)
+    update = jax.jit(lambda gradient, state, made: optimizer.update(gradient, state, params, made=made))
+    plain = disturbed = optimizer.init(params)
+    for gradient in gradients:
+        _, disturbed = update(broken, disturbed, False)
+        (expected, plain), (found, disturbed) = update(gradient, plain, True), update(gradient, disturbed, True)
+        jax.tree.map(np.testing.assert_array_equal, (expected, plain), (found, disturbed))
