@@ -145,7 +145,7 @@ def on_mesh(batches: Iterator[dict[str, np.ndarray]], sharding: jax.sharding.Sha
     """Each host's rows to global arrays, one batch ahead of the step that takes it."""
     ahead = None
     for batch in batches:
-        placed = {name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()}
+        placed = jax.make_array_from_process_local_data(sharding, batch)
         if ahead is not None:
             yield ahead
         ahead = placed

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -140,13 +141,21 @@ def _train(job: Job, config: RunConfig, workdir: Path) -> dict | None:
 
     metrics, peak = Metrics(workdir, first_step), peak_flops()
     say(f"{sum(x.size for x in jax.tree.leaves(abstract['params'])):,} parameters on {_devices()}")
-    train_step = make_train_step(job.loss, optimizer, microbatches, mesh, config.guard)
+    update = make_train_step(job.loss, optimizer, microbatches, mesh, config.guard)
     if trials:
-        train_step = jax.vmap(train_step)
+        update = jax.vmap(update)
         rates = np.array([trial.learning_rate / config.optimizer.learning_rate for trial in trials], np.float32)
         constants = np.array([trial.seed for trial in trials], np.uint32), rates
     else:
         constants = (np.uint32(config.seed),)
+    names: list[str] = []  # of a step's metrics
+
+    def train_step(state: dict, *inputs: Any) -> tuple[dict, jax.Array]:
+        """`update` with its metrics in one array: a host asks for each array by itself."""
+        state, values = update(state, *inputs)
+        names[:] = sorted(values)
+        return state, jnp.stack([values[name].astype(jnp.float32) for name in names])
+
     compiled: dict[tuple, Callable] = {}  # by the batch's shape
     interval, pending, in_a_row, rewinds = [], None, 0, 0
 
@@ -166,7 +175,7 @@ def _train(job: Job, config: RunConfig, workdir: Path) -> dict | None:
         if pending is None:
             return False
         step, batch_number, values, cost = pending
-        values = jax.device_get(values)
+        values = dict(zip(names, jax.device_get(values)))
         interval.append((values, cost))
         in_a_row = 0 if trials else int(values["in_a_row"])
         if np.any(values["in_a_row"]):
