@@ -21,7 +21,10 @@ from matplotlib import pyplot as plt  # noqa: E402
 
 from benchmarks import growth, startup, train_step, whole_run  # noqa: E402
 
-MIDDLE = "--config.model.hidden_size=512 --config.model.num_layers=6 --config.model.intermediate_size=2048"
+MIDDLE = (
+    "--config.model.hidden_size=512 --config.model.num_layers=6 --config.model.intermediate_size=2048 "
+    "--config.model.num_heads=8"
+)
 PARTS = {  # name → title, module, what the module makes lines of, and its commands
     "step": (
         "One step beside its peers",
@@ -32,7 +35,7 @@ PARTS = {  # name → title, module, what the module makes lines of, and its com
     "whole": (
         "The whole run beside the bare step",
         whole_run,
-        ["", f"--steps 40 {MIDDLE} --config.model.num_heads=8"],
+        ["", f"--steps 60 --log_every 10 --rounds 2 {MIDDLE} --config.eval_every=30 --config.checkpoint_every=30"],
     ),
     "growth": ("How time grows", growth, [""]),
 }

@@ -1,11 +1,11 @@
 """What a run's loop costs: `python -m roberta_jax.main` beside the bare compiled step on one batch, in turn.
 
-    python -m benchmarks.whole_run [--config configs/tiny.py] [--steps 300] [--config.FIELD=VALUE …] [--json]
+    python -m benchmarks.whole_run [--config configs/tiny.py] [--steps 1500] [--config.FIELD=VALUE …] [--json]
 
-A run of so many steps, in which log_every, eval_every and checkpoint_every are the same shares of the steps as in the config,
-so that it logs, evaluates and saves as often as the whole run. The loop's cost is what a step takes longer in it than
-alone, by the median of what is logged; the start and the laps behind an evaluation or a checkpoint are left out of that, and
-counted apart: evaluation, checkpoints while the steps stand still, and what their writing behind the steps slows these.
+A run of so many steps, which evaluates and saves as often as the config's whole one. The loop's cost is what a step takes
+longer in it than alone, by the median of what is logged; the start and the laps behind an evaluation or a checkpoint are left
+out of that, and counted apart: evaluation, checkpoints while the steps stand still, and what their writing behind the steps
+slows these.
 Expected: the loop costs under 2%. On a CPU the input pipeline has no cores of its own, so this is the hardest case.
 """
 
@@ -37,12 +37,11 @@ from roberta_jax.training.step import abstract_state, accumulation, compile_trai
 ROOT = Path(__file__).parents[1]
 
 
-def scaled(whole: ConfigDict, steps: int) -> dict[str, int]:
-    """Fields for a run of so many steps that logs, evaluates and saves as often as `whole`."""
-    fields = {
-        name: max(1, round(whole[name] * steps / whole.steps)) for name in ("log_every", "eval_every", "checkpoint_every")
-    }
-    return {"steps": steps} | fields | {"optimizer.warmup_steps": round(whole.optimizer.warmup_steps * steps / whole.steps)}
+def scaled(whole: ConfigDict, steps: int, log_every: int) -> dict[str, int]:
+    """Fields for a run of so many steps that evaluates and saves as often as `whole`, each time behind a lap of the log."""
+    laps = {name: max(1, round(whole[name] * steps / whole.steps / log_every)) for name in ("eval_every", "checkpoint_every")}
+    fields = {"steps": steps, "log_every": log_every} | {name: log_every * number for name, number in laps.items()}
+    return fields | {"optimizer.warmup_steps": round(whole.optimizer.warmup_steps * steps / whole.steps)}
 
 
 def run_main(arguments: list[str], workdir: Path) -> dict:
@@ -124,14 +123,16 @@ def compared(run: dict, bare: list[float], whole: ConfigDict) -> dict[str, dict[
     }
 
 
-def measure(config: str, steps: int, rounds: int, arguments: Sequence[str]) -> dict:
+def measure(config: str, steps: int | None, log_every: int | None, rounds: int, arguments: Sequence[str]) -> dict:
     """Rates, seconds and costs as `compared` names them, spread over the rounds; shares of the bare step's time.
 
     Args:
+      steps, log_every: None: the config's.
       arguments: further `--config.FIELD=VALUE`.
     """
     whole, bare, runs = runpy.run_path(str(ROOT / config))["get_config"](), None, []
-    given = [f"--config.{name}={value}" for name, value in scaled(whole, steps).items()]
+    steps = steps or whole.steps
+    given = [f"--config.{name}={value}" for name, value in scaled(whole, steps, log_every or whole.log_every).items()]
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as folder:
             runs.append(run_main([f"--config={ROOT / config}", *given, *arguments], Path(folder, "run")))
@@ -162,13 +163,14 @@ def lines(found: dict) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.whole_run", description=__doc__.split("\n")[0])
     parser.add_argument("--config", default="configs/tiny.py", help="--config.FIELD=VALUE too (default %(default)s)")
-    parser.add_argument("--steps", type=int, default=300, help="of a run (default %(default)s)")
+    parser.add_argument("--steps", type=int, help="of a run (default: the config's)")
+    parser.add_argument("--log_every", type=int, help="steps of a lap, the unit that is timed (default: the config's)")
     parser.add_argument("--rounds", type=int, default=3, help="default %(default)s")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     args, fields = parser.parse_known_args()
     if wrong := [field for field in fields if not field.startswith("--config.")]:
         parser.error(f"unrecognized arguments: {' '.join(wrong)}")
-    found = measure(args.config, args.steps, args.rounds, fields)
+    found = measure(args.config, args.steps, args.log_every, args.rounds, fields)
     print(json.dumps(found) if args.json else "\n".join(lines(found)))
 
 
