@@ -78,6 +78,9 @@ def picture(measured: dict[str, list[dict]], path: Path) -> None:
                 scale = times[-1] / of["flops"]["counted"][-1]
                 counted = [scale * flops for flops in of["flops"]["counted"]]
                 axis.loglog(of["sizes"], counted, "--", color="#999", label=f"FLOPs: {of['flops']['exponent']:.2f}")
+            axis.set_xticks(of["sizes"], [f"{size:,}" for size in of["sizes"]], fontsize=8)
+            axis.minorticks_off()
+            axis.set_yticks([min(times), max(times)], [f"{seconds:.3g} s" for seconds in (min(times), max(times))], fontsize=8)
             axis.set_title(f"seconds against {name}", fontsize=10)
             axis.legend(fontsize=8)
     for axis in axes.flat[len(plots) :]:
