@@ -38,6 +38,11 @@ GRIDS = {
     "corpus": [1, 4, 16, 64],
     "first step": [0, 1_000, 1_000_000],
 }
+SHAPES = {  # (model, rows, length) of each size of the grids that change these
+    "batch": [(MIDDLE, size, LENGTH) for size in GRIDS["batch"]],
+    "length": [(MIDDLE, ROWS, size) for size in GRIDS["length"]],
+    "layers": [(replace(MIDDLE, num_layers=size), ROWS, LENGTH) for size in GRIDS["layers"]],
+}
 EXPECTED = {
     "batch": "1 where rows outweigh the update, which does not grow",
     "length": "that of the FLOPs, between 1 and 2: attention's products are quadratic",
@@ -57,9 +62,9 @@ def step_of(config: RobertaConfig, rows: int, length: int, devices: int = 1) -> 
     return run
 
 
-def answer(config: RobertaConfig, devices: int) -> None:
+def answer(devices: int) -> None:
     """Does a step for each line that is read, and says so."""
-    run = step_of(config, ROWS, LENGTH, devices)
+    run = step_of(MIDDLE, ROWS, LENGTH, devices)
     print("ready", flush=True)
     for _ in sys.stdin:
         run()
@@ -69,9 +74,9 @@ def answer(config: RobertaConfig, devices: int) -> None:
 class Simulated:
     """A process with so many simulated devices, which does a step when it is called."""
 
-    def __init__(self, config: RobertaConfig, devices: int):
+    def __init__(self, devices: int):
         flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
-        code = f"from benchmarks.growth import RobertaConfig, answer; answer({config!r}, {devices})"
+        code = f"from benchmarks.growth import answer; answer({devices})"
         self._process = subprocess.Popen(
             [sys.executable, "-c", code],
             cwd=Path(__file__).parents[1],
@@ -96,20 +101,10 @@ class Simulated:
         self._process.wait()
 
 
-def shapes_of(config: RobertaConfig, grids: dict[str, list[int]]) -> dict[str, list[tuple[RobertaConfig, int, int]]]:
-    """(model, rows, length) of each size of the grids that change these."""
-    return {
-        "batch": [(config, size, LENGTH) for size in grids["batch"]],
-        "length": [(config, ROWS, size) for size in grids["length"]],
-        "layers": [(replace(config, num_layers=size), ROWS, LENGTH) for size in grids["layers"]],
-    }
-
-
-def of_steps(config: RobertaConfig, grids: dict[str, list[int]], rounds: int) -> dict[str, list[list[float]]]:
+def of_steps(rounds: int) -> dict[str, list[list[float]]]:
     """Seconds of steps, [sizes, rounds] under each grid's name; where grids cross there is one measurement."""
-    shapes = shapes_of(config, grids)
-    sides = {shape: step_of(*shape) for shape in dict.fromkeys(shape for grid in shapes.values() for shape in grid)}
-    simulated = {size: Simulated(config, size) for size in grids["devices"]}
+    sides = {shape: step_of(*shape) for shape in dict.fromkeys(shape for grid in SHAPES.values() for shape in grid)}
+    simulated = {size: Simulated(size) for size in GRIDS["devices"]}
     try:
         for process in simulated.values():
             process.wait()
@@ -117,7 +112,7 @@ def of_steps(config: RobertaConfig, grids: dict[str, list[int]], rounds: int) ->
     finally:
         for process in simulated.values():
             process.close()
-    of_shapes = {what: [seconds[shape] for shape in grid] for what, grid in shapes.items()}
+    of_shapes = {what: [seconds[shape] for shape in grid] for what, grid in SHAPES.items()}
     return of_shapes | {"devices": [seconds[size] for size in simulated]}
 
 
@@ -134,7 +129,7 @@ def many_times(corpus: Path, times: int, out: Path) -> None:
     (out / "manifest.json").write_text(json.dumps(manifest))
 
 
-def of_batches(folder: Path, grids: dict[str, list[int]], rounds: int) -> tuple[dict[str, list[list[float]]], list[int]]:
+def of_batches(folder: Path, rounds: int) -> tuple[dict[str, list[list[float]]], list[int]]:
     """Seconds of a batch and of the first batch, [sizes, rounds] under each grid's name; the rows of each corpus."""
     from roberta_jax.data.corpus import Corpus
     from roberta_jax.data.masking import Masking
@@ -144,7 +139,7 @@ def of_batches(folder: Path, grids: dict[str, list[int]], rounds: int) -> tuple[
     recipe = Recipe((str(ASSETS / "text"),), str(ASSETS / "roberta-vocab"), length=LENGTH)
     once = prepare(recipe, folder / "corpus", folder / "cache")
     corpora, streams, masking = {}, {}, Masking()
-    for times in grids["corpus"]:
+    for times in GRIDS["corpus"]:
         many_times(once.folder, times, folder / f"times-{times}")
         corpora[times] = Corpus(folder / f"times-{times}")
         streams[times] = train_batches(corpora[times], masking, BATCH_ROWS, seed=0)
@@ -159,7 +154,7 @@ def of_batches(folder: Path, grids: dict[str, list[int]], rounds: int) -> tuple[
     batches(1), first(0)
     seconds = in_turn({times: lambda times=times: batches(times) for times in corpora}, rounds)
     seconds = {times: [s / BATCHES for s in measured] for times, measured in seconds.items()}
-    firsts = in_turn({step: lambda step=step: first(step) for step in grids["first step"]}, rounds)
+    firsts = in_turn({step: lambda step=step: first(step) for step in GRIDS["first step"]}, rounds)
     found = {"corpus": list(seconds.values()), "first step": list(firsts.values())}
     return found, [len(corpus.train) for corpus in corpora.values()]
 
@@ -178,20 +173,18 @@ def exponent(sizes: np.ndarray, seconds: list[list[float]]) -> dict:
 
 
 def measure(rounds: int) -> dict:
-    config, grids = MIDDLE, GRIDS
-    seconds = of_steps(config, grids, rounds)
+    seconds, found = of_steps(rounds), {}
     with tempfile.TemporaryDirectory() as folder:
-        of_pipeline, corpus_rows = of_batches(Path(folder), grids, rounds)
-    shapes, found = shapes_of(config, grids), {}
+        of_pipeline, corpus_rows = of_batches(Path(folder), rounds)
     for what, measured in (seconds | of_pipeline).items():
-        sizes = np.array(corpus_rows if what == "corpus" else grids[what])
+        sizes = np.array(corpus_rows if what == "corpus" else GRIDS[what])
         fitted = exponent(sizes + 1 if what == "first step" else sizes, measured)
         found[what] = {"sizes": sizes.tolist(), "seconds": [spread(each) for each in measured]} | fitted
-        if what in shapes:
-            flops = [train_flops(*shape, Case(length=shape[2]).slots) for shape in shapes[what]]
+        if what in SHAPES:
+            flops = [train_flops(*shape, Case(length=shape[2]).slots) for shape in SHAPES[what]]
             found[what]["flops"] = exponent(sizes, [[each] for each in flops]) | {"counted": flops}
     machine = f"{os.cpu_count()} cores, {jax.devices()[0].device_kind}"
-    model = f"{config.num_layers} layers, hidden {config.hidden_size}, vocabulary {config.vocab_size:,}"
+    model = f"{MIDDLE.num_layers} layers, hidden {MIDDLE.hidden_size}, vocabulary {MIDDLE.vocab_size:,}"
     return {"growth": found, "rounds": rounds, "machine": machine, "model": f"{model}, {ROWS} rows of {LENGTH}"}
 
 

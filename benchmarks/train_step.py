@@ -81,7 +81,7 @@ def work(side: str, case: Case) -> None:
 
 
 def measure(case: Case, sides: list[str], rounds: int, steps: int, flax_python: str, at_once: bool) -> dict:
-    """Per side {"seconds": one a round, "prepared", "memory"} or {"failed"}; first of all steps is one that does not count."""
+    """Per side {"seconds": one a round, "prepared", "memory"} or {"failed"}; a turn's first step does not count."""
     sides = [LIMIT, *sides]
     found: dict[str, dict] = {}
 
@@ -90,7 +90,6 @@ def measure(case: Case, sides: list[str], rounds: int, steps: int, flax_python: 
         try:
             worker = stack.enter_context(Worker(side, case, flax_python if side == "FlaxRoberta" else sys.executable))
             found[side]["prepared"] = worker.ask()["prepared"]
-            worker.ask("step")
             return worker
         except (RuntimeError, OSError) as error:
             found[side] = {"failed": str(error)}

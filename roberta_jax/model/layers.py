@@ -100,8 +100,9 @@ def add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
 
 
 def _add_bias_backward(_, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
-    ones = jnp.ones(len(gradient), gradient.dtype)
-    return gradient, gradient.sum(0) if on_tpu() else jnp.matmul(ones, gradient, precision="highest")
+    if on_tpu():
+        return gradient, gradient.sum(0)
+    return gradient, jnp.matmul(jnp.ones(len(gradient), gradient.dtype), gradient, precision="highest")
 
 
 add_bias.defvjp(lambda x, bias: (x + bias, None), _add_bias_backward)

@@ -100,7 +100,7 @@ def best_so_far(best: dict, params: Any, value: jax.Array, step: jax.Array) -> d
 
 
 def make_train_step(
-    loss: Loss, optimizer: optax.GradientTransformation, microbatches: int, mesh: Mesh, guard: GuardConfig = DEFAULT
+    loss: Loss, optimizer: optax.GradientTransformationExtraArgs, microbatches: int, mesh: Mesh, guard: GuardConfig = DEFAULT
 ) -> Callable:
     """(state, batch, seed of dropout, factor of the learning rate) → (state, metrics, the guard's among them).
 
@@ -156,9 +156,8 @@ def make_train_step(
         updates, opt_state = optimizer.update(grads, state["opt_state"], params, made=made)
         updated = jax.tree.map(lambda param, update: jnp.where(made, param + rate * update, param), params, updates)
         metrics["parameter_norm"] = optax.tree.norm(updated)  # of the old ones it would keep these from being overwritten
-        new = {"params": updated, "opt_state": opt_state, "guard": after}
-        new |= {"step": state["step"] + 1, "batch": state["batch"] + 1}
-        return state | new, metrics | judged
+        counts = {name: state[name] + 1 for name in ("step", "batch")}
+        return state | counts | {"params": updated, "opt_state": opt_state, "guard": after}, metrics | judged
 
     return train_step
 
