@@ -175,7 +175,7 @@ def _train(job: Job, config: RunConfig, workdir: Path) -> dict | None:
         if pending is None:
             return False
         step, batch_number, values, cost = pending
-        values = dict(zip(names, jax.device_get(values)))
+        values = dict(zip(names, np.asarray(values)))
         interval.append((values, cost))
         in_a_row = 0 if trials else int(values["in_a_row"])
         if np.any(values["in_a_row"]):

@@ -245,6 +245,15 @@ def test_on_the_mesh_each_device_holds_its_rows(small_corpus):
     assert len(list(on_mesh(valid_batches(small_corpus, Masking(), 16), sharding))) == -(-len(small_corpus.valid) // 16)
 
 
+def test_a_step_for_one_device_takes_the_hosts_arrays(small_corpus):
+    device = jax.devices()[3]
+    sharding = jax.sharding.NamedSharding(jax.sharding.Mesh([device], ("data",)), jax.sharding.PartitionSpec("data"))
+    plain = take(train_batches(small_corpus, Masking(), BATCH, SEED), 4)
+    same = jax.jit(lambda batch: batch, out_shardings=sharding).lower(plain[0]).compile()
+    for ours, expected in zip(on_mesh(iter(plain), sharding), plain, strict=True):
+        assert_equal({name: np.asarray(array) for name, array in same(ours).items()}, expected)
+
+
 # The end of the process
 
 
