@@ -40,11 +40,18 @@ def compare(seconds: dict[str, list[float]], amount: float) -> dict:
     }
 
 
-def table(comparison: dict, unit: str) -> str:
-    lines = [f"{unit:44} {'median':>12} {'smallest':>12} {'largest':>12}"]
-    for name, rate in comparison["rates"].items():
-        lines.append(f"{name:44} {rate['median']:12,.2f} {rate['smallest']:12,.2f} {rate['largest']:12,.2f}")
-    for name, ratio in comparison["ratios"].items():
-        values = f"{ratio['median']:12.2f} {ratio['smallest']:12.2f} {ratio['largest']:12.2f}"
-        lines.append(f"{'times ' + name:44} {values}")
-    return "\n".join([*lines, f"{comparison['rounds']} rounds in turn, {comparison['machine']}"])
+def table(head: str, rows: dict[str, dict[str, float]], form: str = ",.2f") -> list[str]:
+    """A table in Markdown of what `spread` gives."""
+    cells = {name: " | ".join(f"{value:{form}}" for value in row.values()) for name, row in rows.items()}
+    return [
+        f"| {head} | median | smallest | largest |",
+        "|---|---|---|---|",
+        *(f"| {name} | {row} |" for name, row in cells.items()),
+    ]
+
+
+def comparison_lines(comparison: dict, unit: str) -> list[str]:
+    """What `compare` gives, as a table in Markdown."""
+    ratios = {f"times {name}": ratio for name, ratio in comparison["ratios"].items()}
+    measured = f"{comparison['rounds']} rounds in turn; {comparison['machine']}"
+    return [measured, "", *table(unit, comparison["rates"] | ratios)]

@@ -7,7 +7,6 @@ Base's shape with AdamW. Expected: `save` returns within one step's time.
 
 import argparse
 import json
-import statistics
 import tempfile
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
+from benchmarks import machine, spread, table
 from benchmarks.sides import Case
 from roberta_jax.model.encoder import RobertaConfig
 from roberta_jax.model.heads import init_masked_lm
@@ -72,12 +72,14 @@ def main() -> None:
         checkpoints.close()
     gigabytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(abstract)) / 1e9
     device = f"{jax.device_count()} × {jax.devices()[0].device_kind}, {args.layers} layers, {args.rows} × {args.length}"
-    if args.json:
-        print(json.dumps({"device": device, "state_bytes": gigabytes * 1e9, "checkpoint_bytes": size, "seconds": seconds}))
-        return
-    print(f"{device}: a state of {gigabytes:.2f} GB, a checkpoint of {size / 1e9:.2f} GB")
-    for name, values in seconds.items():
-        print(f"  {name:20} {statistics.median(values):8.3f} s   ({min(values):.3f} to {max(values):.3f})")
+    what = f"{device}: a state of {gigabytes:.2f} GB, a checkpoint of {size / 1e9:.2f} GB; {machine()}"
+    found = {"what": what, "seconds": {name: spread(values) for name, values in seconds.items()}}
+    print(json.dumps(found) if args.json else "\n".join(lines(found)))
+
+
+def lines(found: dict) -> list[str]:
+    """A table in Markdown."""
+    return [found["what"], "", *table("seconds", found["seconds"])]
 
 
 if __name__ == "__main__":

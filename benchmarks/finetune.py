@@ -17,10 +17,8 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import torch
-import transformers
 
-from benchmarks import ASSETS, compare, in_turn, table
+from benchmarks import ASSETS, compare, comparison_lines, in_turn
 from roberta_jax.data.tokenizer import Tokenizer
 from roberta_jax.interop.text import ByteLevelText
 from roberta_jax.model.encoder import RobertaConfig
@@ -65,7 +63,12 @@ def ours(features: Features, config: RobertaConfig, lengths: list[int], steps: i
 
 
 def trainers(features: Features, config: RobertaConfig, padded: bool, steps: int, folder: str) -> Callable[[], None]:
+    import torch
+    import transformers
+
+    torch.set_num_threads(os.cpu_count())
     torch.manual_seed(0)
+    transformers.logging.set_verbosity_error()
     shape = transformers.RobertaConfig(
         vocab_size=config.vocab_size,
         num_hidden_layers=config.num_layers,
@@ -118,8 +121,6 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=12, help="of base's shape")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the tables")
     args = parser.parse_args()
-    torch.set_num_threads(os.cpu_count())
-    transformers.logging.set_verbosity_error()
     gpu = jax.default_backend() == "gpu"
     config = RobertaConfig(num_layers=args.layers, dtype="bfloat16" if gpu else "float32")
     splits = read_splits("sst2", TaskData(source=args.data))
@@ -134,13 +135,18 @@ def main() -> None:
             }
             found[name] = compare(in_turn(sides, args.rounds), args.steps)
             del sides
-    found["device"] = f"{jax.devices()[0].device_kind}, {config.dtype}, {args.layers} layers"
-    if args.json:
-        print(json.dumps(found))
-        return
-    for name, result in list(found.items())[:-1]:
-        print(f"{name}, batches of {BATCH_SIZE}, {found['device']}")
-        print(table(result, "steps/s"))
+    device = f"batches of {BATCH_SIZE}, {args.layers} layers, {config.dtype}, {jax.devices()[0].device_kind}"
+    found = {"device": device, "rows": found}
+    print(json.dumps(found) if args.json else "\n".join(lines(found)))
+
+
+def lines(found: dict) -> list[str]:
+    """Tables in Markdown."""
+    made = []
+    for name, comparison in found["rows"].items():
+        first, *rest = comparison_lines(comparison, "steps/s")
+        made += [f"{name}, {found['device']}; {first}", *rest, ""]
+    return made[:-1]
 
 
 if __name__ == "__main__":

@@ -10,19 +10,14 @@ runs with SDPA, and with torch.compile too. Expected: at least 1.0 times transfo
 import argparse
 import json
 import os
-import platform
-import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import numpy as np
-import torch
-import transformers
 
-from benchmarks import ASSETS
+from benchmarks import ASSETS, compare, comparison_lines, in_turn
 from roberta_jax import inference
 from roberta_jax.data.tokenizer import Tokenizer
 from roberta_jax.interop.text import ByteLevelText
@@ -46,6 +41,9 @@ def sentences(count: int) -> list[str]:
 
 
 def random_base(folder: Path, layers: int) -> None:
+    import torch
+    import transformers
+
     config = transformers.RobertaConfig(
         vocab_size=50265, num_hidden_layers=layers, max_position_embeddings=514, type_vocab_size=1, layer_norm_eps=1e-5
     )
@@ -56,6 +54,10 @@ def random_base(folder: Path, layers: int) -> None:
 
 def torch_embed(folder: Path, device: str, batch_size: int, compiled: bool) -> Callable[[list[str]], np.ndarray]:
     """Mean-pooled embeddings as one writes them with transformers, batches sorted by length."""
+    import torch
+    import transformers
+
+    torch.set_num_threads(os.cpu_count())
     tokenizer = transformers.RobertaTokenizer.from_pretrained(folder)
     dtype = torch.float32 if device == "cpu" else torch.bfloat16
     model = transformers.RobertaModel.from_pretrained(folder, add_pooling_layer=False, attn_implementation="sdpa", dtype=dtype)
@@ -83,11 +85,10 @@ def main() -> None:
     parser.add_argument("--sentences", type=int, default=1_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--layers", type=int, default=12, help="of base's shape")
-    parser.add_argument("--batch_size", type=int, nargs="+", default=[32], help="PyTorch's; the best of several counts")
+    parser.add_argument("--batch_size", type=int, nargs="+", default=[32], help="PyTorch's; several are several sides")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     args = parser.parse_args()
     gpu = jax.default_backend() == "gpu"
-    torch.set_num_threads(os.cpu_count())
     texts = sentences(args.sentences)
     with tempfile.TemporaryDirectory() as folder:
         random_base(Path(folder), args.layers)
@@ -99,41 +100,22 @@ def main() -> None:
             if gpu:
                 sides[f"transformers, torch.compile, batches of {size}"] = torch_embed(Path(folder), device, size, True)
     vectors = {name: embed(texts) for name, embed in sides.items()}  # compiles, and warms up
-    seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for number in range(args.rounds):
-        for name in list(sides) if number % 2 == 0 else list(sides)[::-1]:
-            started = time.perf_counter()
-            sides[name](texts)
-            seconds[name].append(time.perf_counter() - started)
     ours, *others = vectors.values()
-    difference = max(float(np.abs(ours - other).max()) for other in others)
-    fastest = min(list(sides)[1:], key=lambda name: statistics.median(seconds[name]))
-    ratios = [theirs / mine for theirs, mine in zip(seconds[fastest], seconds["roberta_jax"])]
-    tokens = sum(len(row) for row in model._rows(texts))
-    report = {
+    seconds = in_turn({name: lambda embed=embed: embed(texts) for name, embed in sides.items()}, args.rounds)
+    found = compare(seconds, len(texts)) | {
         "sentences": len(texts),
-        "tokens": tokens,
-        "layers": args.layers,
-        "device": f"{jax.devices()[0].device_kind}, {os.cpu_count()} cores, {platform.machine()}",
-        "dtype": model.config.dtype,
-        "rounds": args.rounds,
-        "largest_difference": difference,
-        "sentences_per_second": {name: [len(texts) / s for s in seconds[name]] for name in sides},
-        "against": fastest,
-        "ratio": {"median": statistics.median(ratios), "smallest": min(ratios), "largest": max(ratios)},
-        "versions": {package.__name__: package.__version__ for package in (jax, torch, transformers)},
+        "tokens": sum(len(row) for row in model._rows(texts)),
+        "device": f"{args.layers} layers, {model.config.dtype}, {jax.devices()[0].device_kind}",
+        "largest_difference": max(float(np.abs(ours - other).max()) for other in others),
     }
-    if args.json:
-        print(json.dumps(report))
-        return
-    print(f"{len(texts):,} sentences, {tokens:,} tokens, {args.layers} layers, {model.config.dtype}, {report['device']}")
-    print(f"{'':40} {'sentences/s':>12} {'least':>8} {'most':>8}")
-    for name, rates in report["sentences_per_second"].items():
-        print(f"{name:40} {statistics.median(rates):12.2f} {min(rates):8.2f} {max(rates):8.2f}")
-    print(
-        f"ratio, median of {args.rounds} rounds: {report['ratio']['median']:.2f} "
-        f"({min(ratios):.2f} to {max(ratios):.2f}); largest difference of a vector {difference:.1e}"
-    )
+    print(json.dumps(found) if args.json else "\n".join(lines(found)))
+
+
+def lines(found: dict) -> list[str]:
+    """A table in Markdown."""
+    first, *rest = comparison_lines(found, "sentences/s")
+    what = f"{found['sentences']:,} sentences of {found['tokens']:,} ids, {found['device']}; {first}; "
+    return [f"{what}values of vectors differ by {found['largest_difference']:.1e} at most", *rest]
 
 
 if __name__ == "__main__":

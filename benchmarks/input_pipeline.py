@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import ASSETS, compare, in_turn, table
+from benchmarks import ASSETS, compare, comparison_lines, in_turn
 from benchmarks.tokenizer import documents
 from roberta_jax.data.prepare import Recipe, prepare
 
@@ -81,12 +81,15 @@ def main() -> None:
             args.rounds,
         )
         start = compare(first, 1)
-    if args.json:
-        print(json.dumps({"throughput": throughput, "first_batch": start, "masking": args.masking, "rows": len(corpus.train)}))
-        return
-    print(f"{len(corpus.train):,} rows of {args.length}, batches of {args.batch_size}, masking {args.masking}")
-    print(table(throughput, "million tokens/s"))
-    print(table(start, "first batches a second"))
+        what = f"{len(corpus.train):,} rows of {args.length}, batches of {args.batch_size}, masking {args.masking}"
+    found = {"what": what, "throughput": throughput, "first_batch": start}
+    print(json.dumps(found) if args.json else "\n".join(lines(found)))
+
+
+def lines(found: dict) -> list[str]:
+    """Tables in Markdown."""
+    first, *rest = comparison_lines(found["throughput"], "million tokens/s")
+    return [f"{found['what']}; {first}", *rest, "", *comparison_lines(found["first_batch"], "batches/s")[2:]]
 
 
 if __name__ == "__main__":

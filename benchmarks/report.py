@@ -1,9 +1,10 @@
 """Runs all that this machine can and writes reports/performance-DATE.md, with its pictures.
 
-    python -m benchmarks.report [--parts step,start,whole,growth] [--flax_python PYTHON] [--out reports]
+    python -m benchmarks.report [--parts step,finetune,…] [--flax_python PYTHON] [--out reports]
 
 Each part is a command of its own, given in the report. What a part found is kept in performance-DATE.json as soon as it ends,
-and the report is written from that, so that parts may be measured one by one, or again. About half an hour on two idle cores.
+and the report is written from that, so that parts may be measured one by one, or again. A part that cannot run, for want of
+the test assets or of a package, is named with its reason. About an hour on two idle cores.
 """
 
 import argparse
@@ -19,7 +20,19 @@ import matplotlib
 matplotlib.use("agg")
 from matplotlib import pyplot as plt  # noqa: E402
 
-from benchmarks import growth, startup, train_step, whole_run  # noqa: E402
+from benchmarks import (  # noqa: E402
+    checkpoint,
+    finetune,
+    growth,
+    inference,
+    input_pipeline,
+    spread,
+    startup,
+    tokenizer,
+    train_step,
+    whole_run,
+)
+from benchmarks.sides import LIMIT, Case  # noqa: E402
 
 MIDDLE = (
     "--config.model.hidden_size=512 --config.model.num_layers=6 --config.model.intermediate_size=2048 "
@@ -31,6 +44,11 @@ PARTS = {  # name → title, module, what the module makes lines of, and its com
         train_step,
         [f"--rows {rows} --rounds 3 --steps 1" for rows in ("8 --length 128", "2 --length 512")],
     ),
+    "finetune": ("Fine-tuning beside the Trainer", finetune, ["--rounds 3"]),
+    "inference": ("Texts to vectors beside transformers", inference, ["--rounds 3"]),
+    "tokenizer": ("Encoding beside tokenizers", tokenizer, [""]),
+    "pipeline": ("Masked batches beside the collator", input_pipeline, [""]),
+    "checkpoint": ("Checkpoints", checkpoint, [""]),
     "start": ("From the command to the first step", startup, [""]),
     "whole": (
         "The whole run beside the bare step",
@@ -42,25 +60,77 @@ PARTS = {  # name → title, module, what the module makes lines of, and its com
 
 
 def measure(part: str, flax_python: str) -> list[dict]:
-    """[{"command", "found"}], of each of the part's commands."""
+    """[{"command", "found"}], of each of the part's commands; of one that failed "failed", its last words."""
     module = PARTS[part][1].__name__
     measured = []
     for arguments in PARTS[part][2]:
         words = ["-m", module, *shlex.split(arguments)]
         hidden = ["--flax_python", flax_python] if flax_python and part == "step" else []
-        done = subprocess.run([sys.executable, *words, *hidden, "--json"], stdout=subprocess.PIPE, text=True, check=True)
+        done = subprocess.run([sys.executable, *words, *hidden, "--json"], capture_output=True, text=True)
         command = shlex.join(["python", *words] + ["--flax_python", "PYTHON"] * bool(hidden))
-        measured.append({"command": command, "found": json.loads(done.stdout.splitlines()[-1])})  # preparing talks
+        if done.returncode:
+            measured.append({"command": command, "failed": (done.stderr.splitlines() or ["no word"])[-1]})
+        else:
+            measured.append({"command": command, "found": json.loads(done.stdout.splitlines()[-1])})  # preparing talks
     return measured
 
 
-def picture(measured: dict[str, list[dict]], path: Path) -> None:
-    """Rates of a step's sides, and times against what grows."""
-    plots = [(one, None) for one in measured.get("step", [])]
-    plots += [(one, name) for one in measured.get("growth", []) for name in one["found"]["growth"] if name != "first step"]
+def summary(measured: dict[str, list[dict]]) -> list[str]:
+    """A table of what each part is for: how fast, beside what, and what was expected of it."""
+    rows: list[tuple] = []  # what, how fast, beside what, the ratio or what else there is to tell, expected
+
+    def compared(what: str, comparison: dict, unit: str, expected: float) -> None:
+        ours, theirs = list(comparison["rates"])[:2]
+        rate, ratio = comparison["rates"][ours]["median"], comparison["ratios"][theirs]
+        rows.append((what, f"{rate:,.3g} {unit}", theirs, f"{between(ratio, '.2f')} times as fast", f"{expected:g} times"))
+
+    for one in found_in(measured, "step"):
+        case = Case(**one["case"])
+        of = {row["side"]: row for row in train_step.rows_of(one) if "failed" not in row}
+        what, rate = f"training step of {case.shape}, {case.rows} × {case.length}", of["roberta_jax"]["tokens/s"]["median"]
+        for side, expected in (("PyTorch eager", 1.5), ("FlaxRoberta", 1.35)):
+            if side in of:
+                ratio = f"{between(of[side]['ratio'], '.2f')} times as fast"
+                rows.append((what, f"{rate:,.0f} tokens/s", side, ratio, f"{expected:g} times"))
+        rows.append((what, f"{rate:,.0f} tokens/s", LIMIT, f"{between(of['roberta_jax']['share'], '.1%')} of it", "65%"))
+    for one in found_in(measured, "finetune"):
+        for name, comparison in one["rows"].items():
+            compared(f"fine-tuning step of base, {name}", comparison, "steps/s", 1.2)
+    for one in found_in(measured, "inference"):
+        compared("texts to vectors, base", one, "sentences/s", 1)
+    for one in found_in(measured, "tokenizer"):
+        compared("encoding", one, "MB/s", 3)
+    for one in found_in(measured, "pipeline"):
+        compared("masked batches", one["throughput"], "million tokens/s", 20)
+    for one in found_in(measured, "checkpoint"):
+        stops, step = (between(one["seconds"][name], ".2f") for name in ("save returns after", "step alone"))
+        rows.append(("a checkpoint of base stops the steps", f"{stops} s", "a step, 8 × 128", f"{step} s", "less"))
+    for one in found_in(measured, "start"):
+        seconds = {name: spread(values) for name, values in one["seconds"].items()}
+        for name, expected in (("help printed", 2), ("warm: first step done", 25)):
+            rows.append((f"from the command: {name}", f"{between(seconds[name], '.2f')} s", "", "", f"{expected} s"))
+    for one in found_in(measured, "whole"):
+        of, cost = one["what"].split(";")[0], between(one["cost"]["of the loop"], ".1%")
+        rows.append((f"the loop around the step: {of}", cost, "the bare step", "", "2%"))
+    return ["", "| | | beside | | expected |", "|---|---|---|---|---|", *(f"| {' | '.join(row)} |" for row in rows)]
+
+
+def found_in(measured: dict[str, list[dict]], part: str) -> list[dict]:
+    return [one["found"] for one in measured.get(part, []) if "found" in one]
+
+
+def between(values: dict[str, float], form: str) -> str:
+    return f"{values['median']:{form}} ({values['smallest']:{form}} to {values['largest']:{form}})"
+
+
+def picture(measured: dict[str, list[dict]], path: Path) -> bool:
+    """Rates of a step's sides, and times against what grows; whether there is anything to show."""
+    plots = [(found, None) for found in found_in(measured, "step")]
+    plots += [(found, name) for found in found_in(measured, "growth") for name in found["growth"] if name != "first step"]
+    if not plots:
+        return False
     figure, axes = plt.subplots(-(-len(plots) // 3), 3, figsize=(13, 3.4 * -(-len(plots) // 3)), squeeze=False)
-    for axis, (one, name) in zip(axes.flat, plots):
-        found = one["found"]
+    for axis, (found, name) in zip(axes.flat, plots):
         if name is None:
             rows = [row for row in train_step.rows_of(found) if "failed" not in row][::-1]
             middle = [row["tokens/s"]["median"] for row in rows]
@@ -88,16 +158,19 @@ def picture(measured: dict[str, list[dict]], path: Path) -> None:
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)
+    return True
 
 
 def write(measured: dict[str, list[dict]], day: str, out: Path) -> Path:
     path = out / f"performance-{day}.md"
-    picture(measured, path.with_suffix(".png"))
-    text = [f"# Performance, {day}", "", f"![rates and growth]({path.stem}.png)"]
+    text = [f"# Performance, {day}", *summary(measured)]
+    if picture(measured, path.with_suffix(".png")):
+        text += ["", f"![rates and growth]({path.stem}.png)"]
     for part, (title, module, _) in PARTS.items():
-        for number, one in enumerate(measured.get(part, [])):
-            heading = [] if number else ["", f"## {title}"]
-            text += [*heading, "", f"    {one['command']}", "", *module.lines(one["found"])]
+        text += ["", f"## {title}"] if part in measured else []
+        for one in measured.get(part, []):
+            table = module.lines(one["found"]) if "found" in one else [f"It failed: {one['failed']}"]
+            text += ["", f"    {one['command']}", "", *table]
     notes = out / f"performance-{day}-notes.md"  # what a person has to say to them
     text += ["", notes.read_text().rstrip()] if notes.exists() else []
     path.write_text("\n".join(text) + "\n")

@@ -20,7 +20,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks import machine, spread
+from benchmarks import machine, spread, table
 
 MAIN = [sys.executable, "-m", "roberta_jax.main"]
 IMPORTS = [sys.executable, "-c", "import os, roberta_jax.main, roberta_jax.training.pretrain; os._exit(0)"]
@@ -83,11 +83,9 @@ def main() -> None:
 
 def lines(found: dict) -> list[str]:
     """A table in Markdown."""
-    table = [f"{found['config']}, {found['rounds']} rounds; {found['machine']}", ""]
-    table += ["| seconds from the command to | median | smallest | largest |", "|---|---|---|---|"]
-    for name, values in found["seconds"].items():
-        table.append(f"| {name} | " + " | ".join(f"{value:.2f}" for value in spread(values).values()) + " |")
-    return table
+    seconds = {name: spread(values) for name, values in found["seconds"].items()}
+    what = f"{found['config']}, {found['rounds']} rounds; {found['machine']}"
+    return [what, "", *table("seconds from the command to", seconds)]
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import tokenizers
 
-from benchmarks import compare, in_turn, table
+from benchmarks import compare, comparison_lines, in_turn
 from roberta_jax.data.documents import Counts, Reading, read, resolve
 from roberta_jax.data.prepare import DEFAULT_CACHE
 from roberta_jax.data.tokenizer import Tokenizer
@@ -55,11 +55,15 @@ def main() -> None:
     }
     result = compare(in_turn(sides, args.rounds), megabytes)
     result |= {"texts": len(texts), "megabytes": megabytes, "vocabulary": len(ours), "same_ids": equal}
-    if args.json:
-        print(json.dumps(result))
-    else:
-        print(f"{len(texts):,} texts, {megabytes:.1f} MB, vocabulary {len(ours):,}, ids {'equal' if equal else 'DIFFER'}")
-        print(table(result, "MB/s"))
+    print(json.dumps(result) if args.json else "\n".join(lines(result)))
+
+
+def lines(found: dict) -> list[str]:
+    """A table in Markdown."""
+    ids = "equal" if found["same_ids"] else "DIFFERENT"
+    what = f"{found['texts']:,} texts, {found['megabytes']:.1f} MB, vocabulary {found['vocabulary']:,}, {ids} ids; "
+    first, *rest = comparison_lines(found, "MB/s")
+    return [what + first, *rest]
 
 
 if __name__ == "__main__":

@@ -2,10 +2,10 @@
 
     python -m benchmarks.whole_run [--config configs/tiny.py] [--steps 1500] [--config.FIELD=VALUE …] [--json]
 
-A run of so many steps, which evaluates and saves as often as the config's whole one. The loop's cost is what a step takes
-longer in it than alone, by the median of what is logged; the start and the laps behind an evaluation or a checkpoint are left
-out of that, and counted apart: evaluation, checkpoints while the steps stand still, and what their writing behind the steps
-slows these.
+A run of so many steps, which evaluates and saves as often as the config's whole one. After each lap of its log it is made to
+stand still (SIGSTOP) while the bare step does as many: the loop's cost is what a lap takes longer than that one, in the
+median. The start and the laps behind an evaluation or a checkpoint are left out of that, and counted apart: evaluation,
+checkpoints while the steps stand still, and what their writing behind the steps slows these.
 Expected: the loop costs under 2%. On a CPU the input pipeline has no cores of its own, so this is the hardest case.
 """
 
@@ -13,6 +13,7 @@ import argparse
 import json
 import os
 import runpy
+import signal
 import statistics
 import subprocess
 import sys
@@ -25,7 +26,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from benchmarks import spread
+from benchmarks import spread, table
 from roberta_jax.config import typed
 from roberta_jax.memory import use_huge_pages
 from roberta_jax.model.heads import init_masked_lm
@@ -44,22 +45,57 @@ def scaled(whole: ConfigDict, steps: int, log_every: int) -> dict[str, int]:
     return fields | {"optimizer.warmup_steps": round(whole.optimizer.warmup_steps * steps / whole.steps)}
 
 
-def run_main(arguments: list[str], workdir: Path) -> dict:
-    """A whole run: its fields; (from step, to step, seconds of a step) of each lap of the log; seconds of each kind of work.
+def laps_of(workdir: Path) -> list[tuple[int, int, float]]:
+    """(from step, to step, tokens/s) of each lap in a run's log."""
+    path, laps = workdir / "metrics.jsonl", []
+    for line in path.read_text().splitlines(keepends=True) if path.exists() else []:
+        if line.endswith("\n") and "train/tokens_per_second" in (values := json.loads(line)):
+            laps.append((laps[-1][1] if laps else 0, values["step"], values["train/tokens_per_second"]))
+    return laps
+
+
+def run_main(arguments: list[str], workdir: Path, alone: Callable[[dict], float]) -> dict:
+    """A whole run, which stands still after a lap of its log while the bare step does another.
+
+    Args:
+      alone: the run's fields → seconds of a bare step.
+
+    Returns:
+      The run's fields; (from step, to step, seconds of a step, of the bare step) of each lap, the last None where an
+      evaluation, a checkpoint or the start comes before it; seconds of each kind of work.
 
     Raises:
       RuntimeError: it failed; with the end of what it wrote.
     """
     command = [sys.executable, "-m", "roberta_jax.main", *arguments, f"--workdir={workdir}"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    if done.returncode:
-        raise RuntimeError(f"{' '.join(command)}: {done.stderr[-500:]}")
-    fields, laps = json.loads((workdir / "config.json").read_text()), []
-    for line in map(json.loads, (workdir / "metrics.jsonl").read_text().splitlines()):
-        if "train/tokens_per_second" in line:
-            seconds = fields["batch_size"] * fields["data"]["length"] / line["train/tokens_per_second"]
-            laps.append((laps[-1][1] if laps else 0, line["step"], seconds))
-    return {"fields": fields, "laps": laps, "ledger": json.loads((workdir / "ledger.json").read_text())["seconds"]}
+    bare, stood, fields = {}, {}, {}  # by the step where a lap begins
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output)
+        while process.poll() is None:
+            time.sleep(0.05)
+            laps = laps_of(workdir)
+            if not laps or laps[-1][1] in bare or process.poll() is not None:
+                continue
+            fields, step = json.loads((workdir / "config.json").read_text()), laps[-1][1]
+            if any(step % fields[name] == 0 for name in ("eval_every", "checkpoint_every")) or step == fields["steps"]:
+                continue
+            process.send_signal(signal.SIGSTOP)
+            started = time.perf_counter()
+            bare[step] = alone(fields)
+            stood[step] = time.perf_counter() - started
+            process.send_signal(signal.SIGCONT)
+        output.seek(0)
+        if process.returncode:
+            raise RuntimeError(f"{' '.join(command)}: {output.read()[-500:]}")
+    timed = []
+    for start, end, rate in laps_of(workdir):
+        timed.append((start, end, tokens_of(fields) / rate - stood.get(start, 0) / (end - start), bare.get(start)))
+    return {"fields": fields, "laps": timed, "ledger": json.loads((workdir / "ledger.json").read_text())["seconds"]}
+
+
+def tokens_of(fields: dict) -> int:
+    """Ids of a batch."""
+    return fields["batch_size"] * fields["data"]["length"]
 
 
 def bare_step(fields: dict) -> Callable[[int], float]:
@@ -91,21 +127,15 @@ def bare_step(fields: dict) -> Callable[[int], float]:
     return run
 
 
-def compared(run: dict, bare: list[float], whole: ConfigDict) -> dict[str, dict[str, float]]:
-    """One round's rates, seconds of what is done now and then, and what all that costs at the cadence of `whole`.
-
-    Args:
-      bare: seconds of a step alone, one a lap.
-    """
-    fields, ledger, alone = run["fields"], run["ledger"], statistics.median(bare)
-    evaluations, saves = (-(-fields["steps"] // fields[name]) for name in ("eval_every", "checkpoint_every"))
-    behind_one = lambda start: any(start % fields[name] == 0 for name in ("eval_every", "checkpoint_every"))  # noqa: E731
-    undisturbed = [seconds for start, _, seconds in run["laps"] if not behind_one(start)]
+def compared(run: dict, whole: ConfigDict) -> dict[str, dict[str, float]]:
+    """One run's rates, seconds of what is done now and then, and what all that costs at the cadence of `whole`."""
+    fields, ledger = run["fields"], run["ledger"]
+    undisturbed = [(seconds, bare) for *_, seconds, bare in run["laps"] if bare]
     if not undisturbed:
         raise RuntimeError("there is no lap without an evaluation, a checkpoint or the start before it; lower log_every")
-    in_run = statistics.median(undisturbed)
-    slowed = sum((end - start) * (seconds - in_run) for start, end, seconds in run["laps"] if start and behind_one(start))
-    tokens = fields["batch_size"] * fields["data"]["length"]
+    in_run, alone = (statistics.median(column) for column in zip(*undisturbed))
+    evaluations, saves = (-(-fields["steps"] // fields[name]) for name in ("eval_every", "checkpoint_every"))
+    slowed = sum((end - start) * (seconds - in_run) for start, end, seconds, bare in run["laps"] if start and not bare)
     seconds = {
         "an evaluation": ledger["evaluate"] / evaluations,
         "a checkpoint, while the steps stand still": ledger["checkpoint"] / saves,
@@ -113,10 +143,10 @@ def compared(run: dict, bare: list[float], whole: ConfigDict) -> dict[str, dict[
     }
     evaluation, stop, slower = seconds.values()
     return {
-        "tokens/s": {"of the bare step": tokens / alone, "in a run": tokens / in_run},
+        "tokens/s": {"of the bare step": tokens_of(fields) / alone, "in a run": tokens_of(fields) / in_run},
         "seconds": seconds,
         "cost": {
-            "of the loop": in_run / alone - 1,
+            "of the loop": statistics.median(seconds / bare for seconds, bare in undisturbed) - 1,
             "of evaluations": evaluation / alone / whole.eval_every,
             "of checkpoints": (stop + slower) / alone / whole.checkpoint_every,
         },
@@ -130,16 +160,19 @@ def measure(config: str, steps: int | None, log_every: int | None, rounds: int, 
       steps, log_every: None: the config's.
       arguments: further `--config.FIELD=VALUE`.
     """
-    whole, bare, runs = runpy.run_path(str(ROOT / config))["get_config"](), None, []
+    whole, steppers, runs = runpy.run_path(str(ROOT / config))["get_config"](), [], []
     steps = steps or whole.steps
     given = [f"--config.{name}={value}" for name, value in scaled(whole, steps, log_every or whole.log_every).items()]
+
+    def alone(fields: dict) -> float:
+        if not steppers:
+            steppers.append(bare_step(fields))
+        return steppers[0](fields["log_every"])
+
     for _ in range(rounds):
         with tempfile.TemporaryDirectory() as folder:
-            runs.append(run_main([f"--config={ROOT / config}", *given, *arguments], Path(folder, "run")))
-        fields = runs[-1]["fields"]
-        bare = bare or bare_step(fields)
-        runs[-1]["bare"] = [bare(fields["log_every"]) for _ in range(steps // fields["log_every"])]
-    of_rounds = [compared(run, run["bare"], whole) for run in runs]
+            runs.append(run_main([f"--config={ROOT / config}", *given, *arguments], Path(folder, "run"), alone))
+    fields, of_rounds = runs[-1]["fields"], [compared(run, whole) for run in runs]
     found = {
         part: {name: spread([each[part][name] for each in of_rounds]) for name in names} for part, names in of_rounds[0].items()
     }
@@ -147,17 +180,14 @@ def measure(config: str, steps: int | None, log_every: int | None, rounds: int, 
     shape = f"{fields['batch_size']} rows of {fields['data']['length']}"
     machine = f"{os.cpu_count()} cores, {jax.devices()[0].device_kind}"
     cadence = f"an evaluation every {whole.eval_every:,} steps, a checkpoint every {whole.checkpoint_every:,}"
-    what = f"{model}, {shape}; runs of {fields['steps']:,} steps, {rounds} rounds in turn, {machine}; cost: with {cadence}"
+    what = f"{model}, {shape}; {rounds} runs of {fields['steps']:,} steps, {machine}; cost: with {cadence}"
     return found | {"what": what, "runs": runs}
 
 
 def lines(found: dict) -> list[str]:
     """A table in Markdown."""
-    rows = [found["what"], "", "| | median | smallest | largest |", "|---|---|---|---|"]
-    for part, form in (("tokens/s", ",.0f"), ("seconds", ",.2f"), ("cost", ".2%")):
-        for name, of_rounds in found[part].items():
-            rows.append(f"| {part} {name} | " + " | ".join(f"{value:{form}}" for value in of_rounds.values()) + " |")
-    return rows
+    parts = [table(part, found[part], form) for part, form in (("tokens/s", ",.0f"), ("seconds", ",.2f"), ("cost", ".2%"))]
+    return [line for part in ([found["what"]], *parts) for line in (*part, "")][:-1]
 
 
 def main() -> None:

@@ -8,9 +8,10 @@ from datetime import date
 import numpy as np
 import pytest
 
-from benchmarks import report, train_step
+from benchmarks import report, tokenizer, train_step
 from benchmarks.sides import LIMIT, Case
 
+BATCH = "tokenizers' encode_batch"
 SMALL = Case("tiny", rows=8, length=32, vocab_size=512, layers=1, dropout=0.0)
 
 
@@ -53,7 +54,27 @@ def test_the_report_is_written_from_what_is_kept(found, tmp_path, monkeypatch):
     report.main()
     text = (tmp_path / f"performance-{day}.md").read_text()
     assert "    python -m benchmarks.train_step\n" in text and "| PyTorch eager |" in text and text.endswith("Memory.\n")
+    assert "| training step of tiny, 8 × 32 |" in text.partition("## One step")[0]
     assert (tmp_path / f"performance-{day}.png").stat().st_size > 10_000
+
+
+def test_a_part_of_the_report_that_cannot_run_is_named_with_its_reason(tmp_path, monkeypatch):
+    monkeypatch.setitem(report.PARTS, "tokenizer", ("Encoding", report.tokenizer, ["--vocab no/where"]))
+    monkeypatch.setattr(sys, "argv", ["report", "--parts=tokenizer", f"--out={tmp_path}"])
+    report.main()
+    (text,) = (path.read_text() for path in tmp_path.glob("*.md"))
+    assert "    python -m benchmarks.tokenizer --vocab no/where\n\nIt failed: " in text and "no/where" in text.splitlines()[-1]
+
+
+def test_what_a_comparison_found_stands_in_its_lines(capsys, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["tokenizer", "--megabytes=0.2", "--rounds=2", "--json"])
+    tokenizer.main()
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert found["same_ids"] and found["rounds"] == 2
+    rate, lines = found["rates"]["roberta_jax"], tokenizer.lines(found)
+    assert f"| roberta_jax | {rate['median']:,.2f} | {rate['smallest']:,.2f} | {rate['largest']:,.2f} |" in lines
+    (row,) = report.summary({"tokenizer": [{"found": found}]})[3:]
+    assert f"{found['ratios'][BATCH]['median']:.2f} (" in row and BATCH in row
 
 
 def test_cases_are_all_that_the_fields_give(monkeypatch, capsys):
