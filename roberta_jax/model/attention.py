@@ -1,4 +1,4 @@
-"""Which attention runs where: XLA's, or on TPUs a kernel of our own, see `tpu_attention`."""
+"""Which attention runs where: XLA's, or a kernel of our own, see `tpu_attention` and `gpu_attention`."""
 
 from functools import partial
 
@@ -21,11 +21,16 @@ def attend(qkv: jax.Array, heads: int, segment_ids: jax.Array, rate: float = 0.0
     Returns:
       [B, L, D]
     """
-    if _alone_on_a_tpu():
-        from roberta_jax.model.tpu_attention import fits, tpu_attention  # Pallas takes long to import
+    if _alone() and on_tpu():
+        from roberta_jax.model import tpu_attention  # Pallas takes long to import
 
-        if fits(qkv, heads):
-            return tpu_attention(qkv, heads, segment_ids, rate, keys)
+        if tpu_attention.fits(qkv, heads):
+            return tpu_attention.tpu_attention(qkv, heads, segment_ids, rate, keys)
+    elif _alone() and _on_gpu():
+        from roberta_jax.model import gpu_attention
+
+        if gpu_attention.fits(qkv, heads):
+            return gpu_attention.gpu_attention(qkv, heads, segment_ids, rate, keys)
     return xla_attention(qkv, heads, segment_ids, rate, keys)
 
 
@@ -66,16 +71,26 @@ def _backward(rate, residuals, gradient):
 _weighted.defvjp(_forward, _backward)
 
 
-def _alone_on_a_tpu() -> bool:
-    """Whether this is traced for one TPU's own rows, as in a training step: XLA cannot spread a kernel over devices."""
+def _alone() -> bool:
+    """Whether this is traced for one device's own rows, as in a training step: XLA cannot spread a kernel over devices."""
     mesh = jax.sharding.get_abstract_mesh()
-    return on_tpu() and all(mesh.shape[name] == 1 for name in left_to_xla(mesh))
+    return all(mesh.shape[name] == 1 for name in left_to_xla(mesh))
 
 
 def on_tpu() -> bool:
     """Whether the mesh around is of TPUs: not `jax.default_backend()`, for `plan` compiles for TPUs that are not there."""
+    return _device_kind().startswith("TPU")
+
+
+def _on_gpu() -> bool:
+    """Whether the mesh around is of GPUs that Triton knows bfloat16 for: of NVIDIA, from Ampere on."""
+    there = jax.default_backend() == "gpu"
+    return _device_kind().startswith("NVIDIA") and (not there or float(jax.local_devices()[0].compute_capability) >= 8)
+
+
+def _device_kind() -> str:
     device = jax.sharding.get_abstract_mesh().abstract_device
-    return device is not None and device.device_kind.startswith("TPU")
+    return device.device_kind if device else ""
 
 
 def left_to_xla(mesh: jax.sharding.AbstractMesh) -> set[str]:

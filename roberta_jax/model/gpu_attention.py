@@ -1,0 +1,202 @@
+"""Attention by a kernel for NVIDIA's GPUs, in Pallas by way of Triton: flash attention with dropout within it.
+
+Scores are made a block at a time and never go through the device's memory; of them the backward pass keeps the logarithm
+of each query's sum of exponents. The kernel drops what `dropout` drops, for the mask is computed and not drawn.
+"""
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import pallas as pl
+from jax.experimental.pallas import triton as plgpu
+from jax.sharding import PartitionSpec as P
+
+from roberta_jax.model.attention import left_to_xla
+from roberta_jax.model.dropout import fold, hashed, threshold
+
+QUERIES, KEYS = 128, 64  # of a block of scores; going back both are 64, for more of them would not fit the registers
+
+
+def fits(qkv: jax.Array, heads: int) -> bool:
+    """Whether the kernel takes these: whole blocks, heads as Triton has them, and 2 bytes a value."""
+    _, length, three = qkv.shape
+    return length % KEYS == 0 and three // 3 // heads in (16, 32, 64, 128) and qkv.dtype.itemsize == 2
+
+
+def gpu_attention(
+    qkv: jax.Array,
+    heads: int,
+    segment_ids: jax.Array,
+    rate: float = 0.0,
+    keys: jax.Array | None = None,
+    interpret: bool = False,
+) -> jax.Array:
+    """`attend` by a kernel for GPUs, whose backward pass computes the probabilities again.
+
+    Args:
+      interpret: run it by XLA, on any device.
+    """
+    if keys is None:
+        rate, keys = 0.0, jnp.zeros((len(qkv), 2), jnp.uint32)
+    batch, length, three = qkv.shape
+    split = qkv.reshape(batch, length, 3, heads, three // 3 // heads)
+    return _attention(split, segment_ids, fold(keys, 0), rate, interpret).reshape(batch, length, three // 3)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def _attention(qkv, segments, keys, rate, interpret):
+    return _attention_forward(qkv, segments, keys, rate, interpret)[0]
+
+
+def _attention_forward(qkv, segments, keys, rate, interpret):
+    batch, length, _, heads, size = qkv.shape
+    queries = math.gcd(length, QUERIES)
+    out, logs = _call(
+        partial(_forward, rate=rate),
+        (qkv, qkv, qkv, segments, keys),
+        [_part(queries, size, 0), _whole(length, size, 1), _whole(length, size, 2), *_of_rows(length)],
+        [
+            jax.ShapeDtypeStruct((batch, length, heads, size), qkv.dtype),
+            jax.ShapeDtypeStruct((batch, heads, length), jnp.float32),
+        ],
+        [
+            pl.BlockSpec((None, queries, None, size), lambda at, head, row: (row, at, head, 0)),
+            pl.BlockSpec((None, None, queries), lambda at, head, row: (row, head, at)),
+        ],
+        (length // queries, heads, batch),
+        interpret,
+    )
+    return out, (qkv, segments, keys, out, logs)
+
+
+def _attention_backward(rate, interpret, residuals, gradient):
+    qkv, segments, keys, out, logs = residuals
+    batch, length, _, heads, size = qkv.shape
+    # The sum of probability times its gradient over a query's keys: dropout's part is in the output already.
+    sums = jnp.einsum("blhd,blhd->bhl", gradient, out, preferred_element_type=jnp.float32)
+    a_row = pl.BlockSpec((None, None, length), lambda at, head, row: (row, head, 0))
+    (of_qkv,) = _call(
+        partial(_backward, rate=rate),
+        (qkv, qkv, qkv, segments, keys, logs, sums, gradient),
+        [
+            *(_whole(length, size, which) for which in range(3)),
+            *_of_rows(length),
+            a_row,
+            a_row,
+            pl.BlockSpec((None, length, None, size), lambda at, head, row: (row, 0, head, 0)),
+        ],
+        [jax.ShapeDtypeStruct(qkv.shape, qkv.dtype)],
+        [pl.BlockSpec((None, KEYS, 3, None, size), lambda at, head, row: (row, at, 0, head, 0))],
+        (length // KEYS, heads, batch),
+        interpret,
+    )
+    return of_qkv, None, None
+
+
+_attention.defvjp(_attention_forward, _attention_backward)
+
+
+def _part(number: int, size: int, which: int) -> pl.BlockSpec:
+    """A block of a head's queries (0), keys (1) or values (2)."""
+    return pl.BlockSpec((None, number, None, None, size), lambda at, head, row: (row, at, which, head, 0))
+
+
+def _whole(length: int, size: int, which: int) -> pl.BlockSpec:
+    """All of a head's, of which the kernel loads what it wants."""
+    return pl.BlockSpec((None, length, None, None, size), lambda at, head, row: (row, 0, which, head, 0))
+
+
+def _of_rows(length: int) -> list[pl.BlockSpec]:
+    """A row's segments and keys."""
+    return [pl.BlockSpec((None, size), lambda at, head, row: (row, 0)) for size in (length, 2)]
+
+
+def _call(kernel, inputs, in_specs, out_shape, out_specs, grid, interpret: bool) -> list[jax.Array]:
+    qkv, *_ = inputs
+    call = pl.pallas_call(
+        kernel,
+        out_shape=out_shape,
+        grid=grid,
+        in_specs=in_specs,
+        out_specs=out_specs,
+        compiler_params=plgpu.CompilerParams(num_warps=4 if qkv.shape[-1] <= 64 else 8, num_stages=2),
+        interpret=interpret,
+    )
+    if rest := left_to_xla(jax.sharding.get_abstract_mesh()):  # of one device each: a kernel wants them said
+        call = jax.shard_map(call, in_specs=P(), out_specs=P(), axis_names=rest, check_vma=False)
+    return call(*inputs)
+
+
+def _scores(query, key, own, others):
+    """float32 [Q, K]"""
+    scores = plgpu.dot(query, key, trans_b=True) * query.shape[-1] ** -0.5
+    return jnp.where(own[:, None] == others[None, :], scores, -1e30)
+
+
+def _kept(keys_ref, head, row, column, shape, length: int, rate: float):
+    """Which of a block's probabilities stay: those that `dropout` keeps of [H, L, L]. bool [Q, K]"""
+    rows = (head * length + row + jax.lax.broadcasted_iota(jnp.int32, shape, 0)).astype(jnp.uint32)
+    columns = (column + jax.lax.broadcasted_iota(jnp.int32, shape, 1)).astype(jnp.uint32)
+    index = rows * np.uint32(length) + columns
+    return hashed(index + keys_ref[0], keys_ref[1]) >= threshold(rate)
+
+
+def _forward(query_ref, key_ref, value_ref, segments_ref, keys_ref, out_ref, logs_ref, *, rate: float):
+    number, size = query_ref.shape
+    length, start, head = key_ref.shape[0], pl.program_id(0) * number, pl.program_id(1)
+    query, own = query_ref[...], segments_ref[pl.ds(start, number)]
+
+    def block(at, before):
+        out, greatest, total = before
+        these = pl.ds(at * KEYS, KEYS)
+        scores = _scores(query, key_ref[these, :], own, segments_ref[these])
+        now = jnp.maximum(greatest, scores.max(axis=1))
+        exponents, shrink = jnp.exp(scores - now[:, None]), jnp.exp(greatest - now)
+        total = total * shrink + exponents.sum(axis=1)
+        if rate:
+            kept = _kept(keys_ref, head, start, at * KEYS, scores.shape, length, rate)
+            exponents = jnp.where(kept, exponents, 0)
+        value = value_ref[these, :]
+        return out * shrink[:, None] + plgpu.dot(exponents.astype(value.dtype), value), now, total
+
+    nothing = jnp.zeros((number, size), jnp.float32), jnp.full(number, -1e30, jnp.float32), jnp.zeros(number, jnp.float32)
+    out, greatest, total = jax.lax.fori_loop(0, length // KEYS, block, nothing)
+    out_ref[...] = (out * (1 / (1 - rate) / total)[:, None]).astype(out_ref.dtype)
+    logs_ref[...] = greatest + jnp.log(total)
+
+
+def _backward(query_ref, key_ref, value_ref, segments_ref, keys_ref, logs_ref, sums_ref, gradient_ref, out_ref, *, rate: float):
+    length, size = query_ref.shape
+    start, head, dtype = pl.program_id(0) * KEYS, pl.program_id(1), query_ref.dtype
+    own, scale = pl.ds(start, KEYS), size**-0.5
+
+    def of_block(queries, others, row, column):
+        """Probabilities after dropout, and the gradient of the scores, of some queries and keys. [Q, K]"""
+        scores = _scores(query_ref[queries, :], key_ref[others, :], segments_ref[queries], segments_ref[others])
+        probabilities = jnp.exp(scores - logs_ref[queries][:, None])
+        dropped, back = probabilities, plgpu.dot(gradient_ref[queries, :], value_ref[others, :], trans_b=True)
+        if rate:
+            kept = _kept(keys_ref, head, row, column, scores.shape, length, rate)
+            dropped, back = (jnp.where(kept, x * (1 / (1 - rate)), 0) for x in (dropped, back))
+        of_scores = probabilities * (back - sums_ref[queries][:, None])
+        return dropped.astype(dtype), of_scores.astype(dtype)
+
+    def of_keys(at, before):
+        of_key, of_value = before
+        these = pl.ds(at * KEYS, KEYS)
+        dropped, of_scores = of_block(these, own, at * KEYS, start)
+        of_value += plgpu.dot(dropped, gradient_ref[these, :], trans_a=True)
+        return of_key + plgpu.dot(of_scores, query_ref[these, :], trans_a=True), of_value
+
+    def of_queries(at, of_query):
+        these = pl.ds(at * KEYS, KEYS)
+        _, of_scores = of_block(own, these, start, at * KEYS)
+        return of_query + plgpu.dot(of_scores, key_ref[these, :])
+
+    nothing, blocks = jnp.zeros((KEYS, size), jnp.float32), length // KEYS
+    of_key, of_value = jax.lax.fori_loop(0, blocks, of_keys, (nothing, nothing))
+    out_ref[:, 1, :], out_ref[:, 2, :] = (of_key * scale).astype(dtype), of_value.astype(dtype)
+    out_ref[:, 0, :] = (jax.lax.fori_loop(0, blocks, of_queries, nothing) * scale).astype(dtype)
