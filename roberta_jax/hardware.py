@@ -33,7 +33,13 @@ CHIPS = {
     "h100": Chip("NVIDIA H100", 80e9, 3_350e9, 900e9, 1),
     "h200": Chip("NVIDIA H200", 141e9, 4_800e9, 900e9, 1),
 }
-GPUS = ("a100", "h100", "h200")
+# What XLA's compiler wants to know of a GPU besides: compute capability, multiprocessors, the memory that one's blocks share,
+# cache in MiB, clock in GHz; from the CUDA programming guide's table of capabilities and the same data sheets.
+GPUS = {
+    "a100": (8, 108, 164, 40, 1.41),
+    "h100": (9, 132, 228, 50, 1.98),
+    "h200": (9, 132, 228, 50, 1.98),
+}
 
 
 @dataclass(frozen=True)
@@ -46,6 +52,24 @@ class Topology:
     @property
     def chips(self) -> int:
         return math.prod(self.sides)
+
+    @property
+    def target(self) -> str:
+        """A GPU's description for XLA: `xla.stream_executor.GpuTargetConfigProto` as text."""
+        capability, cores, shared, cache, clock = GPUS[self.name.removeprefix("gpu:").split("x")[0]]
+        return f"""
+            gpu_device_info {{
+              cuda_compute_capability {{ major: {capability} }} core_count: {cores} clock_rate_ghz: {clock}
+              fpus_per_core: {64 if capability < 9 else 128} threads_per_core_limit: 2048 registers_per_core_limit: 65536
+              threads_per_block_limit: 1024 threads_per_warp: 32 registers_per_block_limit: 65536
+              shared_memory_per_core: {1024 * shared} shared_memory_per_block: {1024 * 48}
+              shared_memory_per_block_optin: {1024 * (shared - 1)} l2_cache_size: {cache * 2**20}
+              device_memory_size: {self.chip.hbm:.0f} memory_bandwidth: {self.chip.hbm_bandwidth:.0f}
+              block_dim_limit_x: {2**31 - 1} block_dim_limit_y: 65535 block_dim_limit_z: 65535
+            }}
+            platform_name: "CUDA" device_description_str: "{self.chip.kind}"
+            dnn_version_info {{ major: 9 minor: 10 }} runtime_version {{ major: 12 minor: 8 }}
+        """
 
     @property
     def sends(self) -> float:
@@ -72,5 +96,5 @@ def parse_topology(name: str) -> Topology:
     if not (found := re.fullmatch(r"(v\d+[ep]?):(\d+(?:x\d+)*)", name)):
         raise UserError(f"--topology is {name!r}; expected a TPU slice as v5e:16x16 or v4:2x2x1, or GPUs as gpu:h100x8.")
     if found[1] not in CHIPS:
-        raise UserError(f"--topology is {name}; plan knows the TPUs {', '.join(sorted(CHIPS.keys() - set(GPUS)))}.")
+        raise UserError(f"--topology is {name}; plan knows the TPUs {', '.join(sorted(CHIPS.keys() - GPUS.keys()))}.")
     return Topology(name, CHIPS[found[1]], tuple(map(int, found[2].split("x"))))

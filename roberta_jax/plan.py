@@ -1,8 +1,8 @@
 """What a job will need, before a chip is rented: `python -m roberta_jax.plan --config=configs/large.py --topology=v5e:16x16`.
 
-For a TPU slice the very training step is compiled, with no TPU attached: libtpu must be installed, best in a virtual
-environment of its own, since JAX looks for a TPU first wherever libtpu is. For `gpu:h100x8` and the like nothing is
-compiled: memory and traffic are estimates, and less sure.
+The very training step is compiled, with no chip attached. For a TPU slice libtpu must be installed, best in a virtual
+environment of its own, since JAX looks for a TPU first wherever libtpu is. For `gpu:h100x8` and the like it is JAX's CUDA
+plugin; without it memory and traffic are estimates, and less sure.
 """
 
 import importlib.util
@@ -127,7 +127,7 @@ def estimate(config: Any, topology: Topology) -> dict:
     """
     from roberta_jax.model.flops import PEAK_FLOPS, train_flops
 
-    needs = estimated(config, topology) if topology.gpu else compiled(config, topology)
+    needs = estimated(config, topology) if topology.gpu and not _cuda() else compiled(config, topology)
     chip, chips, used = topology.chip, topology.chips, sum(needs.memory.values())
     if used > chip.hbm:  # the compiler itself looks at temporaries alone
         raise DoesNotFit(f"does not fit: needs {used / GIB:.2f} of {chip.hbm / GIB:.2f} GiB HBM.")
@@ -170,21 +170,21 @@ def estimate(config: Any, topology: Topology) -> dict:
 
 
 def compiled(config: Any, topology: Topology) -> Needs:
-    """What the compiler says of a TPU slice that is not there. It runs in a child, for it has been seen to crash.
+    """What the compiler says of chips that are not there. It runs in a child, for it has been seen to crash.
 
     Raises:
       DoesNotFit: by its message, or it crashed.
-      UserError: libtpu does not take the topology.
+      UserError: it does not take the topology.
     """
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_mute) as child:
         try:
             return child.submit(compile_step, config, topology).result()
         except BrokenProcessPool:
-            raise DoesNotFit("cannot be compiled: libtpu's compiler crashed; another model.remat may do.") from None
+            raise DoesNotFit("cannot be compiled: the compiler crashed; another model.remat may do.") from None
 
 
 def _mute() -> None:
-    """libtpu writes warnings and its crash past Python's standard error; exceptions come back to the parent anyway."""
+    """Compilers write warnings and their crash past Python's standard error; exceptions come back to the parent anyway."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
 
 
@@ -201,13 +201,19 @@ def compile_step(config: Any, topology: Topology) -> Needs:
     from roberta_jax.training.sharding import batch_sharding, make_mesh
     from roberta_jax.training.step import abstract_state, accumulation, compile_train_step, make_train_step
 
-    options = {"chip_config_name": "megacore"} if topology.chip.kind == "TPU v4" else {}  # one device a chip, as JAX has it
-    if topology.chips == 1:
-        options["chips_per_host_bounds"] = (1, 1, 1)
+    if topology.gpu:
+        options = {"platform": "cuda", "topology": f"1x1x{topology.chips}", "target_config": topology.target}
+    else:
+        options = {"platform": "tpu"}
+        options |= (
+            {"chip_config_name": "megacore"} if topology.chip.kind == "TPU v4" else {}
+        )  # one device a chip, as JAX has it
+        options |= {"chips_per_host_bounds": (1, 1, 1)} if topology.chips == 1 else {}
     try:
-        devices = topologies.get_topology_desc(platform="tpu", topology_name=topology.name, **options).devices
+        devices = topologies.get_topology_desc(topology_name=topology.name, **options).devices
     except jax.errors.JaxRuntimeError as error:
-        raise UserError(f"libtpu does not take --topology={topology.name}: {_sentence(error)}") from None
+        library = "JAX's CUDA plugin" if topology.gpu else "libtpu"
+        raise UserError(f"{library} does not take --topology={topology.name}: {_sentence(error)}") from None
     mesh = make_mesh(config.fsdp, devices=devices)
     microbatches = accumulation(config.batch_size, config.microbatch_size, mesh)
     optimizer = make_optimizer(config.optimizer, config.steps)
@@ -244,11 +250,18 @@ def compile_step(config: Any, topology: Topology) -> Needs:
     }
     sent = sum(one.wire for one in read.collectives)
     flops = matmul_flops(jax.make_jaxpr(train_step)(state, batch, seed).jaxpr) / topology.chips
-    return Needs(memory, read.hbm_bytes, sent, flops, step.cost_analysis()["flops"], read.by_kind(), True, read.unknown_loops)
+    by_compiler = (step.cost_analysis() or {}).get("flops")
+    return Needs(memory, read.hbm_bytes, sent, flops, by_compiler, read.by_kind(), True, read.unknown_loops)
+
+
+def _cuda() -> bool:
+    """Whether JAX's CUDA plugin is installed; a GPU need not be there."""
+    known = importlib.util.find_spec("jax_plugins")
+    return known is not None and any(importlib.util.find_spec(f"jax_plugins.xla_cuda{number}") for number in (12, 13))
 
 
 def estimated(config: Any, topology: Topology) -> Needs:
-    """By arithmetic alone, for GPUs: state of 16 bytes a parameter, and the activations that XLA keeps on a TPU."""
+    """By arithmetic alone, for GPUs: state of 16 bytes a parameter, and the activations that XLA keeps."""
     import jax
 
     from roberta_jax.model.flops import forward_flops, train_flops
@@ -270,9 +283,9 @@ def estimated(config: Any, topology: Topology) -> Needs:
     rows = config.batch_size, config.data.length, _slots(config)
     # The whole forward pass again: right for "full", more than "dots" needs.
     again = 0 if config.model.remat == "none" else forward_flops(config.model, *rows)
-    # Each activation is written, read, and as much again passes by without being kept, whatever remat keeps; each
-    # microbatch reads parameters twice and adds to gradients; an update reads and writes parameters and both moments.
-    passing = 4 * activation_bytes(replace(config, model=replace(config.model, remat="none")), size)
+    # 13 times the activations pass by, in steps that XLA compiled for GPUs, whatever remat keeps of them; each microbatch
+    # reads parameters twice and adds to gradients; an update reads and writes parameters and both moments.
+    passing = 13 * activation_bytes(replace(config, model=replace(config.model, remat="none")), size)
     traffic = share // size * (passing + 4 * 4 * parameters) + 7 * 4 * parameters / config.fsdp
     ring = 2 * 4 * parameters * (topology.chips - 1) / topology.chips
     collectives = {"all-reduce": {"count": 1, "bytes": 4 * parameters}} if topology.chips > 1 else {}
@@ -281,18 +294,18 @@ def estimated(config: Any, topology: Topology) -> Needs:
 
 
 def activation_bytes(config: Any, rows: int) -> float:
-    """What a device keeps of `rows` rows for the backward pass, about: XLA's own choice, counted in a step it compiled.
+    """What a device keeps of `rows` rows for the backward pass, about: XLA's own choice, counted in steps it compiled.
 
-    A layer keeps 7 bytes of each attention probability (float32, in the dtype, a mask), 8 of each feed-forward value and
-    38 of each hidden one; `remat` keeps a layer's input, or its products with weights and attention's output, and one whole
-    layer at a time.
+    A layer keeps nine hidden values, a feed-forward one and, in float32, where no kernel attends, each attention
+    probability; `remat` keeps a layer's input, or its products with weights and attention's output, and one whole layer at
+    a time. Beside them stand the logits and their gradient.
     """
-    model, length = config.model, config.data.length
+    model, length, size = config.model, config.data.length, 4 if config.model.dtype == "float32" else 2
     hidden, wide = length * model.hidden_size, length * model.intermediate_size
-    whole = 7 * model.num_heads * length**2 + 8 * wide + 38 * hidden
-    kept = {"none": 0, "dots": 2 * (7 * hidden + wide), "full": 2 * hidden}[model.remat]
+    whole = 9 * hidden + wide + (model.num_heads * length**2 if size == 4 else 0)
+    kept = {"none": 0, "dots": 7 * hidden + wide, "full": hidden}[model.remat]
     layers = model.num_layers * kept + whole if kept else model.num_layers * whole
-    return rows * (layers + 3 * 4 * _slots(config) * model.vocab_size)  # logits, their gradient, one more
+    return rows * (size * layers + 2 * 4 * _slots(config) * model.vocab_size)
 
 
 def _slots(config: Any) -> int:
@@ -317,7 +330,11 @@ def _sentence(error: Exception) -> str:
 def table(report: dict) -> Iterator[str]:
     r = report
     yield f"{r['topology']}: {r['chips']} chips, microbatch_size {r['microbatch_size']}, remat {r['remat']}, fsdp {r['fsdp']}"
-    yield "compiled for this slice; times are its roofline" if r["sure"] else "estimated by arithmetic, less sure than a TPU's"
+    yield (
+        "compiled for this slice; times are its roofline"
+        if r["sure"]
+        else "estimated by arithmetic, less sure; where JAX's CUDA plugin is installed it is compiled"
+    )
     yield f"fits: {r['memory_used'] / GIB:.2f} of {r['memory_had'] / GIB:.2f} GiB HBM a chip"
     for name, size in r["memory"].items():
         yield f"  {name:36} {size / GIB:10.3f} GiB"

@@ -1,5 +1,6 @@
 """What a job will need: the reading of compiled text, the arithmetic, the sentences; compiled for TPUs where libtpu is."""
 
+import importlib
 import json
 import os
 import signal
@@ -15,6 +16,7 @@ import pytest
 
 from roberta_jax import plan
 from roberta_jax.compiled import Collective, matmul_flops, read_step
+from roberta_jax.config import typed
 from roberta_jax.errors import UserError
 from roberta_jax.hardware import GIB, parse_topology
 from roberta_jax.model.encoder import RobertaConfig
@@ -177,7 +179,8 @@ def test_the_roofline(monkeypatch):
     assert any("binds" in line and "interconnect" in line for line in plan.table(report))
 
 
-def test_gpus_are_estimated_and_said_to_be():
+def test_gpus_are_estimated_without_cudas_plugin_and_said_to_be(monkeypatch):
+    monkeypatch.setattr(plan.importlib.util, "find_spec", lambda name: None)
     report = plan.estimate(BASE, parse_topology("gpu:h100x8"))
     assert not report["sure"] and "less sure" in "\n".join(plan.table(report))
     state = sum(report["memory"][name] for name in ("parameters", "optimizer state", "gradients"))
@@ -238,7 +241,7 @@ def crash(config, topology):
 
 def test_a_compiler_that_crashes_is_a_sentence_too(monkeypatch):
     monkeypatch.setattr(plan, "compile_step", crash)
-    with pytest.raises(plan.DoesNotFit, match="libtpu's compiler crashed"):
+    with pytest.raises(plan.DoesNotFit, match="the compiler crashed"):
         plan.compiled(BASE, parse_topology("v6e:8x8"))
 
 
@@ -320,4 +323,36 @@ def test_what_libtpu_does_not_know_or_hold_is_a_sentence(tpu):
     done = tpu("--config=configs/tiny.py", "--topology=v5e:3x3")
     assert done.returncode == 2 and "error: libtpu does not take --topology=v5e:3x3" in done.stderr
     done = tpu("--config=configs/base.py", "--config.microbatch_size=256", "--topology=v5e:2x4")
+    assert done.returncode == 1 and "does not fit: needs" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.fixture(scope="module")
+def cuda():
+    python = os.environ.get("ROBERTA_CUDA_PYTHON")
+    if not python:
+        pytest.skip("ROBERTA_CUDA_PYTHON does not name a Python that has this package and pip install -e '.[cuda]'")
+    return partial(run, python=python)
+
+
+@pytest.mark.parametrize(
+    ("config", "topology"),
+    [("base", "gpu:a100x1"), ("base", "gpu:h100x8"), ("large", "gpu:h100x8"), ("large", "gpu:h200x2")],
+)
+def test_a_config_compiles_for_gpus_that_are_not_there_about_as_estimated(cuda, config, topology):
+    done = cuda(f"--config=configs/{config}.py", f"--topology={topology}", "--json")
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert report["sure"] and report["unknown_loops"] == 0
+    fields = importlib.import_module(f"configs.{config}").get_config().to_dict()
+    estimated = plan.estimate(typed(PretrainConfig, fields), parse_topology(topology))
+    for name in ("memory_used", "hbm_bytes", "matmul_flops"):
+        assert estimated[name] == pytest.approx(report[name], rel=0.35), name
+    parameters = report["memory"]["parameters"]
+    sent = {kind: total["bytes"] for kind, total in report["collectives"].items()}
+    for kind in ("all-gather", "reduce-scatter") if report["chips"] > 1 else ():  # gradients and parameters, once
+        assert sent[kind] == pytest.approx(parameters, rel=0.05)
+
+
+def test_what_does_not_fit_a_gpu_is_a_sentence(cuda):
+    done = cuda("--config=configs/base.py", "--config.microbatch_size=1024", "--topology=gpu:h100x8")
     assert done.returncode == 1 and "does not fit: needs" in done.stderr and "Traceback" not in done.stderr
