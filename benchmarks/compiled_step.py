@@ -1,10 +1,10 @@
-"""What a TPU's compiler says of the choices of attention, dropout on it, rematerialisation and microbatch size.
+"""What a TPU's or GPU's compiler says of the choices of attention, dropout on it, rematerialisation and microbatch size.
 
-    python -m benchmarks.tpu_step [--config base large] [--topology v5e:2x4 …] [--remat dots …] [--json]
+    python -m benchmarks.compiled_step [--config base large] [--topology v5e:2x4 gpu:h100x8 …] [--remat dots …] [--json]
 
-Every line is the whole training step, compiled for a slice that is not there (see `roberta_jax.plan`, whose roofline this
-prints; nothing is run). XLA's attention and this package's kernel are measured beside splash attention, JAX's own kernel
-for TPUs, which has no dropout. Expected: with the kernel a step moves fewer bytes than with XLA's attention.
+Every line is the whole training step, compiled for chips that are not there (see `roberta_jax.plan`, whose roofline this
+prints; nothing is run). XLA's attention and this package's kernels are measured beside JAX's own, which have no dropout:
+splash attention for TPUs, cuDNN's for GPUs. Expected: with the kernel a step moves fewer bytes than with XLA's attention.
 """
 
 import argparse
@@ -12,13 +12,14 @@ import importlib
 import itertools
 import json
 from functools import partial
-from importlib.metadata import version
+from importlib.metadata import distributions
 from typing import Any
 
 from roberta_jax import plan
 from roberta_jax.hardware import GIB, Topology, parse_topology
 
-ATTENTIONS = ("kernel", "XLA", "splash")
+ATTENTIONS = ("kernel", "XLA", "jax")
+COMPILERS = ("jax", "libtpu", "jax-cuda13-plugin", "jax-cuda12-plugin")
 
 
 def splash(qkv: Any, heads: int, segment_ids: Any, rate: float = 0.0, keys: Any = None) -> Any:
@@ -49,6 +50,18 @@ def splash(qkv: Any, heads: int, segment_ids: Any, rate: float = 0.0, keys: Any 
     return jnp.moveaxis(attended(query, key, value, segment_ids), 1, 2).reshape(batch, length, -1)
 
 
+def cudnn(qkv: Any, heads: int, segment_ids: Any, rate: float = 0.0, keys: Any = None) -> Any:
+    """`attention.attend` by cuDNN; segments are a mask on all scores."""
+    import jax
+    import jax.numpy as jnp
+
+    batch, length, _ = qkv.shape
+    query, key, value = jnp.moveaxis(qkv.reshape(batch, length, 3, heads, -1), 2, 0)  # each [B, L, H, D/H]
+    same = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]
+    attended = jax.nn.dot_product_attention(query, key, value, mask=same, implementation="cudnn")
+    return attended.reshape(batch, length, -1)
+
+
 def compile_with(attention: str, config: Any, topology: Topology) -> plan.Needs:
     """`plan.compile_step` in its child, with this attention in the model."""
     from roberta_jax.model import encoder
@@ -56,8 +69,8 @@ def compile_with(attention: str, config: Any, topology: Topology) -> plan.Needs:
 
     if attention == "XLA":
         encoder.attend = xla_attention
-    elif attention == "splash":
-        encoder.attend = splash
+    elif attention == "jax":
+        encoder.attend = cudnn if topology.gpu else splash
     return plan.compile_step(config, topology)
 
 
@@ -96,18 +109,20 @@ def main() -> None:
     add("--config", default=["base"], choices=("base", "large"))
     add("--topology", default=["v5e:2x4"])
     add("--attention", default=ATTENTIONS, choices=ATTENTIONS)
-    add("--attention_dropout", type=float, default=[0.1, 0.0], help="splash has none")
+    add("--attention_dropout", type=float, default=[0.1, 0.0], help="those of JAX have none")
     add("--remat", default=plan.REMAT, choices=plan.REMAT)
     add("--microbatch_size", type=int, default=[0], help="default: the config's")
     parser.add_argument("--length", type=int, default=512, help="default %(default)s")
     parser.add_argument("--json", action="store_true", help="print one JSON object a line instead of the table")
     args = parser.parse_args()
     if not args.json:
-        print(f"libtpu {version('libtpu')}, jax {version('jax')}; rows of {args.length}\n{HEADER}")
+        there = {package.name: package.version for package in distributions()}
+        compilers = [f"{name} {there[name]}" for name in COMPILERS if name in there]
+        print(f"{', '.join(compilers)}; rows of {args.length}\n{HEADER}")
     names = ("config", "topology", "attention", "attention_dropout", "remat", "microbatch_size")
     for chosen in itertools.product(*(getattr(args, name) for name in names)):
         side = dict(zip(names, chosen))
-        if side["attention"] == "splash" and side["attention_dropout"]:
+        if side["attention"] == "jax" and side["attention_dropout"]:
             continue
         side = measure(side, args.length)
         print(json.dumps(side) if args.json else line(side), flush=True)
