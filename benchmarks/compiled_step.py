@@ -15,62 +15,16 @@ from functools import partial
 from importlib.metadata import distributions
 from typing import Any
 
+from benchmarks.attentions import ATTENTIONS, use
 from roberta_jax import plan
 from roberta_jax.hardware import GIB, Topology, parse_topology
 
-ATTENTIONS = ("kernel", "XLA", "jax")
 COMPILERS = ("jax", "libtpu", "jax-cuda13-plugin", "jax-cuda12-plugin")
-
-
-def splash(qkv: Any, heads: int, segment_ids: Any, rate: float = 0.0, keys: Any = None) -> Any:
-    """`attention.attend` by JAX's splash attention, with the blocks that move the least."""
-    import jax
-    import jax.numpy as jnp
-    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernels
-    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
-
-    from roberta_jax.model.attention import left_to_xla, xla_attention
-
-    batch, length, _ = qkv.shape
-    if length % 128:  # of the row that parameters are made with
-        return xla_attention(qkv, heads, segment_ids, rate, keys)
-    block = dict.fromkeys(("block_q", "block_kv", "block_q_dkv", "block_kv_dkv", "block_kv_dkv_compute"), length)
-    kernel = kernels.make_splash_mha_single_device(
-        masks.MultiHeadMask([masks.FullMask((length, length))] * heads),
-        block_sizes=kernels.BlockSizes(**block, use_fused_bwd_kernel=True),
-    )
-    query, key, value = jnp.moveaxis(qkv.reshape(batch, length, 3, heads, -1), (2, 3), (0, 2))  # each [B, H, L, D/H]
-
-    def attended(query, key, value, segment_ids):
-        return jax.vmap(kernel)(query * query.shape[-1] ** -0.5, key, value, kernels.SegmentIds(segment_ids, segment_ids))
-
-    if rest := left_to_xla(jax.sharding.get_abstract_mesh()):
-        spec = jax.sharding.PartitionSpec()
-        attended = jax.shard_map(attended, in_specs=spec, out_specs=spec, axis_names=rest, check_vma=False)
-    return jnp.moveaxis(attended(query, key, value, segment_ids), 1, 2).reshape(batch, length, -1)
-
-
-def cudnn(qkv: Any, heads: int, segment_ids: Any, rate: float = 0.0, keys: Any = None) -> Any:
-    """`attention.attend` by cuDNN; segments are a mask on all scores."""
-    import jax
-    import jax.numpy as jnp
-
-    batch, length, _ = qkv.shape
-    query, key, value = jnp.moveaxis(qkv.reshape(batch, length, 3, heads, -1), 2, 0)  # each [B, L, H, D/H]
-    same = segment_ids[:, None, :, None] == segment_ids[:, None, None, :]
-    attended = jax.nn.dot_product_attention(query, key, value, mask=same, implementation="cudnn")
-    return attended.reshape(batch, length, -1)
 
 
 def compile_with(attention: str, config: Any, topology: Topology) -> plan.Needs:
     """`plan.compile_step` in its child, with this attention in the model."""
-    from roberta_jax.model import encoder
-    from roberta_jax.model.attention import xla_attention
-
-    if attention == "XLA":
-        encoder.attend = xla_attention
-    elif attention == "jax":
-        encoder.attend = cudnn if topology.gpu else splash
+    use(attention, topology.gpu)
     return plan.compile_step(config, topology)
 
 

@@ -32,6 +32,7 @@ class Case:
     layers: int = 0  # instead of the shape's
     remat: str = "none"  # ours
     microbatch: int = 0  # ours: rows at once; 0: all
+    attention: str = "kernel"  # ours: where there is one; or one of benchmarks.attentions
 
     @property
     def slots(self) -> int:
@@ -79,6 +80,11 @@ def timed(step: Callable[[], None]) -> Callable[[], float]:
 
 
 def ours(case: Case) -> Side:
+    import jax
+
+    from benchmarks.attentions import use
+
+    use(case.attention, jax.default_backend() == "gpu")
     return masked_lm_step(roberta_config(case), case.batch(), case.microbatch)
 
 

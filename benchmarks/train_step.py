@@ -152,6 +152,7 @@ def lines(found: dict) -> list[str]:
     """A table in Markdown."""
     case = Case(**found["case"])
     more = f", remat {case.remat}" * (case.remat != "none") + f", microbatches of {case.microbatch}" * bool(case.microbatch)
+    more += f", {case.attention}'s attention" * (case.attention != "kernel")
     made = f"{case.layers} layers of {case.shape}" if case.layers else case.shape
     head = f"{made}, {case.rows} × {case.length}, {case.dtype}, dropout {case.dropout:g}{more}; {found['machine']}"
     table = [

@@ -8,7 +8,7 @@ from datetime import date
 import numpy as np
 import pytest
 
-from benchmarks import report, tokenizer, train_step
+from benchmarks import attentions, report, tokenizer, train_step
 from benchmarks.sides import LIMIT, Case
 
 BATCH = "tokenizers' encode_batch"
@@ -75,6 +75,16 @@ def test_what_a_comparison_found_stands_in_its_lines(capsys, monkeypatch):
     assert f"| roberta_jax | {rate['median']:,.2f} | {rate['smallest']:,.2f} | {rate['largest']:,.2f} |" in lines
     (row,) = report.summary({"tokenizer": [{"found": found}]})[3:]
     assert f"{found['ratios'][BATCH]['median']:.2f} (" in row and BATCH in row
+
+
+def test_attentions_are_compared_with_float32(capsys, monkeypatch):
+    shape = ["--rows=2", "--length=128", "--heads=2", "--steps=1", "--rounds=1"]
+    monkeypatch.setattr(sys, "argv", ["attentions", *shape, "--json"])
+    attentions.main()
+    found = json.loads(capsys.readouterr().out.splitlines()[-1])
+    for of_kernel, of_xla in zip(found["differences"]["kernel"], found["differences"]["XLA"]):
+        assert 0 < of_kernel < 2 * of_xla
+    assert sum(line.startswith("| kernel |") for line in attentions.lines(found)) == 2
 
 
 def test_cases_are_all_that_the_fields_give(monkeypatch, capsys):
