@@ -16,6 +16,7 @@ import numpy as np
 
 from benchmarks import machine, spread, table
 from benchmarks.sides import Case
+from roberta_jax.memory import use_huge_pages
 from roberta_jax.model.encoder import RobertaConfig
 from roberta_jax.model.heads import init_masked_lm
 from roberta_jax.training.checkpoint import Checkpoints
@@ -83,4 +84,5 @@ def lines(found: dict) -> list[str]:
 
 
 if __name__ == "__main__":
+    use_huge_pages()  # as main does
     main()

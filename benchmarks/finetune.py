@@ -21,6 +21,7 @@ import numpy as np
 from benchmarks import ASSETS, compare, comparison_lines, in_turn
 from roberta_jax.data.tokenizer import Tokenizer
 from roberta_jax.interop.text import ByteLevelText
+from roberta_jax.memory import use_huge_pages
 from roberta_jax.model.encoder import RobertaConfig
 from roberta_jax.model.heads import init_with_head
 from roberta_jax.tasks.batches import choose_lengths, train_batches
@@ -150,4 +151,5 @@ def lines(found: dict) -> list[str]:
 
 
 if __name__ == "__main__":
+    use_huge_pages()  # as main does
     main()
