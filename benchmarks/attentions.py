@@ -22,7 +22,7 @@ from roberta_jax.model.attention import attend, left_to_xla, xla_attention
 from roberta_jax.model.dropout import row_keys
 from roberta_jax.training.sharding import make_mesh
 
-ATTENTIONS = ("kernel", "XLA", "jax")
+ATTENTIONS = ("kernel", "xla", "jax")
 
 
 def splash(qkv: jax.Array, heads: int, segment_ids: jax.Array, rate: float = 0.0, keys: jax.Array | None = None) -> jax.Array:
@@ -58,10 +58,9 @@ def cudnn(qkv: jax.Array, heads: int, segment_ids: jax.Array, rate: float = 0.0,
     return attended.reshape(batch, length, -1)
 
 
-def use(attention: str, gpu: bool) -> None:
-    """Puts one of ATTENTIONS into the model, for as long as the process lives."""
-    if attention != "kernel":
-        encoder.attend = xla_attention if attention == "XLA" else cudnn if gpu else splash
+def use_jaxs(gpu: bool) -> None:
+    """Puts JAX's own attention into the model in place of the kernel, for as long as the process lives."""
+    encoder.attend = cudnn if gpu else splash
 
 
 def forward_and_backward(attention: Callable, heads: int, rate: float) -> Callable:

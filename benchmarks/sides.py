@@ -32,7 +32,7 @@ class Case:
     layers: int = 0  # instead of the shape's
     remat: str = "none"  # ours
     microbatch: int = 0  # ours: rows at once; 0: all
-    attention: str = "kernel"  # ours: where there is one; or one of benchmarks.attentions
+    attention: str = "kernel"  # ours: where there is one; or another of benchmarks.attentions
 
     @property
     def slots(self) -> int:
@@ -82,9 +82,10 @@ def timed(step: Callable[[], None]) -> Callable[[], float]:
 def ours(case: Case) -> Side:
     import jax
 
-    from benchmarks.attentions import use
+    from benchmarks.attentions import use_jaxs
 
-    use(case.attention, jax.default_backend() == "gpu")
+    if case.attention == "jax":
+        use_jaxs(jax.default_backend() == "gpu")
     return masked_lm_step(roberta_config(case), case.batch(), case.microbatch)
 
 
@@ -134,6 +135,7 @@ def roberta_config(case: Case):
         attention_dropout=case.dropout,
         dtype=case.dtype,
         remat=case.remat,
+        attention="xla" if case.attention == "xla" else "kernel",
     )
 
 

@@ -43,6 +43,7 @@ def get_config(task: str = "") -> ConfigDict:
     config.model.attention_dropout = 0.1
     config.model.dtype = "float32"  # of the arithmetic, or "bfloat16"
     config.model.remat = "none"
+    config.model.attention = "kernel"
 
     config.optimizer = ConfigDict()
     config.optimizer.warmup_steps = 0.06  # of the steps; 1 and more: steps

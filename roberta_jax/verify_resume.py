@@ -34,6 +34,7 @@ PLAIN = {
     "microbatch_size": 0,
     "fsdp": 1,
     "model.remat": "none",
+    "model.attention": "xla",
     "model.dtype": "float32",
 }
 

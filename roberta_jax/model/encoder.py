@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from roberta_jax.errors import UserError
-from roberta_jax.model.attention import attend
+from roberta_jax.model.attention import attend, xla_attention
 from roberta_jax.model.dropout import dropout, fold
 from roberta_jax.model.layers import Dense, LayerNorm, add_bias, gelu
 
@@ -43,18 +43,21 @@ class RobertaConfig:
     initializer_range: float = 0.02
     dtype: str = "float32"  # of the arithmetic; parameters are always float32
     remat: str = "none"  # what the backward pass computes again: "none", "dots" or "full"
+    attention: str = "kernel"  # where there is one for the device and the rows; or "xla" everywhere
 
     def __post_init__(self):
         if self.hidden_size % self.num_heads:
             raise UserError(f"model.hidden_size {self.hidden_size} is not a multiple of model.num_heads {self.num_heads}.")
         if self.remat not in REMAT_POLICIES:
             raise UserError(f"model.remat is {self.remat!r}; it can be {' or '.join(map(repr, REMAT_POLICIES))}.")
+        if self.attention not in ("kernel", "xla"):
+            raise UserError(f"model.attention is {self.attention!r}; it can be 'kernel' or 'xla'.")
         if self.dtype not in ("float32", "bfloat16"):
             raise UserError(f"model.dtype is {self.dtype!r}; it can be 'float32' or 'bfloat16'.")
 
     def with_shape_of(self, other: "RobertaConfig") -> "RobertaConfig":
-        """`other` with this one's dropout, arithmetic and remat: those are a run's, and not a model's."""
-        kept = {name: getattr(self, name) for name in ("dropout", "attention_dropout", "dtype", "remat")}
+        """`other` with this one's dropout, arithmetic, remat and attention: those are a run's, and not a model's."""
+        kept = {name: getattr(self, name) for name in ("dropout", "attention_dropout", "dtype", "remat", "attention")}
         return replace(other, **kept)
 
 
@@ -117,7 +120,8 @@ class Block(nn.Module):
         c = self.config
 
         qkv = dense(c, (3, c.num_heads, c.hidden_size // c.num_heads), "qkv")(x)  # [B, L, 3·D]
-        attended = attend(qkv, c.num_heads, segment_ids, c.attention_dropout, keys)  # [B, L, D]
+        attention = attend if c.attention == "kernel" else xla_attention
+        attended = attention(qkv, c.num_heads, segment_ids, c.attention_dropout, keys)  # [B, L, D]
         attended = checkpoint_name(attended, "attended")
         attended = dropout(dense(c, c.hidden_size, "out")(attended), c.dropout, keys, 1)
         x = layer_norm(c, name="attention_norm")(x + attended)

@@ -80,7 +80,7 @@ def test_bfloat16_arithmetic_keeps_float32_parameters(params, ids):
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(shapes))
 
 
-@pytest.mark.parametrize("wrong", [{"num_heads": 5}, {"remat": "some"}, {"dtype": "float16"}])
+@pytest.mark.parametrize("wrong", [{"num_heads": 5}, {"remat": "some"}, {"dtype": "float16"}, {"attention": "flash"}])
 def test_a_shape_that_cannot_be_is_refused(wrong):
     with pytest.raises(UserError, match=f"model.{next(iter(wrong))}"):
         replace(SMALL, **wrong)
