@@ -59,15 +59,16 @@ def test_the_report_is_written_from_what_is_kept(found, tmp_path, monkeypatch):
 
 
 def test_a_part_of_the_report_that_cannot_run_is_named_with_its_reason(tmp_path, monkeypatch):
-    monkeypatch.setitem(report.PARTS, "tokenizer", ("Encoding", report.tokenizer, ["--vocab no/where"]))
+    monkeypatch.setitem(report.PARTS, "tokenizer", ("Encoding", report.tokenizer, ["--files no/where"]))
     monkeypatch.setattr(sys, "argv", ["report", "--parts=tokenizer", f"--out={tmp_path}"])
     report.main()
     (text,) = (path.read_text() for path in tmp_path.glob("*.md"))
-    assert "    python -m benchmarks.tokenizer --vocab no/where\n\nIt failed: " in text and "no/where" in text.splitlines()[-1]
+    assert "    python -m benchmarks.tokenizer --files no/where\n\nIt failed: " in text and "no/where" in text.splitlines()[-1]
 
 
-def test_what_a_comparison_found_stands_in_its_lines(capsys, monkeypatch):
-    monkeypatch.setattr(sys, "argv", ["tokenizer", "--megabytes=0.2", "--rounds=2", "--json"])
+def test_what_a_comparison_found_stands_in_its_lines(tmp_path, capsys, monkeypatch):
+    (tmp_path / "text.txt").write_text(report.__doc__ + train_step.__doc__ + tokenizer.__doc__)
+    monkeypatch.setattr(sys, "argv", ["tokenizer", "--files", str(tmp_path / "text.txt"), "--rounds=2", "--json"])
     tokenizer.main()
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert found["same_ids"] and found["rounds"] == 2
