@@ -1,11 +1,11 @@
-"""A small model on the docstrings of the packages installed here: a few minutes on two CPU cores, no download.
+"""A small model on the docstrings of the packages installed here: a minute on two CPU cores, no download.
 
     layers 2, hidden 128, FFN 512, heads 2: 686,336 parameters; rows of 64; vocabulary 2,048, trained on the same text
 
     python -m roberta_jax.main --config=configs/tiny.py --workdir=/tmp/run
 
 Rows are short, so that each position is seen often, and initial weights as wide as the narrow model needs: both let it
-find its neighbours within minutes. Expect a valid loss more than 1.0 nat under the unigram model's.
+find its neighbours soon. Expect a valid loss more than 1.0 nat under the unigram model's.
 """
 
 from ml_collections import ConfigDict

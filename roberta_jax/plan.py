@@ -204,11 +204,9 @@ def compile_step(config: Any, topology: Topology) -> Needs:
     if topology.gpu:
         options = {"platform": "cuda", "topology": f"1x1x{topology.chips}", "target_config": topology.target}
     else:
-        options = {"platform": "tpu"}
-        options |= (
-            {"chip_config_name": "megacore"} if topology.chip.kind == "TPU v4" else {}
-        )  # one device a chip, as JAX has it
-        options |= {"chips_per_host_bounds": (1, 1, 1)} if topology.chips == 1 else {}
+        whole_chips = {"chip_config_name": "megacore"} if topology.chip.kind == "TPU v4" else {}  # one device each, as in JAX
+        alone = {"chips_per_host_bounds": (1, 1, 1)} if topology.chips == 1 else {}
+        options = {"platform": "tpu"} | whole_chips | alone
     try:
         devices = topologies.get_topology_desc(topology_name=topology.name, **options).devices
     except jax.errors.JaxRuntimeError as error:
@@ -296,13 +294,13 @@ def estimated(config: Any, topology: Topology) -> Needs:
 def activation_bytes(config: Any, rows: int) -> float:
     """What a device keeps of `rows` rows for the backward pass, about: XLA's own choice, counted in steps it compiled.
 
-    A layer keeps nine hidden values, a feed-forward one and, in float32, where no kernel attends, each attention
-    probability; `remat` keeps a layer's input, or its products with weights and attention's output, and one whole layer at
-    a time. Beside them stand the logits and their gradient.
+    A layer keeps nine hidden values, a feed-forward one and, where no kernel attends, as in float32 on GPUs, each
+    attention probability; `remat` keeps a layer's input, or its products with weights and attention's output, and one whole
+    layer at a time. Beside them stand the logits and their gradient.
     """
     model, length, size = config.model, config.data.length, 4 if config.model.dtype == "float32" else 2
     hidden, wide = length * model.hidden_size, length * model.intermediate_size
-    whole = 9 * hidden + wide + (model.num_heads * length**2 if size == 4 else 0)
+    whole = 9 * hidden + wide + (model.num_heads * length**2 if size == 4 or model.attention == "xla" else 0)
     kept = {"none": 0, "dots": 7 * hidden + wide, "full": hidden}[model.remat]
     layers = model.num_layers * kept + whole if kept else model.num_layers * whole
     return rows * (size * layers + 2 * 4 * _slots(config) * model.vocab_size)

@@ -57,7 +57,12 @@ def _attention_forward(qkv, segments, keys, rate, interpret):
     out, logs = _call(
         partial(_forward, rate=rate),
         (qkv, qkv, qkv, segments, keys),
-        [_part(queries, size, 0), _whole(length, size, 1), _whole(length, size, 2), *_of_rows(length)],
+        [
+            pl.BlockSpec((None, queries, None, None, size), lambda at, head, row: (row, at, 0, head, 0)),
+            _whole(length, size, 1),
+            _whole(length, size, 2),
+            *_of_rows(length),
+        ],
         [
             jax.ShapeDtypeStruct((batch, length, heads, size), qkv.dtype),
             jax.ShapeDtypeStruct((batch, heads, length), jnp.float32),
@@ -99,13 +104,8 @@ def _attention_backward(rate, interpret, residuals, gradient):
 _attention.defvjp(_attention_forward, _attention_backward)
 
 
-def _part(number: int, size: int, which: int) -> pl.BlockSpec:
-    """A block of a head's queries (0), keys (1) or values (2)."""
-    return pl.BlockSpec((None, number, None, None, size), lambda at, head, row: (row, at, which, head, 0))
-
-
 def _whole(length: int, size: int, which: int) -> pl.BlockSpec:
-    """All of a head's, of which the kernel loads what it wants."""
+    """All of a head's queries (0), keys (1) or values (2), of which the kernel loads what it wants."""
     return pl.BlockSpec((None, length, None, None, size), lambda at, head, row: (row, 0, which, head, 0))
 
 
