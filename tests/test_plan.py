@@ -192,6 +192,8 @@ def test_gpus_are_estimated_without_cudas_plugin_and_said_to_be(monkeypatch):
         plan.estimate(replace(BASE, microbatch_size=1024), parse_topology("gpu:h100x8"))
     small = [plan.activation_bytes(replace(BASE, model=replace(BASE.model, remat=remat)), 16) for remat in plan.REMAT]
     assert small == sorted(small, reverse=True)
+    by_xla = plan.activation_bytes(replace(BASE, model=replace(BASE.model, attention="xla")), 16)
+    assert by_xla - small[0] == 2 * 16 * 12 * 12 * 512**2  # the probabilities, in bfloat16
 
 
 def test_a_search_leaves_out_what_it_can_know(monkeypatch, capsys):
