@@ -50,8 +50,8 @@ def table(head: str, rows: dict[str, dict[str, float]], form: str = ",.2f") -> l
     ]
 
 
-def comparison_lines(comparison: dict, unit: str) -> list[str]:
-    """What `compare` gives, as a table in Markdown."""
+def comparison_lines(comparison: dict, unit: str, what: str) -> list[str]:
+    """What `compare` gives, as a table in Markdown; `what` was compared."""
     ratios = {f"times {name}": ratio for name, ratio in comparison["ratios"].items()}
-    measured = f"{comparison['rounds']} rounds in turn; {comparison['machine']}"
+    measured = f"{what}; {comparison['rounds']} rounds in turn; {comparison['machine']}"
     return [measured, "", *table(unit, comparison["rates"] | ratios)]

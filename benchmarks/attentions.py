@@ -18,11 +18,9 @@ import jax.numpy as jnp
 
 from benchmarks import compare, comparison_lines, in_turn
 from roberta_jax.model import encoder
-from roberta_jax.model.attention import attend, left_to_xla, xla_attention
+from roberta_jax.model.attention import attend, on_one_device, xla_attention
 from roberta_jax.model.dropout import row_keys
 from roberta_jax.training.sharding import make_mesh
-
-ATTENTIONS = ("kernel", "xla", "jax")
 
 
 def splash(qkv: jax.Array, heads: int, segment_ids: jax.Array, rate: float = 0.0, keys: jax.Array | None = None) -> jax.Array:
@@ -43,10 +41,8 @@ def splash(qkv: jax.Array, heads: int, segment_ids: jax.Array, rate: float = 0.0
     def attended(query, key, value, segment_ids):
         return jax.vmap(kernel)(query * query.shape[-1] ** -0.5, key, value, kernels.SegmentIds(segment_ids, segment_ids))
 
-    if rest := left_to_xla(jax.sharding.get_abstract_mesh()):
-        spec = jax.sharding.PartitionSpec()
-        attended = jax.shard_map(attended, in_specs=spec, out_specs=spec, axis_names=rest, check_vma=False)
-    return jnp.moveaxis(attended(query, key, value, segment_ids), 1, 2).reshape(batch, length, -1)
+    attended = on_one_device(attended)(query, key, value, segment_ids)
+    return jnp.moveaxis(attended, 1, 2).reshape(batch, length, -1)
 
 
 def cudnn(qkv: jax.Array, heads: int, segment_ids: jax.Array, rate: float = 0.0, keys: jax.Array | None = None) -> jax.Array:
@@ -84,14 +80,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="default %(default)s")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     args = parser.parse_args()
-    kernel = attend
-    if jax.default_backend() == "cpu":
+    kernel, backend = attend, jax.default_backend()
+    if backend == "cpu":
         from roberta_jax.model.gpu_attention import gpu_attention
 
         kernel = partial(gpu_attention, interpret=True)
     sides = {"kernel": kernel, "XLA": xla_attention}
-    if not args.dropout and jax.default_backend() != "cpu":
-        sides["cuDNN" if jax.default_backend() == "gpu" else "splash"] = cudnn if jax.default_backend() == "gpu" else splash
+    if not args.dropout and backend != "cpu":
+        sides |= {"cuDNN": cudnn} if backend == "gpu" else {"splash": splash}
     width = args.heads * args.size
     first, second = jax.random.split(jax.random.key(0))
     qkv = jax.random.normal(first, (args.rows, args.length, 3 * width), jnp.bfloat16)
@@ -120,8 +116,8 @@ def main() -> None:
 def lines(found: dict) -> list[str]:
     """Tables in Markdown."""
     shape = f"{found['rows']} × {found['length']}, {found['heads']} heads of {found['size']}, dropout {found['dropout']:g}"
-    first, *rest = comparison_lines(found, "times a second, forward and backward")
-    made = [f"{shape}, {found['device']}; {first}", *rest, "", "| from float32 at most | values | gradient |", "|---|---|---|"]
+    rates = comparison_lines(found, "times a second, forward and backward", f"{shape}, {found['device']}")
+    made = [*rates, "", "| from float32 at most | values | gradient |", "|---|---|---|"]
     return made + [f"| {name} | {values:.2g} | {gradient:.2g} |" for name, (values, gradient) in found["differences"].items()]
 
 

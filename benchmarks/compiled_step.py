@@ -15,16 +15,18 @@ from functools import partial
 from importlib.metadata import distributions
 from typing import Any
 
-from benchmarks.attentions import ATTENTIONS, use_jaxs
 from roberta_jax import plan
 from roberta_jax.hardware import GIB, Topology, parse_topology
 
+ATTENTIONS = ("kernel", "xla", "jax")
 COMPILERS = ("jax", "libtpu", "jax-cuda13-plugin", "jax-cuda12-plugin")
 
 
 def compile_with(attention: str, config: Any, topology: Topology) -> plan.Needs:
     """`plan.compile_step` in its child, with JAX's attention in the model where that is asked for."""
     if attention == "jax":
+        from benchmarks.attentions import use_jaxs  # JAX is not to be imported before `plan` has said that there is no TPU
+
         use_jaxs(topology.gpu)
     return plan.compile_step(config, topology)
 

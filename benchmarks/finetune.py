@@ -145,8 +145,7 @@ def lines(found: dict) -> list[str]:
     """Tables in Markdown."""
     made = []
     for name, comparison in found["rows"].items():
-        first, *rest = comparison_lines(comparison, "steps/s")
-        made += [f"{name}, {found['device']}; {first}", *rest, ""]
+        made += [*comparison_lines(comparison, "steps/s", f"{name}, {found['device']}"), ""]
     return made[:-1]
 
 

@@ -113,9 +113,9 @@ def main() -> None:
 
 def lines(found: dict) -> list[str]:
     """A table in Markdown."""
-    first, *rest = comparison_lines(found, "sentences/s")
-    what = f"{found['sentences']:,} sentences of {found['tokens']:,} ids, {found['device']}; {first}; "
-    return [f"{what}values of vectors differ by {found['largest_difference']:.1e} at most", *rest]
+    what = f"{found['sentences']:,} sentences of {found['tokens']:,} ids, {found['device']}"
+    first, *rest = comparison_lines(found, "sentences/s", what)
+    return [f"{first}; values of vectors differ by {found['largest_difference']:.1e} at most", *rest]
 
 
 if __name__ == "__main__":

@@ -88,8 +88,8 @@ def main() -> None:
 
 def lines(found: dict) -> list[str]:
     """Tables in Markdown."""
-    first, *rest = comparison_lines(found["throughput"], "million tokens/s")
-    return [f"{found['what']}; {first}", *rest, "", *comparison_lines(found["first_batch"], "batches/s")[2:]]
+    rates = comparison_lines(found["throughput"], "million tokens/s", found["what"])
+    return [*rates, "", *comparison_lines(found["first_batch"], "batches/s", "")[2:]]
 
 
 if __name__ == "__main__":

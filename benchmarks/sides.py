@@ -32,7 +32,7 @@ class Case:
     layers: int = 0  # instead of the shape's
     remat: str = "none"  # ours
     microbatch: int = 0  # ours: rows at once; 0: all
-    attention: str = "kernel"  # ours: where there is one; or another of benchmarks.attentions
+    attention: str = "kernel"  # ours: where there is one; or "xla", or "jax" for JAX's own
 
     @property
     def slots(self) -> int:

@@ -61,9 +61,8 @@ def main() -> None:
 def lines(found: dict) -> list[str]:
     """A table in Markdown."""
     ids = "equal" if found["same_ids"] else "DIFFERENT"
-    what = f"{found['texts']:,} texts, {found['megabytes']:.1f} MB, vocabulary {found['vocabulary']:,}, {ids} ids; "
-    first, *rest = comparison_lines(found, "MB/s")
-    return [what + first, *rest]
+    what = f"{found['texts']:,} texts, {found['megabytes']:.1f} MB, vocabulary {found['vocabulary']:,}, {ids} ids"
+    return comparison_lines(found, "MB/s", what)
 
 
 if __name__ == "__main__":

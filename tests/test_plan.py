@@ -282,12 +282,22 @@ def test_json_and_price_and_help():
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 
 
+def of_python(variable: str, extra: str) -> partial:
+    """`run` by the Python that has what it needs, of which the machine's variable tells."""
+    python = os.environ.get(variable)
+    if not python:
+        pytest.skip(f"{variable} does not name a Python that has this package and pip install -e '.[{extra}]'")
+    return partial(run, python=python)
+
+
 @pytest.fixture(scope="module")
 def tpu():
-    python = os.environ.get("ROBERTA_TPU_PYTHON")
-    if not python:
-        pytest.skip("ROBERTA_TPU_PYTHON does not name a Python that has this package and libtpu: pip install -e '.[tpu]'")
-    return partial(run, python=python)
+    return of_python("ROBERTA_TPU_PYTHON", "tpu")
+
+
+@pytest.fixture(scope="module")
+def cuda():
+    return of_python("ROBERTA_CUDA_PYTHON", "cuda")
 
 
 def test_tiny_compiles_for_a_slice_that_is_not_there(tpu):
@@ -326,14 +336,6 @@ def test_what_libtpu_does_not_know_or_hold_is_a_sentence(tpu):
     assert done.returncode == 2 and "error: libtpu does not take --topology=v5e:3x3" in done.stderr
     done = tpu("--config=configs/base.py", "--config.microbatch_size=256", "--topology=v5e:2x4")
     assert done.returncode == 1 and "does not fit: needs" in done.stderr and "Traceback" not in done.stderr
-
-
-@pytest.fixture(scope="module")
-def cuda():
-    python = os.environ.get("ROBERTA_CUDA_PYTHON")
-    if not python:
-        pytest.skip("ROBERTA_CUDA_PYTHON does not name a Python that has this package and pip install -e '.[cuda]'")
-    return partial(run, python=python)
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,14 @@
 """Which attention runs where: XLA's, or a kernel of our own, see `tpu_attention` and `gpu_attention`."""
 
+from collections.abc import Callable
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 
-from roberta_jax.model.dropout import dropout
+from roberta_jax.model.dropout import dropout, fold
 
 
 def attend(qkv: jax.Array, heads: int, segment_ids: jax.Array, rate: float = 0.0, keys: jax.Array | None = None) -> jax.Array:
@@ -96,3 +98,14 @@ def _device_kind() -> str:
 def left_to_xla(mesh: jax.sharding.AbstractMesh) -> set[str]:
     """Axes of the mesh over which no shard_map around this code spreads it."""
     return {name for name, kind in zip(mesh.axis_names, mesh.axis_types) if kind != AxisType.Manual}
+
+
+def on_one_device(kernel: Callable) -> Callable:
+    """A kernel whose axes that are left to XLA, of one device each where it may run, are said to it: it wants them so."""
+    rest = left_to_xla(jax.sharding.get_abstract_mesh())
+    return jax.shard_map(kernel, in_specs=P(), out_specs=P(), axis_names=rest, check_vma=False) if rest else kernel
+
+
+def dropout_in_kernel(rate: float, keys: jax.Array | None, rows: int) -> tuple[float, jax.Array]:
+    """(rate, keys uint32 [B, 2]) with which a kernel's `dropout.kept` drops what `dropout` drops with these."""
+    return (0.0, jnp.zeros((rows, 2), jnp.uint32)) if keys is None else (rate, fold(keys, 0))

@@ -60,3 +60,15 @@ def _drop(x: jax.Array, rate: float, keys: jax.Array) -> jax.Array:
 _drop.defvjp(
     lambda x, rate, keys: (_drop(x, rate, keys), keys), lambda rate, keys, gradient: (_drop(gradient, rate, keys), None)
 )
+
+
+def kept(first, second, head, row, column, shape: tuple[int, int], length: int, rate: float) -> jax.Array:
+    """In a kernel, a block of what `dropout` keeps of attention's probabilities [H, L, L]. bool `shape`
+
+    Args:
+      first, second: the row's key.
+      head, row, column: where the block begins, int32.
+    """
+    rows = (head * length + row + jax.lax.broadcasted_iota(jnp.int32, shape, 0)).astype(jnp.uint32)
+    columns = (column + jax.lax.broadcasted_iota(jnp.int32, shape, 1)).astype(jnp.uint32)
+    return hashed(rows * np.uint32(length) + columns + first, second) >= threshold(rate)

@@ -9,13 +9,11 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
-from jax.sharding import PartitionSpec as P
 
-from roberta_jax.model.attention import left_to_xla
-from roberta_jax.model.dropout import fold, hashed, threshold
+from roberta_jax.model.attention import dropout_in_kernel, on_one_device
+from roberta_jax.model.dropout import kept
 
 QUERIES, KEYS = 128, 64  # of a block of scores; going back both are 64, for more of them would not fit the registers
 
@@ -39,11 +37,10 @@ def gpu_attention(
     Args:
       interpret: run it by XLA, on any device.
     """
-    if keys is None:
-        rate, keys = 0.0, jnp.zeros((len(qkv), 2), jnp.uint32)
+    rate, keys = dropout_in_kernel(rate, keys, len(qkv))
     batch, length, three = qkv.shape
     split = qkv.reshape(batch, length, 3, heads, three // 3 // heads)
-    return _attention(split, segment_ids, fold(keys, 0), rate, interpret).reshape(batch, length, three // 3)
+    return _attention(split, segment_ids, keys, rate, interpret).reshape(batch, length, three // 3)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4))
@@ -125,23 +122,13 @@ def _call(kernel, inputs, in_specs, out_shape, out_specs, grid, interpret: bool)
         compiler_params=plgpu.CompilerParams(num_warps=4 if qkv.shape[-1] <= 64 else 8, num_stages=2),
         interpret=interpret,
     )
-    if rest := left_to_xla(jax.sharding.get_abstract_mesh()):  # of one device each: a kernel wants them said
-        call = jax.shard_map(call, in_specs=P(), out_specs=P(), axis_names=rest, check_vma=False)
-    return call(*inputs)
+    return on_one_device(call)(*inputs)
 
 
 def _scores(query, key, own, others):
     """float32 [Q, K]"""
     scores = plgpu.dot(query, key, trans_b=True) * query.shape[-1] ** -0.5
     return jnp.where(own[:, None] == others[None, :], scores, -1e30)
-
-
-def _kept(keys_ref, head, row, column, shape, length: int, rate: float):
-    """Which of a block's probabilities stay: those that `dropout` keeps of [H, L, L]. bool [Q, K]"""
-    rows = (head * length + row + jax.lax.broadcasted_iota(jnp.int32, shape, 0)).astype(jnp.uint32)
-    columns = (column + jax.lax.broadcasted_iota(jnp.int32, shape, 1)).astype(jnp.uint32)
-    index = rows * np.uint32(length) + columns
-    return hashed(index + keys_ref[0], keys_ref[1]) >= threshold(rate)
 
 
 def _forward(query_ref, key_ref, value_ref, segments_ref, keys_ref, out_ref, logs_ref, *, rate: float):
@@ -157,8 +144,8 @@ def _forward(query_ref, key_ref, value_ref, segments_ref, keys_ref, out_ref, log
         exponents, shrink = jnp.exp(scores - now[:, None]), jnp.exp(greatest - now)
         total = total * shrink + exponents.sum(axis=1)
         if rate:
-            kept = _kept(keys_ref, head, start, at * KEYS, scores.shape, length, rate)
-            exponents = jnp.where(kept, exponents, 0)
+            stays = kept(keys_ref[0], keys_ref[1], head, start, at * KEYS, scores.shape, length, rate)
+            exponents = jnp.where(stays, exponents, 0)
         value = value_ref[these, :]
         return out * shrink[:, None] + plgpu.dot(exponents.astype(value.dtype), value), now, total
 
@@ -179,8 +166,8 @@ def _backward(query_ref, key_ref, value_ref, segments_ref, keys_ref, logs_ref, s
         probabilities = jnp.exp(scores - logs_ref[queries][:, None])
         dropped, back = probabilities, plgpu.dot(gradient_ref[queries, :], value_ref[others, :], trans_b=True)
         if rate:
-            kept = _kept(keys_ref, head, row, column, scores.shape, length, rate)
-            dropped, back = (jnp.where(kept, x * (1 / (1 - rate)), 0) for x in (dropped, back))
+            stays = kept(keys_ref[0], keys_ref[1], head, row, column, scores.shape, length, rate)
+            dropped, back = (jnp.where(stays, x * (1 / (1 - rate)), 0) for x in (dropped, back))
         of_scores = probabilities * (back - sums_ref[queries][:, None])
         return dropped.astype(dtype), of_scores.astype(dtype)
 

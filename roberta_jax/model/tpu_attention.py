@@ -9,13 +9,11 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
-from jax.sharding import PartitionSpec as P
 
-from roberta_jax.model.attention import left_to_xla
-from roberta_jax.model.dropout import fold, hashed, threshold
+from roberta_jax.model.attention import dropout_in_kernel, on_one_device
+from roberta_jax.model.dropout import kept
 
 LANES = 128  # of a TPU's vector; a kernel takes as many heads at once as fill them
 QUERIES = 256  # whose scores are there at once, where so many go into a row
@@ -42,10 +40,9 @@ def tpu_attention(
     Args:
       interpret: run it by XLA, on any device.
     """
-    if keys is None:
-        rate, keys = 0.0, jnp.zeros((len(qkv), 2), jnp.uint32)
+    rate, keys = dropout_in_kernel(rate, keys, len(qkv))
     size = qkv.shape[-1] // 3 // heads
-    return _attention_kernel(qkv, segment_ids[:, None], fold(keys, 0)[:, None], size, rate, interpret)
+    return _attention_kernel(qkv, segment_ids[:, None], keys[:, None], size, rate, interpret)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
@@ -87,9 +84,7 @@ def _call(kernel, inputs, width: int, size: int, rate: float, interpret: bool) -
         cost_estimate=cost,
         interpret=interpret,
     )
-    if rest := left_to_xla(jax.sharding.get_abstract_mesh()):  # of one device each: a kernel wants them said
-        call = jax.shard_map(call, in_specs=P(), out_specs=P(), axis_names=rest, check_vma=False)
-    return call(qkv, qkv, *inputs)
+    return on_one_device(call)(qkv, qkv, *inputs)
 
 
 def _exponents(query, key, segments, queries):
@@ -106,19 +101,10 @@ def _dot(left, right, left_axis: int, right_axis: int) -> jax.Array:
     return jax.lax.dot_general(left, right, contracted, preferred_element_type=jnp.float32)
 
 
-def _kept(keys_ref, head, start: int, shape, rate: float) -> jax.Array:
-    """Which probabilities of a head stay: those that `dropout` keeps of [H, L, L]. bool [Q, L]"""
-    length = np.uint32(shape[1])
-    rows = jax.lax.broadcasted_iota(jnp.int32, shape, 0).astype(jnp.uint32) + np.uint32(start)
-    columns = jax.lax.broadcasted_iota(jnp.int32, shape, 1).astype(jnp.uint32)
-    index = (head.astype(jnp.uint32) * length + rows) * length + columns
-    return hashed(index + keys_ref[0, 0], keys_ref[0, 1]) >= threshold(rate)
-
-
 def _forward(query_ref, key_ref, value_ref, segments_ref, keys_ref, out_ref, *, size: int, rate: float):
     length, block = query_ref.shape[0], pl.program_id(1)
     some = math.gcd(length, QUERIES)
-    segments = segments_ref[...]
+    segments, of_row = segments_ref[...], (keys_ref[0, 0], keys_ref[0, 1])
     for number in range(LANES // size):
         head = slice(number * size, (number + 1) * size)
         key, value = key_ref[:, head], value_ref[:, head]
@@ -127,8 +113,8 @@ def _forward(query_ref, key_ref, value_ref, segments_ref, keys_ref, out_ref, *, 
             query = query_ref[queries, head] * size**-0.5
             exponents, scale = _exponents(query, key, segments, queries)
             if rate:
-                kept = _kept(keys_ref, block * (LANES // size) + number, start, exponents.shape, rate)
-                exponents, scale = jnp.where(kept, exponents, 0), scale * (1 / (1 - rate))
+                stays = kept(*of_row, block * (LANES // size) + number, start, 0, exponents.shape, length, rate)
+                exponents, scale = jnp.where(stays, exponents, 0), scale * (1 / (1 - rate))
             out = _dot(exponents.astype(value.dtype), value, 1, 0) * scale
             out_ref[queries, head] = out.astype(out_ref.dtype)
 
@@ -136,7 +122,8 @@ def _forward(query_ref, key_ref, value_ref, segments_ref, keys_ref, out_ref, *, 
 def _backward(query_ref, key_ref, value_ref, segments_ref, keys_ref, gradient_ref, out_ref, *, size: int, rate: float):
     length, block = query_ref.shape[0], pl.program_id(1)
     some = math.gcd(length, QUERIES)
-    segments, dtype, width = segments_ref[...], query_ref.dtype, out_ref.shape[1] // 3
+    segments, of_row = segments_ref[...], (keys_ref[0, 0], keys_ref[0, 1])
+    dtype, width = query_ref.dtype, out_ref.shape[1] // 3
     made = [[], [], []]
     for number in range(LANES // size):
         head = slice(number * size, (number + 1) * size)
@@ -149,8 +136,8 @@ def _backward(query_ref, key_ref, value_ref, segments_ref, keys_ref, gradient_re
             probabilities = exponents * scale
             dropped, back = probabilities, _dot(gradient, value, 1, 1)  # [Q, L]
             if rate:
-                kept = _kept(keys_ref, block * (LANES // size) + number, start, exponents.shape, rate)
-                dropped, back = (jnp.where(kept, x * (1 / (1 - rate)), 0) for x in (dropped, back))
+                stays = kept(*of_row, block * (LANES // size) + number, start, 0, exponents.shape, length, rate)
+                dropped, back = (jnp.where(stays, x * (1 / (1 - rate)), 0) for x in (dropped, back))
             of_value += _dot(dropped.astype(dtype), gradient, 0, 0)  # [L, D/H]
             of_score = probabilities * (back - (probabilities * back).sum(axis=-1, keepdims=True))
             of_score = of_score.astype(dtype)
