@@ -8,7 +8,8 @@ import numpy as np
 
 from roberta_jax.data.corpus import SPLITS, Corpus
 from roberta_jax.data.masking import Masking
-from roberta_jax.data.pipeline import ordered, train_batches
+from roberta_jax.data.order import epochs_and_rows
+from roberta_jax.data.pipeline import train_batches
 from roberta_jax.data.tokenizer import SPECIAL_TOKENS, Tokenizer
 
 SAMPLE_TOKENS = 1 << 20  # in so many are masks, lengths and scripts measured: the first rows of the run, a random choice
@@ -115,7 +116,7 @@ def _masks(seen: np.ndarray, original: np.ndarray, predicted: np.ndarray, tokeni
 
 def _rows(corpus, batch, original, predicted, batch_size: int, seed: int, rows: int) -> list[dict]:
     tokenizer, shown = corpus.tokenizer, []
-    numbers = ordered(np.arange(rows), len(corpus.train), seed)[1].numpy()
+    numbers = epochs_and_rows(np.arange(rows), len(corpus.train), seed)[1].numpy()
     for i in range(rows):
         length = int((original[i] != tokenizer.pad).sum())
         seen, was, at = batch["input_ids"][i, :length], original[i, :length], np.flatnonzero(predicted[i])

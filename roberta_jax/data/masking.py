@@ -19,13 +19,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from roberta_jax.data.counter_hash import GOLDEN, hash_of_epochs, mix, uniform
 from roberta_jax.data.host import tf
 from roberta_jax.errors import UserError
 
 MODES = ("roberta", "fairseq", "hf", "whole_word", "static", "spans")
 STATIC_PATTERNS = 10
 WORDS_IN_A_SPAN = 3.8  # in the mean; the number is geometric
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 @dataclass(frozen=True)
@@ -81,10 +81,9 @@ class Masking:
         """
         length = rows.shape[1]
         slots = self.slots(length)
-        seed_hash = _mix(np.uint64((seed + int(GOLDEN)) % 2**64))
         if self.mode == "static":
             epochs = epochs % STATIC_PATTERNS
-        row_hash = _mix(_mix(tf.cast(epochs, tf.uint64) + seed_hash) + tf.cast(row_ids, tf.uint64) * GOLDEN)  # [B]
+        row_hash = mix(hash_of_epochs(seed, epochs) + tf.cast(row_ids, tf.uint64) * GOLDEN)  # [B]
         per_position = np.arange(1, length + 1, dtype=np.uint64) * GOLDEN
 
         is_token = (rows != vocabulary.pad) & (rows != vocabulary.bos) & (rows != vocabulary.eos)  # [B, L]
@@ -92,12 +91,12 @@ class Masking:
         if self.mode in ("whole_word", "spans"):
             starts = _word_starts(rows, vocabulary)  # [B, L]
             if self.mode == "spans":
-                drawn = _uniform(_mix(_mix(row_hash[:, None] + per_position) ^ GOLDEN)) * WORDS_IN_A_SPAN < 1
+                drawn = uniform(mix(mix(row_hash[:, None] + per_position) ^ GOLDEN)) * WORDS_IN_A_SPAN < 1
                 starts &= drawn | _behind(~is_token)
             unit = tf.cumsum(tf.cast(starts | ~is_token, tf.int32), axis=1) - 1
-            unit_hash = _mix(row_hash[:, None] + tf.cast(unit + 1, tf.uint64) * GOLDEN)
+            unit_hash = mix(row_hash[:, None] + tf.cast(unit + 1, tf.uint64) * GOLDEN)
         else:
-            unit_hash = _mix(row_hash[:, None] + per_position)  # [B, L]
+            unit_hash = mix(row_hash[:, None] + per_position)  # [B, L]
         if self.mode == "whole_word":
             first = candidate & (unit != tf.pad(unit, [[0, 0], [1, 0]], constant_values=-1)[:, :-1])
             units = tf.reduce_sum(tf.cast(first, tf.int32), 1)
@@ -110,7 +109,7 @@ class Masking:
         if self.mode == "hf":
             selected = top >= np.int64(round((1 - self.rate) * 2**63))
         else:
-            u = _uniform(_mix(row_hash))  # [B]
+            u = uniform(mix(row_hash))  # [B]
             n = tf.cast(tf.floor(self.rate * tf.cast(units, tf.float64) + u), tf.int32)[:, None]
             order = tf.range(slots)[None]
             if self.mode == "whole_word":
@@ -121,9 +120,9 @@ class Masking:
 
         labels = tf.gather(rows, positions, batch_dims=1)
         chosen_hash = tf.gather(unit_hash, positions, batch_dims=1)
-        decision = _uniform(_mix(chosen_hash ^ GOLDEN))  # the same for a whole word
-        token_hash = _mix(row_hash[:, None] + (tf.cast(positions, tf.uint64) + np.uint64(length + 1)) * GOLDEN)
-        replacement = self._random_token(_uniform(token_hash), vocabulary)
+        decision = uniform(mix(chosen_hash ^ GOLDEN))  # the same for a whole word
+        token_hash = mix(row_hash[:, None] + (tf.cast(positions, tf.uint64) + np.uint64(length + 1)) * GOLDEN)
+        replacement = self._random_token(uniform(token_hash), vocabulary)
         replaced = tf.where(decision < 0.8, vocabulary.mask, tf.where(decision < 0.9, replacement, labels))
         batch = tf.broadcast_to(tf.range(tf.shape(rows)[0])[:, None], tf.shape(positions))
         at = tf.stack([batch, positions], -1)
@@ -141,18 +140,6 @@ class Masking:
             return 4 + tf.cast(u * (vocabulary.size - 4), tf.int32)
         ids = vocabulary.text_ids.astype(np.int32)
         return tf.gather(ids, tf.cast(u * len(ids), tf.int32))
-
-
-def _mix(x):
-    """The finaliser of MurmurHash3 (public domain): 64 bits in, 64 well-mixed bits out."""
-    for factor in (0xFF51AFD7ED558CCD, 0xC4CEB9FE1A85EC53):
-        x = tf.bitwise.bitwise_xor(x, tf.bitwise.right_shift(x, np.uint64(33))) * np.uint64(factor)
-    return tf.bitwise.bitwise_xor(x, tf.bitwise.right_shift(x, np.uint64(33)))
-
-
-def _uniform(x):
-    """uint64 → float64 in [0, 1)."""
-    return tf.cast(tf.bitwise.right_shift(x, np.uint64(11)), tf.float64) * 2.0**-53
 
 
 def _behind(marked):

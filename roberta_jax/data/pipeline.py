@@ -14,6 +14,7 @@ from roberta_jax.data import packing
 from roberta_jax.data.corpus import Corpus, Rows
 from roberta_jax.data.host import tf
 from roberta_jax.data.masking import Masking, Vocabulary
+from roberta_jax.data.order import epochs_and_rows
 from roberta_jax.data.tokenizer import Tokenizer
 
 VALID_SEED = 0  # of the masks that are evaluated on: the same in every run
@@ -38,22 +39,6 @@ def token_type_ids(rows: tf.Tensor, vocabulary: Vocabulary) -> tf.Tensor:
     """Of pairs: 0 for `<s> A </s>` and for padding, 1 for `</s> B </s>`. int32 [B, L]"""
     ends_before = tf.cumsum(tf.cast(rows == vocabulary.eos, tf.int32), axis=1, exclusive=True)
     return tf.cast((ends_before > 0) & (rows != vocabulary.pad), tf.int32)
-
-
-def ordered(positions: tf.Tensor, rows: int, seed: int) -> tuple[tf.Tensor, tf.Tensor]:
-    """Positions in the endless stream of examples → (epoch, row): each epoch is a permutation of its own. int64 [B]"""
-    epochs, within = positions // rows, positions % rows
-    keys = tf.stack([tf.fill(tf.shape(epochs), tf.constant(seed, tf.int64)), epochs, tf.ones_like(epochs)], axis=1)
-
-    def permute(index: tf.Tensor, last: int) -> tf.Tensor:
-        return tf.raw_ops.RandomIndexShuffle(index=index, seed=keys, max_index=tf.constant(last, tf.int64))
-
-    if (rows - 1) & (rows - 2):
-        return epochs, permute(within, rows - 1)
-    # Where the last index is a power of two, TensorFlow's cipher is a bit too narrow and repeats rows (2.21, 65,537 rows
-    # for one): permute one index more, and walk on from it.
-    found, extra = permute(within, rows), tf.fill(tf.shape(within), tf.constant(rows, tf.int64))
-    return epochs, tf.where(found == extra, permute(extra, rows), found)
 
 
 def _masked(corpus: Corpus, rows: Rows, masking: Masking, seed: int):
@@ -94,7 +79,7 @@ def train_batches(
     gather_and_mask = _masked(corpus, corpus.train, masking, seed)
 
     def batches(steps: tf.Tensor) -> dict[str, tf.Tensor]:
-        epochs, row_ids = ordered(_positions(steps, batch_size, local), len(corpus.train), seed)
+        epochs, row_ids = epochs_and_rows(_positions(steps, batch_size, local), len(corpus.train), seed)
         return gather_and_mask(row_ids, epochs)
 
     steps = tf.data.Dataset.range(first_step, np.iinfo(np.int64).max)

@@ -10,19 +10,22 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from roberta_jax.data import encodings, packing
+from roberta_jax.data import encodings, packing, storage
 from roberta_jax.data.corpus import Corpus
 from roberta_jax.data.documents import Reading
 from roberta_jax.data.masking import STATIC_PATTERNS, Masking
-from roberta_jax.data.pipeline import on_mesh, ordered, train_batches, valid_batches
+from roberta_jax.data.order import epochs_and_rows
+from roberta_jax.data.pipeline import on_mesh, train_batches, valid_batches
 from roberta_jax.data.prepare import DEFAULT_CACHE, Recipe, prepare
 from roberta_jax.data.tokenizer import Encoding
 from roberta_jax.errors import UserError
 from roberta_jax.model.encoder import RobertaConfig
 from roberta_jax.model.flops import train_flops
 from roberta_jax.model.heads import apply_masked_lm, init_masked_lm
+from roberta_jax.training.checkpoint import saved_steps
 from roberta_jax.training.distributed import require_same, whole
 from roberta_jax.training.evaluate import evaluate, make_eval_step
+from roberta_jax.training.incidents import Incidents
 from roberta_jax.training.logging import say
 from roberta_jax.training.losses import masked_lm_loss, means_of_pairs, valid_loss, weigh_pairs
 from roberta_jax.training.sharding import batch_sharding, local_rows
@@ -150,7 +153,7 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: tuple[RobertaConfig
 
     def rows_of(number: int) -> list[int]:
         positions = np.arange(number * config.batch_size, (number + 1) * config.batch_size)
-        return corpus.train.numbers(ordered(positions, len(corpus.train), config.seed)[1].numpy()).tolist()
+        return corpus.train.numbers(epochs_and_rows(positions, len(corpus.train), config.seed)[1].numpy()).tolist()
 
     job = Job(
         init=lambda key: init_masked_lm(key, model, pairs),
@@ -167,12 +170,24 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: tuple[RobertaConfig
     say(f"{len(corpus.train):,} rows of {corpus.length} in {corpus.folder}: {config.steps:,} steps are {epochs:.2f} epochs")
     if masking.mode == "static" and epochs <= STATIC_PATTERNS:
         say(f"static masks come again after {STATIC_PATTERNS} epochs: all of this run's are those of dynamic ones")
+    _note_order(workdir)
     state = train(job, config, workdir)
     if state is not None:
         say(f"a unigram model of the train split has loss {unigram_loss(corpus, masking):.4f} on the same predictions")
         for line in examples(state["params"], model, corpus):
             say(line)
     return state is not None
+
+
+def _note_order(workdir: Path) -> None:
+    """Says where a run goes on that began by the order of rows of versions before 0.2, which config.json does not name."""
+    path, steps = workdir / "config.json", saved_steps(workdir / "checkpoints")
+    if steps and storage.exists(path) and "version" not in json.loads(storage.read_bytes(path)):
+        what = (
+            "this run began with an order of rows that was much the same in every epoch and for every seed; from here on each "
+            "epoch is a new one, so its first epoch from now on may hold rows that the broken-off one has had"
+        )
+        Incidents(workdir).write("order", steps[-1], what)
 
 
 def perplexity(means: dict[str, float]) -> dict[str, float]:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
+from roberta_jax import __version__
 from roberta_jax.data import storage
 from roberta_jax.errors import UserError
 from roberta_jax.model.flops import peak_flops
@@ -294,7 +295,7 @@ def _out_of_patience(job: Job, state: dict, step: int, eval_every: int) -> bool:
 
 
 def _note_config(config: RunConfig, workdir: Path, first_step: int) -> None:
-    """Writes config.json and command.txt, and says which fields have changed since the run began."""
+    """Writes config.json, with our version, and command.txt, and says which fields have changed since the run began."""
     if jax.process_index():
         return
     path, fields = workdir / "config.json", json.loads(json.dumps(dataclasses.asdict(config)))
@@ -303,7 +304,7 @@ def _note_config(config: RunConfig, workdir: Path, first_step: int) -> None:
         for name in sorted(fields):
             if fields[name] != before.get(name):
                 say(f"config.{name} was {before.get(name)} when this run began and is {fields[name]} now")
-    storage.write_text(path, json.dumps(fields, indent=1) + "\n")
+    storage.write_text(path, json.dumps(fields | {"version": __version__}, indent=1) + "\n")
     storage.write_text(workdir / "command.txt", f"python -m roberta_jax.main {shlex.join(sys.argv[1:])}\n")
 
 

@@ -12,8 +12,9 @@ import tensorflow as tf
 
 from roberta_jax.data.corpus import Corpus, report
 from roberta_jax.data.masking import MODES, Masking
+from roberta_jax.data.order import epochs_and_rows
 from roberta_jax.data.packing import PAIRS, split_sentences
-from roberta_jax.data.pipeline import on_mesh, ordered, segment_ids, train_batches, valid_batches, vocabulary_of
+from roberta_jax.data.pipeline import on_mesh, segment_ids, train_batches, valid_batches, vocabulary_of
 from roberta_jax.data.prepare import Recipe, prepare
 from roberta_jax.errors import UserError
 from roberta_jax.training.pretrain import DataConfig
@@ -45,37 +46,6 @@ def originals(batch: dict[str, np.ndarray]) -> list[bytes]:
 
 def all_rows(rows) -> list[bytes]:
     return [row.tobytes() for row in rows.gather(np.arange(len(rows)))]
-
-
-# The order
-
-
-@pytest.mark.parametrize("rows", [1, 2, 3, 7, 64, 1_000, 65_535, 65_536, 65_537, 65_538, 262_145])
-def test_an_epoch_is_a_permutation_of_its_own(rows):
-    epochs, found = (x.numpy() for x in ordered(tf.range(3 * rows, dtype=tf.int64), rows, SEED))
-    np.testing.assert_array_equal(epochs, np.repeat(np.arange(3), rows))
-    orders = found.reshape(3, rows)
-    for order in orders:
-        np.testing.assert_array_equal(np.sort(order), np.arange(rows))
-    if rows >= 64:
-        other = ordered(tf.range(rows, dtype=tf.int64), rows, SEED + 1)[1].numpy()
-        for first, second in ((orders[0], orders[1]), (orders[1], orders[2]), (orders[0], other), (orders[0], np.arange(rows))):
-            assert (first == second).mean() < 0.1
-
-
-def test_an_order_leaves_no_rows_together():
-    found = ordered(tf.range(100_000, dtype=tf.int64), 100_000, SEED)[1].numpy()
-    assert abs(np.corrcoef(found[:-1], found[1:])[0, 1]) < 0.02
-    assert (np.abs(np.diff(found)) < 10).mean() < 0.001
-    thirds = np.array([np.histogram(part, 10, (0, 100_000))[0] for part in np.array_split(found, 10)])
-    assert 850 < thirds.min() and thirds.max() < 1_150
-
-
-def test_a_corpus_of_a_billion_rows_has_an_order_too():
-    rows = 10**9
-    epochs, found = (x.numpy() for x in ordered(10**15 + tf.range(100_000, dtype=tf.int64), rows, SEED))
-    assert set(epochs) == {10**6} and len(set(found)) == 100_000
-    assert found.min() >= 0 and found.max() < rows and abs(found.mean() / rows - 0.5) < 0.01
 
 
 # Training
@@ -122,7 +92,7 @@ def test_a_later_first_step_gives_the_later_batches(small_corpus):
 def test_the_batch_of_a_far_step_is_what_its_epoch_and_rows_say(small_corpus, mode):
     step, masking, rows = 10**6, Masking(mode), len(small_corpus.train)
     batch = take(train_batches(small_corpus, masking, BATCH, SEED, step), 1)[0]
-    epochs, row_ids = ordered(step * BATCH + tf.range(BATCH, dtype=tf.int64), rows, SEED)
+    epochs, row_ids = epochs_and_rows(step * BATCH + tf.range(BATCH, dtype=tf.int64), rows, SEED)
     ids, vocabulary = small_corpus.train.gather(row_ids.numpy()), vocabulary_of(small_corpus.tokenizer)
     expected = masking(tf.constant(ids), row_ids, epochs, SEED, vocabulary)
     assert epochs[0] == step * BATCH // rows
@@ -165,7 +135,7 @@ def pairs(request, small_corpus, documents, tmp_path_factory) -> Corpus:
 def test_a_batch_of_pairs_says_which_tokens_are_whose_and_whether_b_follows(pairs):
     tokenizer, rows = pairs.tokenizer, len(pairs.train)
     whole, joined = pairs.train.gather(np.arange(rows)), join(take(train_batches(pairs, Masking("fairseq"), rows, SEED), 1))
-    order = ordered(tf.range(rows, dtype=tf.int64), rows, SEED)[1].numpy()
+    order = epochs_and_rows(tf.range(rows, dtype=tf.int64), rows, SEED)[1].numpy()
     assert set(whole[:, 0]) == {tokenizer.bos, tokenizer.eos}
     np.testing.assert_array_equal(joined["is_next"], (whole[order, 0] == tokenizer.bos).astype(np.int32))
     whole[:, 0] = tokenizer.bos
@@ -274,6 +244,7 @@ def test_a_process_ends_while_batches_are_on_their_way(small_corpus, use, code):
 import sys, time
 from roberta_jax.data.corpus import Corpus, Rows
 from roberta_jax.data.masking import Masking
+from roberta_jax.data.order import epochs_and_rows
 from roberta_jax.data.pipeline import train_batches, valid_batches
 gather = Rows.gather
 Rows.gather = lambda *arguments: time.sleep(0.2) or gather(*arguments)

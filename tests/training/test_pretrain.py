@@ -7,6 +7,7 @@ import jax
 import numpy as np
 import pytest
 
+from roberta_jax import __version__
 from roberta_jax.config import typed
 from roberta_jax.data.prepare import Recipe, prepare
 from roberta_jax.interop import hub
@@ -54,3 +55,21 @@ def test_a_run_on_pairs_begins_with_any_model_and_gives_one_without_the_head(sma
     hub.export(tmp_path / "run", tmp_path / "out")
     assert json.loads((tmp_path / "out" / "config.json").read_text())["type_vocab_size"] == 2
     assert hub.load(tmp_path / "out").params["encoder"]["embeddings"]["token_type"]["embedding"].shape == (2, 32)
+
+
+def test_a_run_that_began_by_the_old_order_of_rows_is_told_so_once(small_corpus, tmp_path, capsys):
+    fields = importlib.import_module("configs.tiny").get_config()
+    fields.update(batch_size=8, log_every=1, eval_every=10, checkpoint_every=1)
+    fields.optimizer.update(warmup_steps=1)
+    fields.model.update(num_layers=1, hidden_size=32, intermediate_size=64, vocab_size=400)
+    fields.data.update(source=str(small_corpus.folder), tokenizer=str(small_corpus.folder / "tokenizer"))
+    for steps in (2, 3, 4):
+        fields.steps = steps
+        pretrain(typed(PretrainConfig, fields.to_dict()), tmp_path)
+        config = json.loads((tmp_path / "config.json").read_text())
+        assert config["version"] == __version__
+        if steps == 2:  # as an older version left it
+            (tmp_path / "config.json").write_text(json.dumps({k: v for k, v in config.items() if k != "version"}))
+    (incident,) = map(json.loads, (tmp_path / "incidents.jsonl").read_text().splitlines())
+    assert incident["kind"] == "order" and incident["step"] == 2 and "much the same in every epoch" in incident["what"]
+    assert capsys.readouterr().out.count("much the same in every epoch") == 1
