@@ -168,7 +168,7 @@ def test_each_format_shows_where_its_inputs_end(format, documents, tmp_path):
 
 def test_a_terminal_gets_marks_and_nothing_that_steers_it(world):
     plain = "\n".join(inspect.lines(world, "prepared", colours=False))
-    assert "⟦" in plain and "→" in plain and "⟦=" in plain and "\x1b" not in plain and "␛[31m" in plain
+    assert "⟦" in plain and "→" in plain and "⟦=" in plain and "\x1b" not in plain and "␛[31" in plain
     assert "\nprepared\n100 steps of 4 rows: " in plain and "昨日の夜" in plain
     coloured = "\n".join(inspect.lines(world, "prepared", colours=True))
     assert set(re.findall("\x1b\\[[0-9;]*.", coloured)) == {"\x1b[30;43m", "\x1b[97;41m", "\x1b[30;42m", "\x1b[2m", "\x1b[0m"}
