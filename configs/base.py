@@ -72,6 +72,8 @@ def get_config() -> ConfigDict:
     config.data.fraction = 1.0  # of the train rows that are used, evenly spread over the corpus
     config.data.masking = "roberta"  # or "fairseq", "hf", "whole_word", "static", "spans"
     config.data.masking_rate = 0.15
+    config.data.mask_replace_prob = 0.8  # of the predicted tokens: these become <mask>
+    config.data.random_replace_prob = 0.1  # and these a random token; the rest is kept. BabyBERTa: 0.9, 0.1, none kept
     config.data.text_column = "text"  # of .jsonl, .parquet and TFDS
     config.data.documents = "blank-line"  # what parts the documents of a .txt; "file": each file is one
     config.data.invalid_utf8 = "replace"  # or "error"

@@ -307,9 +307,9 @@ def activation_bytes(config: Any, rows: int) -> float:
 
 
 def _slots(config: Any) -> int:
-    from roberta_jax.data.masking import Masking
+    from roberta_jax.training.pretrain import masking_of
 
-    return Masking(config.data.masking, config.data.masking_rate).slots(config.data.length)
+    return masking_of(config.data).slots(config.data.length)
 
 
 def exhausted(message: str) -> str:

@@ -2,6 +2,7 @@
 
 import unicodedata
 from collections import Counter
+from dataclasses import asdict
 from typing import NamedTuple
 
 import numpy as np
@@ -83,7 +84,7 @@ def contents(corpus: Corpus, masking: Masking, batch_size: int, steps: int, seed
             "tokens": round(steps * batch_size * mean_length),
         },
         "sample_rows": sample,
-        "masking": {"mode": masking.mode, "rate": masking.rate, "slots": masking.slots(corpus.length)} | masks,
+        "masking": asdict(masking) | {"keep_prob": masking.keep_prob, "slots": masking.slots(corpus.length)} | masks,
         "inputs_per_row": float(batch["segment_ids"].max(1).mean()),
         "row_lengths": {"edges": edges.tolist(), "rows": counts.tolist()},
         "scripts": scripts("".join(text)),

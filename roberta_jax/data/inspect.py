@@ -17,7 +17,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from roberta_jax.config import parse_flags, typed
-from roberta_jax.data.page import LEGEND, blocks, marked, page, row_title, spaced, visible
+from roberta_jax.data.page import LEGEND, blocks, marked, page, row_title, shares_of, spaced, visible
 from roberta_jax.errors import UserError, exit_with_sentence
 
 # Of what is predicted: on a terminal, and elsewhere.
@@ -34,15 +34,13 @@ def inspect(fields: dict, rows: int) -> tuple[dict, str]:
     """
     from roberta_jax.data.contents import contents  # here, so that --help does not wait for JAX and TensorFlow
     from roberta_jax.data.corpus import report
-    from roberta_jax.data.masking import Masking
-    from roberta_jax.training.pretrain import PretrainConfig, open_corpus
+    from roberta_jax.training.pretrain import PretrainConfig, masking_of, open_corpus
 
     if fields.get("job") != "pretrain":
         raise UserError(f"config.job is {fields.get('job')!r}; inspect knows 'pretrain'.")
     config = typed(PretrainConfig, fields)
-    masking = Masking(config.data.masking, config.data.masking_rate)
     corpus = open_corpus(config.data)
-    found = contents(corpus, masking, config.batch_size, config.steps, config.seed, rows)
+    found = contents(corpus, masking_of(config.data), config.batch_size, config.steps, config.seed, rows)
     return found, report(corpus.manifest)
 
 
@@ -62,7 +60,7 @@ def lines(found: dict, prepared: str, colours: bool) -> Iterator[str]:
         f"{run['tokens']:,} tokens"
     )
     yield (
-        f"masking {masks['mode']} {masks['rate']:g}: {masks['predicted']:.2%} of the tokens are predicted, "
+        f"masking {masks['mode']} {masks['rate']:g}, {shares_of(masks)}: {masks['predicted']:.2%} of the tokens are predicted, "
         f"{masks['predicted_per_row']:.1f} of {masks['slots']} slots a row, none in {masks['rows_without']:.2%} of the rows; "
         f"{masks['masked']:.1%} <mask>, {masks['random']:.1%} random, {masks['kept']:.1%} kept (measured on {sample:,} rows)"
     )

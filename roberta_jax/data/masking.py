@@ -5,13 +5,16 @@ so that batch size, hosts, threads and resuming change nothing. Everything is ve
 
 The modes are those of the README's table:
 
-    roberta     n = ⌊0.15·tokens + u⌋ of the ordinary tokens; 80% <mask>, 10% a random ordinary token, 10% unchanged
+    roberta     n = ⌊0.15·tokens + u⌋ of the ordinary tokens; random tokens: ordinary ones
     fairseq     as fairseq does it: special tokens count and may be selected; random tokens are ids from 4 on
     hf          as transformers' collator does it: an independent draw for each ordinary token; random tokens: any ids
-    whole_word  n of the words, and one 80/10/10 decision for a whole word; a word starts at a leading space
+    whole_word  n of the words, and one decision for a whole word; a word starts at a leading space
     static      as roberta, but a row has ten patterns, one after another: BERT's, where 40 epochs see each four times
     spans       n of the tokens, in runs of whole words, 3.8 words in the mean (SpanBERT's), the last one cut to make n;
-                one 80/10/10 decision for a run
+                one decision for a run
+
+The decision is what goes in a selected token's place: <mask>, a random token or, of the rest, itself; 80/10/10 unless the
+config says otherwise.
 """
 
 import math
@@ -48,12 +51,31 @@ class Masking:
 
     mode: str = "roberta"
     rate: float = 0.15  # of the tokens, or words, that are predicted
+    mask_replace_prob: float = 0.8  # of these, the share that becomes <mask>; the two by transformers' names
+    random_replace_prob: float = 0.1  # and that becomes a random token; the rest is kept as it is
 
     def __post_init__(self):
         if self.mode not in MODES:
             raise UserError(f"data.masking is {self.mode!r}; it can be {' or '.join(map(repr, MODES))}.")
         if not 0 < self.rate < 1:
             raise UserError(f"data.masking_rate is {self.rate}; expected a share between 0 and 1.")
+        for name in ("mask_replace_prob", "random_replace_prob"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"data.{name} is {getattr(self, name)}; expected a share from 0 to 1.")
+        if self._replaced > 1:
+            raise UserError(
+                f"data.mask_replace_prob {self.mask_replace_prob} and data.random_replace_prob {self.random_replace_prob} are "
+                "more than 1 together; what they leave of 1 is the share of predicted tokens that are kept as they are."
+            )
+
+    @property
+    def _replaced(self) -> float:
+        return self.mask_replace_prob + self.random_replace_prob
+
+    @property
+    def keep_prob(self) -> float:
+        """The share of predicted tokens that are kept as they are."""
+        return round(1 - self._replaced, 9)
 
     def slots(self, length: int) -> int:
         """How many predictions a row of `length` ids has room for. Static, so that the head's shapes are.
@@ -123,7 +145,8 @@ class Masking:
         decision = uniform(mix(chosen_hash ^ GOLDEN))  # the same for a whole word
         token_hash = mix(row_hash[:, None] + (tf.cast(positions, tf.uint64) + np.uint64(length + 1)) * GOLDEN)
         replacement = self._random_token(uniform(token_hash), vocabulary)
-        replaced = tf.where(decision < 0.8, vocabulary.mask, tf.where(decision < 0.9, replacement, labels))
+        replaced = tf.where(decision < self._replaced, replacement, labels)
+        replaced = tf.where(decision < self.mask_replace_prob, vocabulary.mask, replaced)
         batch = tf.broadcast_to(tf.range(tf.shape(rows)[0])[:, None], tf.shape(positions))
         at = tf.stack([batch, positions], -1)
         return {

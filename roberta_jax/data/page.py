@@ -67,6 +67,11 @@ def row_title(row: dict) -> str:
     return title
 
 
+def shares_of(masks: dict) -> str:
+    """What the config puts in the place of predicted tokens: `80/10/10`, <mask>, random and kept."""
+    return "/".join(f"{100 * masks[name]:g}" for name in ("mask_replace_prob", "random_replace_prob", "keep_prob"))
+
+
 def blocks(pieces: list) -> Iterator[list]:
     """A row's pieces, parted where a document, a text or an input ends."""
     block = []
@@ -108,7 +113,7 @@ def page(found: dict) -> str:
             [
                 ("steps × rows a step", f"{run['steps']:,} × {run['batch_size']:,}"),
                 ("tokens that it reads", f"{run['tokens']:,}"),
-                ("masking", f"{escape(masks['mode'])}, {masks['rate']:g}"),
+                ("masking", f"{escape(masks['mode'])}, {masks['rate']:g}, {shares_of(masks)}"),
                 ("predicted", f"{masks['predicted']:.2%} of the tokens"),
                 ("of these &lt;mask&gt; / random / kept", " / ".join(f"{masks[kind]:.1%}" for kind in LEGEND)),
                 ("predictions a row", f"{masks['predicted_per_row']:.1f} of {masks['slots']} slots"),

@@ -46,6 +46,8 @@ class DataConfig:
     fraction: float = 1.0  # of the train rows that are used, evenly spread over the corpus
     masking: str = Masking.mode
     masking_rate: float = Masking.rate
+    mask_replace_prob: float = Masking.mask_replace_prob
+    random_replace_prob: float = Masking.random_replace_prob
     text_column: str = Reading.text_column
     documents: str = Reading.documents
     invalid_utf8: str = Reading.invalid_utf8
@@ -58,6 +60,11 @@ class DataConfig:
     def __post_init__(self):
         if not 0 < self.fraction <= 1:
             raise UserError(f"data.fraction is {self.fraction}; expected a share above 0 and up to 1.")
+        masking_of(self)  # what it cannot be is said before a corpus is prepared
+
+
+def masking_of(data: DataConfig) -> Masking:
+    return Masking(data.masking, data.masking_rate, data.mask_replace_prob, data.random_replace_prob)
 
 
 @dataclass(frozen=True)
@@ -113,11 +120,7 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: tuple[RobertaConfig
     if initial:
         config = replace(config, model=config.model.with_shape_of(initial[0]))
     config, pairs = replace(config, model=model_of(config)), of_pairs(config)
-    corpus, masking, model = (
-        open_corpus(config.data),
-        Masking(config.data.masking, config.data.masking_rate),
-        config.model,
-    )
+    corpus, masking, model = open_corpus(config.data), masking_of(config.data), config.model
     require_same(f"the corpus in {corpus.folder}", json.dumps(corpus.manifest["shards"], sort_keys=True))
     if initial and initial[2] and initial[2].hash != corpus.tokenizer.hash:
         raise UserError(
@@ -170,6 +173,10 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: tuple[RobertaConfig
     say(f"{len(corpus.train):,} rows of {corpus.length} in {corpus.folder}: {config.steps:,} steps are {epochs:.2f} epochs")
     if masking.mode == "static" and epochs <= STATIC_PATTERNS:
         say(f"static masks come again after {STATIC_PATTERNS} epochs: all of this run's are those of dynamic ones")
+    say(
+        f"masking {masking.mode} {masking.rate:g}: of what is predicted {masking.mask_replace_prob:.1%} is <mask>, "
+        f"{masking.random_replace_prob:.1%} random, {masking.keep_prob:.1%} kept"
+    )
     _note_order(workdir)
     state = train(job, config, workdir)
     if state is not None:

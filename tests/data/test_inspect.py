@@ -96,6 +96,16 @@ def test_figures_are_those_of_all_rows(small_corpus, found):
     )
 
 
+def test_the_shares_of_the_config_are_shown_beside_those_that_were_drawn(small_corpus):
+    found = contents(small_corpus, Masking("hf", 0.3, 0.6, 0.15), 6, 500, 3, rows=1)
+    masks = found["masking"]
+    assert {name: masks[name] for name in ("mode", "rate", "mask_replace_prob", "random_replace_prob", "keep_prob")} == {
+        "mode": "hf", "rate": 0.3, "mask_replace_prob": 0.6, "random_replace_prob": 0.15, "keep_prob": 0.25,
+    }  # fmt: skip
+    assert abs(masks["masked"] - 0.6) < 0.03 and abs(masks["kept"] - 0.25) < 0.03
+    assert "masking hf 0.3, 60/15/25:" in "\n".join(inspect.lines(found, "", False)) and "hf, 0.3, 60/15/25" in page(found)
+
+
 def test_scripts_share_bytes():
     assert scripts("ab я 漢ｶか!٣\udcff") == pytest.approx(
         {"Han": 3 / 19, "kana": 6 / 19, "Latin": 2 / 19, "Cyrillic": 2 / 19, "space": 2 / 19, "digits": 2 / 19}

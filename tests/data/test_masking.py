@@ -1,14 +1,17 @@
 """Each mode over a million rows: how many, which, replaced by what; and that nothing but (seed, epoch, row) decides it."""
 
+import hashlib
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from roberta_jax.config import typed
 from roberta_jax.data.masking import MODES, Masking, Vocabulary
 from roberta_jax.data.pipeline import vocabulary_of
 from roberta_jax.errors import UserError
+from roberta_jax.training.pretrain import PretrainConfig
 
 BOS, PAD, EOS, UNK, MASK = 0, 1, 2, 3, 999
 SIZE, LENGTH, ROWS, CHUNKS = 1_000, 64, 20_000, 50
@@ -238,6 +241,45 @@ def test_another_epoch_row_or_seed_is_another_draw(mode):
         assert abs(share - first.mean()) < 0.02 and (first != other).any(1).mean() > 0.99, name
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("mask, random", [(0.9, 0.1), (1, 0), (0.5, 0.2)])
+def test_what_goes_in_their_place_is_a_field(mode, mask, random):
+    """The same tokens are predicted whatever goes in their place: shares at five standard deviations of the decisions."""
+    rows, masking = make_rows(5_000), Masking(mode, mask_replace_prob=mask, random_replace_prob=random)
+    masked, usual = (apply(masker(each), rows, np.arange(len(rows))) for each in (masking, Masking(mode)))
+    for name in ("positions", "labels", "weights"):
+        np.testing.assert_array_equal(masked[name], usual[name])
+    selected, inputs = selection(masked), masked["input_ids"]
+    got, was = inputs[selected], rows[selected]
+    assert (inputs == rows)[~selected].all()
+    shares = np.array([(got == MASK).mean(), ((got != MASK) & (got != was)).mean(), (got == was).mean()])
+    expected = np.array([mask, random, 1 - mask - random])
+    decisions = selected.sum() / {"whole_word": 2, "spans": 8}.get(mode, 1)  # of the mean word, and more than the mean run
+    assert np.abs(shares - expected).max() < 5 * np.sqrt(0.25 / decisions) + 1.5 * random / len(TEXT_IDS)
+    if mask + random == 1:  # nothing is kept, but a random token that is by chance the one that stood there
+        assert (got == was).mean() < 2 * random / len(TEXT_IDS) + 1e-9
+    if not random:
+        assert ((got == MASK) | (got == was)).all()
+
+
+# SHA-256 of input_ids and weights as runs begun before those shares were fields have them: such a run goes on with these.
+DRAWN = {
+    "roberta": "dfb6478629903b9d",
+    "fairseq": "04f174ea74997e80",
+    "hf": "64bf0f878af97c05",
+    "whole_word": "315373f5160bcaf5",
+    "static": "3402e785a453d013",
+    "spans": "fffb42627ebc2df9",
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_run_begun_before_goes_on_with_the_same_masks(mode):
+    masked = apply(masker(Masking(mode)), make_rows(2_000), np.arange(2_000) + 10**10, epoch=13)
+    drawn = masked["input_ids"].tobytes() + masked["weights"].tobytes()
+    assert hashlib.sha256(drawn).hexdigest()[:16] == DRAWN[mode]
+
+
 def test_the_rate_is_a_field():
     masked = apply(masker(Masking("roberta", 0.4)), make_rows(2_000)[1::2], np.arange(1_000))
     assert set(masked["weights"].sum(1)) == {24, 25}  # of 62 tokens
@@ -347,3 +389,24 @@ def test_modes_and_rates_that_are_not_known_are_refused():
         Masking("span")
     with pytest.raises(UserError, match=r"data.masking_rate is 1\.5"):
         Masking("roberta", 1.5)
+
+
+@pytest.mark.parametrize(
+    ("mask", "random", "message"),
+    [
+        (-0.1, 0.1, r"data.mask_replace_prob is -0\.1; expected a share from 0 to 1"),
+        (0.8, 10.0, r"data.random_replace_prob is 10\.0; expected a share from 0 to 1"),
+        (float("nan"), 0.1, "data.mask_replace_prob is nan"),
+        (0.9, 0.2, r"data.mask_replace_prob 0\.9 and data.random_replace_prob 0\.2 are more than 1 together"),
+    ],
+)
+def test_shares_that_cannot_be_are_refused(mask, random, message):
+    with pytest.raises(UserError, match=message):
+        Masking("roberta", 0.15, mask, random)
+    with pytest.raises(UserError, match=message):  # and so before a corpus is prepared
+        typed(PretrainConfig, {"data": {"mask_replace_prob": mask, "random_replace_prob": random}})
+
+
+def test_what_is_kept_is_the_rest():
+    kept = [Masking("hf", 0.15, *shares).keep_prob for shares in ((0.8, 0.1), (0.9, 0.1), (0.7, 0.2), (1, 0), (0, 0))]
+    assert kept == [0.1, 0, 0.1, 0, 1]

@@ -9,10 +9,16 @@ import pytest
 
 from roberta_jax import __version__
 from roberta_jax.config import typed
+from roberta_jax.data.masking import Masking
 from roberta_jax.data.prepare import Recipe, prepare
 from roberta_jax.interop import hub
 from roberta_jax.model.heads import init_masked_lm
-from roberta_jax.training.pretrain import PretrainConfig, model_of, of_pairs, pretrain
+from roberta_jax.training.pretrain import PretrainConfig, masking_of, model_of, of_pairs, pretrain
+
+
+def test_masks_are_drawn_as_the_config_says():
+    fields = {"masking": "hf", "masking_rate": 0.3, "mask_replace_prob": 0.6, "random_replace_prob": 0.15}
+    assert masking_of(typed(PretrainConfig, {"data": fields}).data) == Masking("hf", 0.3, 0.6, 0.15)
 
 
 def test_a_run_on_pairs_begins_with_any_model_and_gives_one_without_the_head(small_corpus, tmp_path, capsys):
@@ -24,7 +30,12 @@ def test_a_run_on_pairs_begins_with_any_model_and_gives_one_without_the_head(sma
     fields.optimizer.update(warmup_steps=1)
     fields.model.update(num_layers=1, hidden_size=32, intermediate_size=64, vocab_size=400)
     fields.data.update(
-        source=str(corpus.folder), tokenizer=str(vocabulary), format="segment-pair", masking="static", fraction=0.5
+        source=str(corpus.folder),
+        tokenizer=str(vocabulary),
+        format="segment-pair",
+        masking="static",
+        fraction=0.5,
+        mask_replace_prob=0.9,
     )
     config = typed(PretrainConfig, fields.to_dict())
     assert of_pairs(config) and model_of(config).num_token_types == 2 and config.model.num_token_types == 1
@@ -42,7 +53,9 @@ def test_a_run_on_pairs_begins_with_any_model_and_gives_one_without_the_head(sma
     assert (
         f"{rows:,} rows of 64 in {corpus.folder}: 2 steps are {32 / rows:.2f} epochs\nstatic masks come again after 10" in said
     )
-    assert json.loads((tmp_path / "run" / "config.json").read_text())["model"]["num_token_types"] == 2
+    assert "masking static 0.15: of what is predicted 90.0% is <mask>, 10.0% random, 0.0% kept\n" in said
+    written = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert written["model"]["num_token_types"] == 2 and written["data"]["mask_replace_prob"] == 0.9
 
     found = hub.load(tmp_path / "run", 1)  # the first update of a warm-up changes nothing
     assert (
