@@ -1,4 +1,4 @@
-"""A trained model that answers: load, fill_mask, embed, classify, tag, choose, answer, pseudo_perplexity.
+"""A trained model that answers: load, fill_mask, embed, score, classify, tag, choose, answer, pseudo_perplexity.
 
 model = load("/tmp/run")
 model.fill_mask(["Paris is the <mask> of France."])
@@ -15,12 +15,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.special
+from tqdm import tqdm
 
+from roberta_jax import scoring
 from roberta_jax.batching import buckets, map_rows, power_of_two
 from roberta_jax.data.tokenizer import MASK
 from roberta_jax.errors import UserError
 from roberta_jax.interop import hub
-from roberta_jax.interop.text import Text, encode_rows
+from roberta_jax.interop.text import Sentence, Text, encode_rows, encode_whole
 from roberta_jax.model.encoder import RobertaConfig
 from roberta_jax.model.heads import apply_encoder, apply_masked_lm, apply_with_head
 from roberta_jax.tasks import spans
@@ -61,12 +63,6 @@ def _fill(params, ids, used, positions, config: RobertaConfig, known: int, top_k
     """Of the `known` first ids: an embedding table may have more rows than the tokenizer has entries."""
     logits = apply_masked_lm(params, config, ids, segments(ids, used), positions)
     return jax.lax.top_k(jax.nn.softmax(logits)[..., :known], top_k)
-
-
-@functools.partial(jax.jit, static_argnames="config")
-def _log_probability(params, ids, used, positions, labels, config: RobertaConfig):
-    logits = apply_masked_lm(params, config, ids, segments(ids, used), positions)[:, 0]
-    return jnp.take_along_axis(jax.nn.log_softmax(logits), labels[:, None], axis=1)[:, 0]
 
 
 @functools.partial(jax.jit, static_argnames=("config", "pooling", "normalize"))
@@ -221,25 +217,49 @@ class Model:
         Source: Salazar et al. 2020, Masked Language Model Scoring. A text of n tokens costs n rows.
         """
         self._need("lm_head", "pseudo_perplexity")
-        rows, labels, positions, owners = [], [], [], []
-        for owner, row in enumerate(self._rows(texts)):
-            for position in range(1, len(row) - 1):
-                masked = row.copy()
-                masked[position] = self.text.mask
-                rows.append(masked)
-                labels.append(row[position])
-                positions.append(position)
-                owners.append(owner)
+        rows, one = self._rows(texts), [True]
+        sentences = [Sentence(row, np.array(one + [False] * (len(row) - 2) + one), np.zeros_like(row)) for row in rows]
+        counts = np.array([len(row) - 2 for row in rows])
+        return np.exp(-self._score(sentences, "pll") / np.maximum(counts, 1))
 
-        def score(ids, used, indices):
-            columns = np.zeros((2, len(ids)), np.int32)
-            columns[:, : len(indices)] = [[positions[i] for i in indices], [labels[i] for i in indices]]
-            return _log_probability(self.params, ids, used, columns[0][:, None], columns[1], self.config)
+    def score(self, texts: Sequence[str], metric: str = "pll", show_progress: bool = False) -> np.ndarray:
+        """How probable each text is, to compare texts with: float64 [n], in nats; NaN for an empty text.
 
-        owner_of_row = np.array(owners, int)
-        losses = np.bincount(owner_of_row, -np.array(self._map(score, rows, LOGITS_TOKENS), float), minlength=len(texts))
-        counts = np.bincount(owner_of_row, minlength=len(texts))
-        return np.exp(np.divide(losses, counts, out=np.full(len(texts), np.nan), where=counts > 0))
+        Args:
+          metric: "pll", "pll-word-l2r" or "holistic": what `scoring.METRICS` says of each. A text of n tokens costs n rows,
+            by "holistic" one; that is only for models that never learned to predict tokens which were kept in their place.
+
+        Raises:
+          UserError: a text is longer than the model's rows, so that its score would be of a part.
+        """
+        self._need("lm_head", "score")
+        if metric not in scoring.METRICS:
+            raise UserError(f"metric is {metric!r}; it can be {' or '.join(map(repr, scoring.METRICS))}.")
+        unique = list(dict.fromkeys(self._listed(texts)))
+        if masked := next((text for text in unique if MASK in text), None):
+            raise UserError(f"{masked!r} has {MASK} in it: what stands there cannot be scored.")
+        sentences = encode_whole(self._fast, unique)
+        lengths = [len(sentence.ids) for sentence in sentences]
+        if (longest := max(lengths, default=0)) > self.config.max_length:
+            raise UserError(
+                f"a text of {longest} tokens is longer than the model's {self.config.max_length}, and what were cut off could "
+                f"not be compared: {unique[lengths.index(longest)][:80]!r}…"
+            )
+        found = self._score(sentences, metric, show_progress)
+        return np.array([found[number] for number in map({text: i for i, text in enumerate(unique)}.get, texts)], float)
+
+    @functools.cached_property
+    def _fast(self):
+        return self.text.fast()
+
+    def _score(self, sentences: Sequence[Sentence], metric: str, show_progress: bool = False) -> np.ndarray:
+        def forward(batch: scoring.Batch) -> jax.Array:
+            return scoring.log_probabilities(self.params, *batch[1:], self.config)
+
+        lengths = buckets(self.config.max_length, scoring.LENGTHS)
+        sizes, ids = (self.batch_tokens, LOGITS_TOKENS), (self.text.mask, self.config.pad_id)
+        with tqdm(total=scoring.rows_of(sentences, metric), unit="row", smoothing=0, disable=not show_progress) as bar:
+            return scoring.score(forward, sentences, metric, lengths, *sizes, *ids, bar.update)
 
     def functions(self) -> dict[str, Callable]:
         """What `serving.write` exports: (params, ids, used[, positions]) → hidden states, or the head's logits."""

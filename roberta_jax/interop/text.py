@@ -8,6 +8,7 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import tokenizers
@@ -19,6 +20,14 @@ from roberta_jax.errors import UserError
 # Unicode's White_Space, which is what `tokenizers` strips; Python's \s would take four control characters too.
 _SPACE = "[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
 _SPECIAL = re.compile(f"{_SPACE}*{MASK}|{BOS}|{PAD}|{EOS}|{UNK}")
+
+
+class Sentence(NamedTuple):
+    """A text's ids as the model's own tokenizer gives them, with the special tokens that it adds, if it adds any."""
+
+    ids: np.ndarray  # int32 [n]
+    special: np.ndarray  # bool [n]: it was added
+    words: np.ndarray  # int32 [n]: which piece of the text, as it is first cut, the token is of; -1 where it was added
 
 
 def _to_json(tokenizer: Encoding) -> str:
@@ -37,10 +46,14 @@ def _to_json(tokenizer: Encoding) -> str:
 
 
 class ByteLevelText:
-    """An encoding of ours that keeps every byte, on texts in which special tokens may stand."""
+    """An encoding of ours that keeps every byte, on texts in which special tokens may stand.
 
-    def __init__(self, tokenizer: Encoding):
-        self.tokenizer = tokenizer
+    Args:
+      source: the tokenizer.json that it was read from, if it was.
+    """
+
+    def __init__(self, tokenizer: Encoding, source: str = ""):
+        self.tokenizer, self._source = tokenizer, source
         self.bos, self.pad, self.eos, self.mask = tokenizer.bos, tokenizer.pad, tokenizer.eos, tokenizer.mask
 
     def __len__(self) -> int:
@@ -77,6 +90,9 @@ class ByteLevelText:
 
     def to_json(self) -> str:
         return _to_json(self.tokenizer)
+
+    def fast(self) -> tokenizers.Tokenizer:
+        return tokenizers.Tokenizer.from_str(self._source or self.to_json())
 
     def save(self, folder: Path) -> None:
         self.tokenizer.save(folder)
@@ -118,6 +134,9 @@ class FastText:
     def to_json(self) -> str:
         return self._fast.to_str()
 
+    def fast(self) -> tokenizers.Tokenizer:
+        return self._fast
+
     def save(self, folder: Path) -> None:
         if self.tokenizer:
             self.tokenizer.save(folder)
@@ -125,6 +144,20 @@ class FastText:
 
 
 Text = ByteLevelText | FastText
+
+
+def encode_whole(fast: tokenizers.Tokenizer, texts: Sequence[str]) -> list[Sentence]:
+    """Each text as `fast`, a Text's, cuts it and adds special tokens to it."""
+    fast.no_truncation()
+    fast.no_padding()
+    return [
+        Sentence(
+            np.array(encoding.ids, np.int32),
+            np.array(encoding.special_tokens_mask, bool),
+            np.array([-1 if word is None else word for word in encoding.word_ids], np.int32),
+        )
+        for encoding in fast.encode_batch(list(texts))
+    ]
 
 
 def encode_rows(text: Text, texts: Sequence[Sequence[str]], max_length: int) -> tuple[list[np.ndarray], int]:
@@ -208,6 +241,6 @@ def _byte_level(fields: dict) -> ByteLevelText | None:
     vocab = model["vocab"] | {token["content"]: token["id"] for token in fields["added_tokens"]}
     merges = [tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in model["merges"]]
     try:
-        return ByteLevelText(Tokenizer(vocab, merges))
+        return ByteLevelText(Tokenizer(vocab, merges), json.dumps(fields))
     except (UserError, KeyError):
         return None

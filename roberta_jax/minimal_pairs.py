@@ -1,0 +1,128 @@
+"""Which of two sentences a masked LM finds more probable: BLiMP, its supplement, Zorro, or pairs of your own.
+
+python -m roberta_jax.minimal_pairs --model=/tmp/run --source=blimp/ [--pairs=100] [--metric=pll] [--all] [--json]
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from roberta_jax.errors import UserError, exit_with_sentence
+from roberta_jax.pairs import suites
+
+if TYPE_CHECKING:
+    from roberta_jax.inference import Model
+
+DEFAULT_METRIC = "pll"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m roberta_jax.minimal_pairs", description=__doc__.split("\n")[0])
+    add = parser.add_argument
+    add("--model", required=True, help="a workdir, a folder of transformers or fairseq, or a hub name")
+    add("--source", required=True, nargs="+", action="extend", help="files, folders or globs: .jsonl, .csv, .tsv, Zorro's .txt")
+    add("--metric", default=DEFAULT_METRIC, help="pll, pll-word-l2r or holistic (default %(default)s)")
+    add("--pairs", type=int, default=0, help="of each paradigm, a sample that is the same for every model; 0: all (default)")
+    add("--good", default=suites.GOOD, help="the field or column of the acceptable sentence (default %(default)s)")
+    add("--bad", default=suites.BAD, help="of the other one (default %(default)s)")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--checkpoint", default="newest", help="of a workdir: newest, best or a step (default %(default)s)")
+    which.add_argument("--all", action="store_true", help="every checkpoint of the workdir that is kept, and a curve")
+    add("--dtype", default="float32", choices=["float32", "bfloat16"], help="of the arithmetic")
+    add("--json", action="store_true", help="print one JSON object a checkpoint")
+    args = parser.parse_args()
+    if args.pairs < 0:
+        raise UserError(f"--pairs is {args.pairs}; expected a number of pairs, or 0 for all.")
+    read = suites.read(args.source, args.good, args.bad, args.pairs)  # before JAX: what is wrong there is said at once
+    run(args, read)
+
+
+def run(args: argparse.Namespace, read: list[suites.Suite]) -> None:
+    import jax
+
+    from roberta_jax.data.prepare import DEFAULT_CACHE
+    from roberta_jax.pairs import accuracy, table
+    from roberta_jax.scoring import METRICS
+
+    if args.metric not in METRICS:
+        raise UserError(f"--metric is {args.metric!r}; it can be {', '.join(METRICS)}.")
+    if not jax.config.jax_compilation_cache_dir:  # a model in training is scored over and over
+        jax.config.update("jax_compilation_cache_dir", str(DEFAULT_CACHE.expanduser() / "compiled"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    notes = _notes(args.model, args.metric)
+    points = []
+    for model, about in _models(args):
+        results = accuracy.measure(read, lambda texts: model.score(texts, args.metric, sys.stderr.isatty()))  # noqa: B023
+        if args.json:
+            found = {"model": model.origin, **about, "metric": args.metric, "notes": notes, "intervals": accuracy.INTERVALS}
+            print(json.dumps(found | {"suites": table.as_json(results, args.metric)}, ensure_ascii=False), flush=True)
+            continue
+        print(f"{model.origin}\n{args.metric}: {METRICS[args.metric]}")
+        print("\n".join([*notes, "", *table.lines(results, args.metric), ""]), flush=True)
+        points.append((_said(about), results))
+    if args.all and not args.json:
+        print("\n".join(table.curve(points)))
+
+
+def _models(args: argparse.Namespace) -> Iterator[tuple["Model", dict]]:
+    """Each model to score, and of a workdir's checkpoint its step, the ids that it had seen and its valid loss."""
+    from roberta_jax.inference import load
+    from roberta_jax.training.checkpoint import saved_steps
+
+    workdir = Path(args.model).expanduser()
+    if not args.all:
+        yield load(args.model, args.checkpoint, args.dtype), {}
+        return
+    steps = saved_steps(workdir / "checkpoints")
+    if not steps:
+        raise UserError(f"--all: {workdir / 'checkpoints'} holds no checkpoint.")
+    for step in steps:
+        try:
+            model = load(args.model, step, args.dtype)
+        except UserError:
+            if step in saved_steps(workdir / "checkpoints"):
+                raise
+            print(f"{workdir}, step {step:,} was removed by the run meanwhile", file=sys.stderr)
+            continue
+        yield model, _about(workdir, step)
+
+
+def _about(workdir: Path, step: int) -> dict:
+    from roberta_jax.interop.hub import read_json, read_metrics
+
+    config = read_json(workdir / "config.json")
+    about = {"step": step, "ids_seen": step * config.get("batch_size", 0) * config.get("data", {}).get("length", 0)}
+    losses = [line["valid/loss"] for line in read_metrics(workdir) if line.get("step") == step and "valid/loss" in line]
+    return about | ({"valid_loss": losses[-1]} if losses else {})
+
+
+def _said(about: dict) -> str:
+    loss = f"valid loss {about['valid_loss']:7.4f}" if "valid_loss" in about else f"{'':18}"
+    return f"step {about['step']:>9,} {about['ids_seen'] / 1e6:9,.1f}M ids {loss}" if about else ""
+
+
+def _notes(model: str, metric: str) -> list[str]:
+    """What must be known to read the figures: by the holistic metric, whether the model has learned kept tokens."""
+    if metric != "holistic":
+        return []
+    rule = "holistic scores are only for models that never learned to predict kept tokens"
+    path = Path(model).expanduser()
+    if not (path / "checkpoints").is_dir():
+        return [f"Note: {rule}, which nothing in {model} tells of."]
+    from roberta_jax.interop.hub import read_json
+
+    data = read_json(path / "config.json").get("data", {})
+    kept = 1 - data.get("mask_replace_prob", 0.8) - data.get("random_replace_prob", 0.1)  # before these were fields
+    if kept > 1e-9:
+        return [
+            f"WARNING: NOT COMPARABLE. {rule[0].upper()}{rule[1:]}; of this run's predicted tokens {kept:.0%} were kept, "
+            "so that it has learned to copy, and that costs it points. Take --metric=pll."
+        ]
+    return [f"Note: {rule}; this run kept none (unless what it began from had)."]
+
+
+if __name__ == "__main__":
+    exit_with_sentence(main)
