@@ -37,16 +37,26 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("tests")
 
 
-@pytest.fixture(scope="session")
-def assets() -> Path:
-    """The folder of public data that some tests read."""
-    folder = Path(os.environ.get("ROBERTA_TEST_ASSETS", ROOT.parent / "shared" / "assets"))
+def _public(name: str, variable: str) -> Path:
+    folder = Path(os.environ.get(variable, ROOT.parent / "shared" / name))
     if not folder.is_dir():
-        missing = f"no test assets in {folder}; ROBERTA_TEST_ASSETS names their folder"
+        missing = f"no test {name} in {folder}; {variable} names their folder"
         if os.environ.get("ROBERTA_REQUIRE_ASSETS") == "1":
             pytest.fail(missing)
         pytest.skip(missing)
     return folder
+
+
+@pytest.fixture(scope="session")
+def assets() -> Path:
+    """The folder of public data that some tests read."""
+    return _public("assets", "ROBERTA_TEST_ASSETS")
+
+
+@pytest.fixture(scope="session")
+def minimal_pairs() -> Path:
+    """The folder with blimp/, blimp-supplement/ and zorro/."""
+    return _public("suites", "ROBERTA_TEST_SUITES")
 
 
 @pytest.fixture(scope="session")

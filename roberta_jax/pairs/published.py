@@ -57,8 +57,8 @@ RoBERTa-base, nyu-mll, 100M words (best of 3)|{NYU}|79.7|97.2 79.1 75.4 79.6 94.
 # BabyLM's filtered BLiMP, and its supplement as it filters it, by pseudo-log-likelihood: the mean over categories, these;
 # the mean over the supplement's paradigms, these in the order of SUPPLEMENT.
 _BABYLM = """
-RoBERTa-base, BabyLM 2023, 10M words|69.5|81.5 67.1 67.3 67.9 90.8 76.4 63.5 87.4 39.9 55.9 70.5 65.4|47.5|49.4 31.3 32.1 71.7 53.2
-RoBERTa-base, BabyLM 2023, 100M words|75.1|89.5 71.3 71.0 67.1 93.1 83.8 68.0 89.6 54.5 66.3 70.3 76.2|42.4|50.8 34.4 34.5 45.6 46.8
+RoBERTa-base, BabyLM, 10M words|69.5|81.5 67.1 67.3 67.9 90.8 76.4 63.5 87.4 39.9 55.9 70.5 65.4|47.5|49.4 31.3 32.1 71.7 53.2
+RoBERTa-base, BabyLM, 100M words|75.1|89.5 71.3 71.0 67.1 93.1 83.8 68.0 89.6 54.5 66.3 70.3 76.2|42.4|50.8 34.4 34.5 45.6 46.8
 """
 SUPPLEMENT = ("hypernym", "qa_congruence_easy", "qa_congruence_tricky", "subject_aux_inversion", "turn_taking")
 
@@ -113,7 +113,7 @@ def _rows() -> list[Published]:
         found.append(Published("BLiMP", "pll", model, source, float(overall), categories=categories))
     for line in _BABYLM.strip().splitlines():
         model, over, of_categories, supplement, paradigms = line.split("|")
-        categories, source = dict(zip(CATEGORIES, map(float, of_categories.split()))), "babylm/evaluation-pipeline"
+        categories, source = dict(zip(CATEGORIES, map(float, of_categories.split()))), "babylm/evaluation-pipeline-2023"
         found.append(Published("BLiMP, filtered", "pll", model, source, None, float(over), categories))
         by_name = dict(zip(SUPPLEMENT, map(float, paradigms.split())))
         found.append(Published("BLiMP supplement, filtered", "pll", model, source, float(supplement), paradigms=by_name))

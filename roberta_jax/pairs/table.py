@@ -64,6 +64,8 @@ def _suite(result: Result, metric: str) -> Iterator[str]:
         yield f"{ties:,} of {suite.pairs:,} pairs have two equal scores, which counts as wrong."
     for number, row in enumerate(of_paradigms, 1):
         yield f"[{number}] {row.model}"
+    if not suite.whole and beside(suite.name, metric):
+        yield f"published scores are of all of {suite.name}, which this is not, and are left out"
     yield from _published(result, rows, metric)
 
 
@@ -80,7 +82,7 @@ def _published(result: Result, rows: Sequence[Published], metric: str) -> Iterat
     here = result.overall if mean == "paradigms" else result.over_categories
     yield f"published, the same suite by {metric} too; mean over {mean}"
     head = f"{'':60}{'mean':>7}" + "".join(f"{short:>6}" for short in SHORT.values() if with_categories)
-    yield head
+    yield head.rstrip()
     ours = {name: 100 * share.accuracy for name, share in result.categories.items()}
     entries = [(100 * here.accuracy, "this model", ours, "")]
     entries += [(row.overall or row.over_categories, row.model, row.categories, row.source) for row in rows]
