@@ -63,4 +63,4 @@ def run(fields: dict, workdir: Path) -> None:
 if __name__ == "__main__":
     use_huge_pages()
     flags.mark_flags_as_required(["config", "workdir"])
-    exit_with_sentence(lambda: app.run(main, flags_parser=lambda argv: parse_flags(argv, _CONFIG)))
+    exit_with_sentence(lambda: app.run(main, flags_parser=lambda argv: parse_flags(argv, _CONFIG)), outlives_output=True)

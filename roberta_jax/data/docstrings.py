@@ -3,15 +3,14 @@
 import ast
 import hashlib
 import json
-import multiprocessing
 import os
 import sysconfig
 import warnings
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from roberta_jax.data import storage
+from roberta_jax.data.workers import Workers
 
 
 def collect_docstrings(cache_dir: Path, processes: int) -> Path:
@@ -25,9 +24,8 @@ def collect_docstrings(cache_dir: Path, processes: int) -> Path:
     path = cache_dir / f"docs-{hashlib.sha256(stats.encode()).hexdigest()[:16]}.jsonl"
     if path.exists():
         return path
-    context = multiprocessing.get_context("spawn")  # not forked: the caller may hold threads of JAX or TensorFlow
     with storage.written(path) as partial, open(partial, "w", encoding="utf-8") as out:
-        with ProcessPoolExecutor(processes, context) as pool:
+        with Workers(processes) as pool:
             for text in pool.map(_docstrings, files, chunksize=64):
                 if text:
                     out.write(json.dumps({"text": text}) + "\n")

@@ -3,8 +3,8 @@
     python -m roberta_jax.data.prepare --source text/ --tokenizer 50265 --length 512 --out corpus
 
 Shards are made in parallel processes and do not depend on their number; `roberta_jax.data.beam` makes the same ones on
-many machines. Until the last one is done the folder's name ends in `.partial`, or, behind a URL, the folder has no
-manifest; a killed preparation goes on from there.
+many machines. Until the last one is done the folder's name ends in `.partial`, or, behind a URL and where the folder was
+there, empty, before, it has no manifest; a killed preparation goes on from there.
 """
 
 import argparse
@@ -28,7 +28,9 @@ from roberta_jax.data.tokenizer import Encoding
 from roberta_jax.errors import UserError, exit_with_sentence
 
 TOKENIZER_BYTES, TOKENIZER_SHARDS = 64 << 20, 1_024  # of text, from shards alike, to learn a vocabulary from; at most
-DEFAULT_CACHE = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "roberta_jax"
+DEFAULT_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "roberta_jax"
+LOCK = ".lock"  # in a folder that was there before
+NOTHING = {LOCK, "lost+found"}  # what an empty folder may hold: the latter is what a new disk is mounted with
 
 
 @contextmanager
@@ -51,7 +53,7 @@ def _tokenizer(recipe: Recipe, shards: list[list[Piece]], cache: Path) -> Encodi
     reading = deciding(asdict(recipe.reading))
     other = [recipe.encoding] if recipe.encoding != Recipe.encoding else []
     folder = cache / f"tokenizer-{key(VERSION, recipe.tokenizer, reading, recipe.valid_fraction, fingerprints, *other)}"
-    with _locked(folder.with_suffix(".lock")):
+    with nullcontext() if encodings.found(folder) else _locked(folder.with_suffix(".lock")):
         if not encodings.found(folder):
             print(f"training a vocabulary of {recipe.tokenizer:,} entries: {recipe.encoding}", flush=True)
             partial = folder.with_suffix(".partial")
@@ -73,19 +75,31 @@ def _training_texts(recipe: Recipe, shards: list[list[Piece]]) -> Iterator[str]:
                 break
 
 
-def prepare(recipe: Recipe, out: str | Path | None = None, cache: Path = DEFAULT_CACHE, processes: int | None = None) -> Corpus:
+def prepare(
+    recipe: Recipe,
+    out: str | Path | None = None,
+    cache: Path = DEFAULT_CACHE,
+    processes: int | None = None,
+    agree: Callable[[Encoding], None] = lambda tokenizer: None,
+) -> Corpus:
     """The corpus that the recipe describes: made, or found in `out` (by default a folder in the cache).
 
     A source that is a prepared corpus already is opened, and must be what the recipe asks for.
+
+    Args:
+      agree: raises a UserError where the tokenizer is not the right one; it is asked before any row is made.
 
     Raises:
       UserError: for a source, a tokenizer or a document that cannot be used.
     """
     cache = Path(cache).expanduser()
+    if not isinstance(recipe.tokenizer, int):
+        agree(encodings.load(recipe.tokenizer))
     if len(recipe.source) == 1 and storage.exists(storage.join(recipe.source[0], "manifest.json")):
         _refuse_another(recipe.source[0], recipe)
+        agree(encodings.load(storage.join(recipe.source[0], "tokenizer")))
         return Corpus(on_this_machine(recipe.source[0], cache))
-    return Corpus(on_this_machine(make(recipe, out, cache, processes), cache))
+    return Corpus(on_this_machine(make(recipe, out, cache, processes, agree=agree), cache))
 
 
 def make(
@@ -94,28 +108,36 @@ def make(
     cache: Path = DEFAULT_CACHE,
     workers: int | None = None,
     run: Callable[[Work, Path, int], None] = processes.run,
+    agree: Callable[[Encoding], None] = lambda tokenizer: None,
 ) -> str:
     """The folder of the corpus that the recipe describes, which may be a URL: made, or found.
 
     Args:
       run: what writes the shards: (work, a folder for what goes between stages, processes).
+      agree: as in `prepare`.
     """
     cache, workers = Path(cache).expanduser(), workers or os.cpu_count()
+    if out:
+        _refuse_foreign(out)
     shards = resolve(recipe.source, recipe.reading, cache, workers)
     excluded = resolve(recipe.exclude, recipe.reading, cache, workers, "data.exclude") if recipe.exclude else []
     tokenizer = _tokenizer(recipe, shards, cache)
+    agree(tokenizer)
     made_of = [
         deciding(asdict(recipe)) | {"source": None, "tokenizer": tokenizer.hash},
         *[[[asdict(piece) for piece in pieces] for pieces in each] for each in (shards, excluded) if each],
     ]
     made = key(VERSION, made_of)
     folder = str(storage.local(out) or out) if out else str(cache / f"corpus-{made}")
+    manifest_path = storage.join(folder, "manifest.json")
     remote = storage.is_url(folder)
-    with nullcontext() if remote else _locked(Path(f"{folder}.lock")):
-        if not storage.exists(storage.join(folder, "manifest.json")):
-            work = Work(folder if remote else f"{folder}.{made}.partial", made)
-            if storage.names(folder) and not (remote and work.found()):
-                raise UserError(f"{folder} is not empty and holds no prepared corpus: name a new folder.")
+    within = remote or os.path.isdir(folder)  # a mounted disk, or a link to one, is not to be replaced by another folder
+    lock = Path(folder, LOCK) if within else Path(f"{folder}.lock")
+    with nullcontext() if remote or storage.exists(manifest_path) else _locked(lock):
+        if not storage.exists(manifest_path):
+            work = Work(folder if within else f"{folder}.{made}.partial", made)
+            if within and storage.names(folder) - NOTHING and not work.found():
+                raise UserError(f"{folder} holds the beginning of another corpus: name a new folder, or empty this one.")
             tokenizer.save(storage.join(work.folder, "tokenizer"))
             work.save_plan(recipe, shards)
             if recipe.exclude:
@@ -123,21 +145,31 @@ def make(
             spills = cache / f"spills-{made}" if remote else Path(work.path("spills"))
             run(work, spills, workers)
             manifest = summarise(work, tokenizer)
-            storage.write_text(storage.join(work.folder, "manifest.json"), json.dumps(manifest, indent=1))
             if not remote:
-                if os.path.exists(folder):
-                    os.rmdir(folder)
-                os.replace(work.folder, folder)
-                for leftover in Path(folder).glob("*.partial"):  # of a kill
+                for leftover in Path(work.folder).glob("*.partial"):  # of a kill
                     leftover.unlink()
+            storage.write_text(storage.join(work.folder, "manifest.json"), json.dumps(manifest, indent=1))
+            if not within:
+                os.replace(work.folder, folder)
             for done_with in (storage.join(folder, "work"), spills):
                 storage.remove_folder(done_with)
+            if within and not remote:
+                lock.unlink()  # who waits for it finds the manifest
             print(report(manifest), flush=True)
     if read_manifest(folder)["key"] != made:
         raise UserError(
             f"{folder} holds a corpus made from something else (another source, tokenizer or field): name a new folder."
         )
     return folder
+
+
+def _refuse_foreign(out: str | Path) -> None:
+    """Raises where a corpus can't be made: something else stands there, or nothing can be written."""
+    names = storage.names(out)
+    if names - NOTHING and not names & {"manifest.json", "work"}:
+        raise UserError(f"{out} is not empty and holds no prepared corpus: name a new folder.")
+    if "manifest.json" not in names and (there := storage.local(out)):
+        storage.require_writable(there if os.path.lexists(there) else there.parent)
 
 
 def _refuse_another(folder: str, recipe: Recipe) -> None:

@@ -1,11 +1,8 @@
 """A preparation in processes of this machine: what one stage sends to the next goes through files."""
 
 import functools
-import multiprocessing
-import os
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
@@ -14,6 +11,7 @@ from tqdm import tqdm
 
 from roberta_jax.data import duplicates, shards, storage
 from roberta_jax.data.recipe import Work, plan_of
+from roberta_jax.data.workers import Workers
 from roberta_jax.errors import UserError
 
 
@@ -25,9 +23,7 @@ def run(work: Work, spills: Path, processes: int) -> None:
     """
     plan = plan_of(work)
     todo, last = shards.unwritten(work), None
-    # Spawned, not forked: the parent may hold threads of JAX or TensorFlow.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(processes, len(plan.shards)), context, initializer=_end_with_parent) as pool:
+    with Workers(min(processes, len(plan.shards))) as pool:
         each = functools.partial(_each, pool, work)
         if plan.recipe.drops and todo:
             for stage in duplicates.STAGES:
@@ -41,7 +37,7 @@ def run(work: Work, spills: Path, processes: int) -> None:
 
 
 def _each(
-    pool: ProcessPoolExecutor, work: Work, what: str, function: Callable[[int], None], sizes: list[int], done: Sequence[int]
+    pool: Workers, work: Work, what: str, function: Callable[[int], None], sizes: list[int], done: Sequence[int]
 ) -> None:
     """Calls the function for every key, the largest first, so that none of them is waited for alone in the end."""
     todo = sorted(set(range(len(sizes))) - set(done), key=lambda key: -sizes[key])
@@ -57,19 +53,11 @@ def _each(
                 f"a process that prepared {work.folder} was killed, perhaps for want of memory; the same command goes on "
                 "where it stopped (fewer processes need less)."
             ) from None
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt(f"the same command goes on with {work.folder}") from None
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise
-
-
-def _end_with_parent() -> None:
-    """A worker whose parent was killed would wait for ever; it ends instead."""
-
-    def wait():
-        multiprocessing.parent_process().join()
-        os._exit(1)
-
-    threading.Thread(target=wait, daemon=True).start()
 
 
 def _index(spills: Path, stage: str, key: int) -> Path:

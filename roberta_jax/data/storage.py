@@ -1,7 +1,9 @@
 """Files of this machine, or behind a URL (gs://, s3://, whatever fsspec knows): found, read in ranges, written whole."""
 
+import errno
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -140,16 +142,38 @@ def names(folder: str | Path) -> set[str]:
         return set()
 
 
+def require_writable(folder: Path) -> None:
+    """Makes a folder where there is none; raises an OSError that names it where nothing can be written into it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        number = errno.EROFS if os.statvfs(folder).f_flag & os.ST_RDONLY else errno.EACCES
+        raise OSError(number, os.strerror(number), str(folder))
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """The system's errors within it name `path`, as that of a write, unlike that of an opening, does not by itself."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, OSError):
+            error.filename = error.filename or str(path)
+        elif of_rust := re.search(r"\(os error (\d+)\)", str(error)):  # safetensors' and tokenizers' errors
+            raise OSError(number := int(of_rust[1]), os.strerror(number), str(path)) from None
+        raise
+
+
 @contextmanager
 def written(path: str | Path) -> Iterator[Path]:
     """A file to write here and now; it takes its place whole where the block ends without an error."""
     if there := local(path):
         there.parent.mkdir(parents=True, exist_ok=True)
         partial = there.with_name(f"{there.name}.{os.getpid()}.partial")
-        yield partial
-        with open(partial, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, there)
+        with naming(there):
+            yield partial
+            with open(partial, "rb") as file:
+                os.fsync(file.fileno())
+            os.replace(partial, there)
         return
     system, name = _filesystem(path)
     with tempfile.TemporaryDirectory() as folder:
