@@ -102,9 +102,9 @@ def tokens_of(fields: dict) -> int:
 def bare_step(fields: dict) -> Callable[[int], float]:
     """A function that does one step and so many more on the run's first batch, and tells the seconds of one of these."""
     from roberta_jax.data.pipeline import on_mesh, train_batches
-    from roberta_jax.training.pretrain import PretrainConfig, masking_of, of_pairs, open_corpus
+    from roberta_jax.training.pretrain import PretrainConfig, masking_of, of_pairs, open_corpus, with_sizes
 
-    config = typed(PretrainConfig, fields)
+    config = with_sizes(typed(PretrainConfig, fields))
     mesh, optimizer, seed = make_mesh(config.fsdp), make_optimizer(config.optimizer, config.steps), np.uint32(config.seed)
     init = lambda key: init_masked_lm(key, config.model, of_pairs(config))  # noqa: E731
     abstract = abstract_state(init, optimizer, mesh)

@@ -30,12 +30,12 @@ def get_config() -> ConfigDict:
     config.keep_checkpoints = 2  # the newest; the best by valid loss is kept beside them
 
     config.model = ConfigDict()
-    config.model.vocab_size = 50_265  # the tokenizer's, exactly
+    config.model.vocab_size = 50_265  # the tokenizer's, exactly; 0: whatever that is
     config.model.num_layers = 12
     config.model.hidden_size = 768
     config.model.intermediate_size = 3_072
     config.model.num_heads = 12
-    config.model.max_length = 512  # positions; at least data.length
+    config.model.max_length = 512  # positions; at least data.length; 0: that
     config.model.dropout = 0.1  # on embeddings, attention output and feed-forward output
     config.model.attention_dropout = 0.1  # on attention probabilities
     config.model.initializer_range = 0.02  # standard deviation of the initial weights

@@ -21,7 +21,7 @@ def get_config() -> ConfigDict:
     config.log_every = 100
     config.eval_every = 500
     config.checkpoint_every = 500
-    config.model.update(vocab_size=2_048, num_layers=2, hidden_size=128, intermediate_size=512, num_heads=2, max_length=64)
+    config.model.update(vocab_size=0, num_layers=2, hidden_size=128, intermediate_size=512, num_heads=2, max_length=0)
     config.model.update(dropout=0.0, attention_dropout=0.0, initializer_range=0.06, dtype="float32", remat="none")
     config.optimizer.update(learning_rate=3e-3, warmup_steps=100)
     config.data.update(tokenizer="2048", length=64)

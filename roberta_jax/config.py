@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -55,5 +56,7 @@ def typed(cls: type[T], fields: Mapping[str, Any], prefix: str = "") -> T:
             value = float(value)
         elif type(value) is not kind:
             raise UserError(f"{path} is {value!r}; expected a value of type {kind.__name__}.")
+        elif kind is float and not math.isfinite(value):
+            raise UserError(f"{path} is {value}; expected a number that is finite.")
         values[name] = value
     return cls(**values)

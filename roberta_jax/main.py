@@ -1,5 +1,6 @@
 """The door: `python -m roberta_jax.main --config=configs/tiny.py --workdir=/tmp/run`. Run it again to resume."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -7,7 +8,7 @@ from absl import app, flags, logging
 from ml_collections import config_flags
 
 from roberta_jax.config import parse_flags, typed
-from roberta_jax.errors import UserError, exit_with_sentence
+from roberta_jax.errors import UserError, check_choice, exit_with_sentence
 from roberta_jax.memory import use_huge_pages
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "The job; --config.FIELD=VALUE changes one of its fields.")
@@ -23,8 +24,11 @@ def main(_) -> None:
     from roberta_jax.training import distributed
 
     if not jax.config.jax_compilation_cache_dir:
-        jax.config.update("jax_compilation_cache_dir", str(DEFAULT_CACHE.expanduser() / "compiled"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # of 1 s by default: there are many small programs
+        with contextlib.suppress(OSError, RuntimeError):  # nowhere to keep what is compiled: then it is not kept
+            compiled = DEFAULT_CACHE.expanduser() / "compiled"
+            storage.require_writable(compiled)
+            jax.config.update("jax_compilation_cache_dir", str(compiled))
+            jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # of 1 s by default: there are many small ones
     if flags.FLAGS.verbosity == logging.INFO:  # absl's own default; Orbax says much at it, --verbosity=1 shows all
         logging.set_verbosity(logging.WARNING)
     fields, remote = _CONFIG.value.to_dict(), storage.is_url(_WORKDIR.value)
@@ -39,25 +43,42 @@ def main(_) -> None:
 
 def run(fields: dict, workdir: Path) -> None:
     """The job that `fields` describe."""
-    if fields.get("job") == "finetune":
+    check_choice("job", fields.get("job"), ("pretrain", "finetune", "ablations"))
+    if fields["job"] == "finetune":
         from roberta_jax.tasks import runs
 
-        runs.run(typed(runs.FinetuneConfig, fields), workdir)
-        return
-    if fields.get("job") == "ablations":
+        config = typed(runs.FinetuneConfig, fields)
+        _require_writable(workdir)
+        runs.run(config, workdir)
+    elif fields["job"] == "ablations":
         from roberta_jax.ablations import run as ablations
 
-        ablations.run(typed(ablations.AblationsConfig, fields), workdir)
-        return
-    from roberta_jax.training.pretrain import PretrainConfig, pretrain
+        config = typed(ablations.AblationsConfig, fields)
+        _require_writable(workdir)
+        ablations.run(config, workdir)
+    else:
+        from roberta_jax.training.pretrain import PretrainConfig, pretrain
 
-    config, initial = typed(PretrainConfig, fields), None
-    if config.init_from:
-        from roberta_jax.interop import hub
+        config = typed(PretrainConfig, fields)
+        _require_writable(workdir)
+        pretrain(config, workdir, _initial(config.init_from, workdir) if config.init_from else None)
 
-        source = hub.load(config.init_from)
-        initial = source.config, source.params, getattr(source.text, "tokenizer", None)
-    pretrain(config, workdir, initial)
+
+def _require_writable(workdir: Path) -> None:
+    from roberta_jax.data import storage
+
+    if not storage.is_url(workdir):
+        storage.require_writable(workdir)
+
+
+def _initial(init_from: str, workdir: Path):
+    """What `pretrain` asks for. Of a run that resumes the model that it began with is not needed, and may be gone."""
+    from roberta_jax.interop import hub
+
+    if (shape := hub.shape_of_run(workdir)) is not None:
+        return shape, lambda: hub.load(init_from).params, None
+    source = hub.load(init_from)
+    return source.config, lambda: source.params, getattr(source.text, "tokenizer", None)
 
 
 if __name__ == "__main__":

@@ -65,9 +65,10 @@ def plan(fields: dict, topology: Topology, searching: bool, trials: int, price: 
     # Before JAX is imported: no TPU is to be looked for, nor another plan to be waited for.
     os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
     os.environ |= {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TF_CPP_MIN_LOG_LEVEL": "2"}
-    from roberta_jax.training.pretrain import PretrainConfig, model_of
+    from roberta_jax.training.pretrain import PretrainConfig, model_of, with_sizes
 
-    config = typed(PretrainConfig, fields)
+    config = with_sizes(typed(PretrainConfig, fields))
+    config.check_together()
     config = replace(config, model=model_of(config))
     report = search(config, topology, trials) if searching else estimate(config, topology)
     return report if price is None else report | {"cost": [hours * price for hours in report["chip_hours"]]}

@@ -1,13 +1,19 @@
-"""Config files: every field known, the shipped ones whole."""
+"""Config files: every field known, the shipped ones whole, what cannot be refused before anything is done."""
 
 import importlib
+import json
+import subprocess
+import sys
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 
 import pytest
 
 from roberta_jax.config import typed
 from roberta_jax.errors import UserError
-from roberta_jax.training.pretrain import PretrainConfig
+from roberta_jax.training.pretrain import PretrainConfig, with_sizes
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize("name", ["tiny", "base", "large"])
@@ -62,3 +68,171 @@ def test_a_field_that_cannot_be_is_named(fields, message):
 
 def test_an_int_where_a_float_stands_is_taken():
     assert typed(PretrainConfig, {"optimizer": {"clip_norm": 1}}).optimizer.clip_norm == 1.0
+
+
+# Wrong values of each field, and what the sentence expects in its place.
+POSITIVE, SHARE, BELOW_ONE, ABOVE_ZERO = (
+    "1 or more",
+    "a share between 0 and 1",
+    "a share from 0 on, below 1",
+    "a number above 0",
+)
+WRONG = {
+    "job": [("bake", "'pretrain' or 'finetune' or 'ablations'")],
+    "steps": [(0, POSITIVE), (-5, POSITIVE), (2**31, "less than 2³¹")],
+    "batch_size": [(0, POSITIVE), (12, "the 8 devices do not divide"), (2**31, "less than 2³¹")],
+    "microbatch_size": [(-1, "0 or more"), (3, "does not divide a device's share of 4 rows")],
+    "seed": [(-1, "0 or more, and less than 2³²"), (2**32, "0 or more, and less than 2³²")],
+    "init_from": [("no/such/model", "there is no such folder")],
+    "fsdp": [(0, POSITIVE), (3, "it must divide the 8 devices"), (-2, POSITIVE)],
+    "log_every": [(0, POSITIVE)],
+    "eval_every": [(0, POSITIVE), (-1, POSITIVE)],
+    "checkpoint_every": [(0, POSITIVE)],
+    "keep_checkpoints": [(0, POSITIVE)],
+    "model.vocab_size": [(-1, "0: what the data needs"), (2_049, "the tokenizer has at most 2048 entries")],
+    "model.num_layers": [(0, POSITIVE)],
+    "model.hidden_size": [(0, POSITIVE), (129, "a multiple of config.model.num_heads, 2")],
+    "model.intermediate_size": [(0, POSITIVE)],
+    "model.num_heads": [(0, POSITIVE)],
+    "model.max_length": [(-1, "0: what the data needs"), (63, "at least config.data.length, 64")],
+    "model.num_token_types": [(0, POSITIVE)],
+    "model.dropout": [(-0.1, BELOW_ONE), (1.0, BELOW_ONE), (float("nan"), "finite")],
+    "model.attention_dropout": [(-0.1, BELOW_ONE), (1.5, BELOW_ONE)],
+    "model.initializer_range": [(0.0, ABOVE_ZERO), (float("inf"), "finite")],
+    "model.dtype": [("float16", "'float32' or 'bfloat16'")],
+    "model.remat": [("all", "'none' or 'dots' or 'full'")],
+    "model.attention": [("flash", "'kernel' or 'xla'")],
+    "optimizer.name": [("sgd", "'adamw' or 'lamb'")],
+    "optimizer.learning_rate": [(0.0, ABOVE_ZERO), (-1e-3, ABOVE_ZERO), (float("nan"), "finite")],
+    "optimizer.warmup_steps": [(1_500, "less than config.steps, 1,500"), (-1, "0 or more")],
+    "optimizer.weight_decay": [(-0.01, "0 or more")],
+    "optimizer.b1": [(1.0, BELOW_ONE), (-0.1, BELOW_ONE)],
+    "optimizer.b2": [(1.0, BELOW_ONE)],
+    "optimizer.eps": [(0.0, ABOVE_ZERO)],
+    "optimizer.clip_norm": [(-1.0, "0 or more")],
+    "guard.skip_above": [(-1.0, "0, which turns it off, or more")],
+    "guard.spike_above": [(-1.0, "0, which turns it off, or more")],
+    "guard.spike_steps": [(0, POSITIVE)],
+    "guard.rewinds": [(-1, "0, which turns it off, or more")],
+    "data.source": [("", "a file, a folder, a glob"), (" , ", "a file, a folder, a glob")],
+    "data.tokenizer": [("", "a name"), ("260", "261 or more"), ("no/such/folder", "no vocab.json")],
+    "data.encoding": [("letters", "'bytes' or 'wordpiece'")],
+    "data.format": [("whole-books", "'full-sentences' or")],
+    "data.length": [(7, "at least 8 ids"), (-64, "at least 8 ids")],
+    "data.valid_fraction": [(0.0, SHARE), (1.0, SHARE)],
+    "data.fraction": [(0.0, "a share above 0 and up to 1"), (1.5, "a share above 0 and up to 1")],
+    "data.masking": [("often", "'roberta' or 'fairseq'")],
+    "data.masking_rate": [(0.0, SHARE), (1.0, SHARE)],
+    "data.text_column": [("", "a name")],
+    "data.documents": [("line", "'blank-line' or 'file'")],
+    "data.invalid_utf8": [("ignore", "'replace' or 'error'")],
+    "data.bad_records": [("fix", "'error' or 'skip'")],
+    "data.deduplicate": [("all", "'none' or 'exact' or 'near'")],
+    "data.cache": [("", "a name")],
+    "data.processes": [(-1, "0: one a core")],
+}
+NEVER_WRONG = {  # booleans; sources, of which the message speaks; and what no config sets
+    "optimizer.decay_bias_and_norm", "data.exclude", "model.pad_id", "model.layer_norm_eps",
+}  # fmt: skip
+OF_JOBS = [
+    ("finetune", "seeds", 0, POSITIVE),
+    ("finetune", "seed", 2**32 - 1, "few enough for seeds below 2³²", {"seeds": 2}),
+    ("finetune", "epochs", 0, POSITIVE),
+    ("finetune", "patience", -1, "0 or more"),
+    ("finetune", "together", -1, "0 or more"),
+    ("finetune", "eval_every", -1, "0 or more"),
+    ("finetune", "max_length", 7, "8 or more"),
+    ("finetune", "data.valid_fraction", 1.0, "less than 1"),
+    ("finetune", "optimizer.warmup_steps", 9.0, "less than config.steps, 9", {"steps": 9}),
+    ("finetune", "task", "sing", "there are glue, cola"),
+    ("finetune", "init_from", "", "name the model"),
+    ("ablations", "study", "everything", "there are all, masking"),
+    ("ablations", "seeds", 0, POSITIVE),
+    ("ablations", "init_from", "roberta-base", "expected none"),
+    ("ablations", "batch_size", 8, "the 8 devices do not divide", {"study": "batch_size"}),
+    ("ablations", "optimizer.warmup_steps", 200.0, "less than config.steps, 166", {"study": "data"}),
+    ("ablations", "downstream.steps", 0, POSITIVE),
+    ("ablations", "downstream.learning_rate", 0.0, ABOVE_ZERO),
+]
+ROWS = [("tiny", field, value, expected, {}) for field, values in WRONG.items() for value, expected in values]
+ROWS += [(*row, {})[:5] for row in OF_JOBS]
+ROWS += [
+    ("tiny", "fsdp", 8, "a divisor of config.model.intermediate_size, 12", {"model.intermediate_size": 12}),
+    ("tiny", "data.tokenizer", "261", "262 or more", {"data.encoding": "unigram"}),
+    ("base", "model.vocab_size", 50_265, "the tokenizer has at most 512 entries", {"data.tokenizer": "512"}),
+]
+RUN = """
+import importlib, json, sys
+from pathlib import Path
+from roberta_jax.errors import UserError
+from roberta_jax.main import run
+for number, (config, field, value, _, others) in enumerate(json.load(sys.stdin)):
+    module = importlib.import_module("configs." + config)
+    fields = module.get_config(*["rte"] if config == "finetune" else []).to_dict()
+    fields["data"] |= {"source": "no/such/source"} | ({} if config == "finetune" else {"cache": sys.argv[1] + "/cache"})
+    for name, value in (others | {field: value}).items():
+        *sections, last = name.split(".")
+        section = fields
+        for each in sections:
+            section = section[each]
+        section[last] = value
+    try:
+        run(fields, Path(sys.argv[1], "run"))
+        print("no error")
+    except UserError as error:
+        print(json.dumps(str(error)))
+"""
+
+
+@pytest.fixture(scope="module")
+def sentences(tmp_path_factory):
+    """What each row's run says, in one process; and the folder in which a run would have left something."""
+    folder = tmp_path_factory.mktemp("nothing")
+    done = subprocess.run(
+        [sys.executable, "-c", RUN, folder], cwd=ROOT, input=json.dumps(ROWS), capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0 and len(done.stdout.splitlines()) == len(ROWS), done.stdout[-500:] + done.stderr[-2000:]
+    return [json.loads(line) for line in done.stdout.splitlines()], folder
+
+
+@pytest.mark.parametrize("number", range(len(ROWS)), ids=lambda number: f"{ROWS[number][1]}={ROWS[number][2]}")
+def test_a_value_that_cannot_be_is_one_sentence_before_anything_is_read(sentences, number):
+    """The source is not there: a run that had looked at it would have spoken of that."""
+    said, folder = sentences[0][number], sentences[1]
+    _, field, value, expected, _ = ROWS[number]
+    if field == "init_from" and value == "no/such/model" or value == "no/such/folder":
+        assert value in said
+    else:
+        assert f"config.{field}" in said or field == "seed" and "config.seeds is 2" in said, said
+    assert expected in said and "no/such/source" not in said and "\n" not in said, said
+    assert not list(folder.iterdir())
+
+
+def test_every_field_of_a_pretraining_is_in_the_table():
+    def names(cls, prefix=""):
+        for field in fields(cls):
+            inner = is_dataclass(field.type)
+            yield from names(field.type, f"{prefix}{field.name}.") if inner else [prefix + field.name]
+
+    assert set(names(PretrainConfig)) == WRONG.keys() | NEVER_WRONG
+
+
+@pytest.mark.parametrize(
+    ("changes", "sizes"),
+    [
+        ({}, (2_048, 64)),
+        ({"data.tokenizer": "512", "data.length": 128}, (512, 128)),
+        ({"model.vocab_size": 300, "model.max_length": 512}, (300, 512)),
+    ],
+)
+def test_sizes_that_are_left_open_are_the_datas(changes, sizes):
+    config = importlib.import_module("configs.tiny").get_config()
+    config.update_from_flattened_dict(changes)
+    model = with_sizes(typed(PretrainConfig, config.to_dict())).model
+    assert (model.vocab_size, model.max_length) == sizes
+
+
+def test_an_open_vocabulary_is_that_of_the_folder_of_a_tokenizer(small_corpus):
+    config = importlib.import_module("configs.tiny").get_config()
+    config.data.tokenizer = str(small_corpus.folder / "tokenizer")
+    assert with_sizes(typed(PretrainConfig, config.to_dict())).model.vocab_size == 400

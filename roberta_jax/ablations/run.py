@@ -26,7 +26,7 @@ from roberta_jax.data.corpus import Corpus, bytes_per_token
 from roberta_jax.data.masking import Masking
 from roberta_jax.data.pipeline import on_mesh, valid_batches
 from roberta_jax.data.recipe import key
-from roberta_jax.errors import UserError
+from roberta_jax.errors import UserError, check
 from roberta_jax.interop import hub
 from roberta_jax.model.encoder import RobertaConfig
 from roberta_jax.tasks import runs as finetuning
@@ -36,7 +36,7 @@ from roberta_jax.training.evaluate import evaluate, make_eval_step
 from roberta_jax.training.logging import say
 from roberta_jax.training.losses import masked_lm_loss
 from roberta_jax.training.optimizer import OptimizerConfig
-from roberta_jax.training.pretrain import DataConfig, PretrainConfig, open_corpus, perplexity, pretrain
+from roberta_jax.training.pretrain import DataConfig, PretrainConfig, check_devices, open_corpus, perplexity, pretrain
 from roberta_jax.training.sharding import batch_devices, batch_sharding, local_rows, make_mesh
 
 
@@ -51,6 +51,11 @@ class Downstream:
     learning_rate: float = 5e-4
     max_length: int = 128
 
+    def __post_init__(self):
+        for name, least in (("steps", 1), ("batch_size", 1), ("max_length", 8)):
+            check(least <= getattr(self, name) < 2**31, f"downstream.{name}", getattr(self, name), f"{least} or more")
+        check(self.learning_rate > 0, "downstream.learning_rate", self.learning_rate, "a number above 0")
+
 
 @dataclass(frozen=True)
 class AblationsConfig(PretrainConfig):
@@ -61,12 +66,19 @@ class AblationsConfig(PretrainConfig):
 
     POSITIVE: ClassVar = (*PretrainConfig.POSITIVE, "seeds")
 
+    def __post_init__(self):
+        super().__post_init__()
+        check(self.seed + self.seeds <= 2**32, "seeds", self.seeds, f"few enough for seeds below 2³² from {self.seed} on")
+
 
 def run(config: AblationsConfig, workdir: Path) -> None:
     """Runs what is not done yet, then writes report.md and report.html; stops where a signal does."""
     if jax.process_count() > 1:
         raise UserError("the ablations run on one host; start one on each, with a study each in config.study.")
+    if config.init_from:
+        raise UserError(f"config.init_from is {config.init_from!r}; expected none: the ablations begin with random weights.")
     base = PretrainConfig(**{f.name: getattr(config, f.name) for f in fields(PretrainConfig)} | {"job": "pretrain"})
+    base = replace(base, model=replace(base.model, vocab_size=0))  # each variant's is its vocabulary's
     every = {study.name: study for study in studies(base)}
     names = list(every) if config.study == "all" else [name.strip() for name in config.study.split(",")]
     for name in names:
@@ -76,6 +88,10 @@ def run(config: AblationsConfig, workdir: Path) -> None:
         if task not in TASKS or not _task_folder(config.downstream, task).is_dir():
             raise UserError(f"config.downstream: there is no folder {_task_folder(config.downstream, task)} for {task!r}.")
     chosen = [every[name] for name in names]
+    for variant in (variant for study in chosen for variant in study.variants):  # a mistake shows before hours of the others
+        made = changed(base, variant.fields)
+        made.check_together()
+        check_devices(made)
     done: dict[str, Run] = {}
     found: list[Run] = []
     total = sum(len(study.variants) for study in chosen) * config.seeds
@@ -120,11 +136,7 @@ def _pretrained(base: PretrainConfig, config: PretrainConfig, folder: Path, name
         return one
     started = time.perf_counter()
     corpus, common = open_corpus(config.data), _common(base.data)
-    config = replace(
-        config,
-        batch_size=_rows_of_as_many_tokens(config, corpus, common),
-        model=replace(config.model, vocab_size=len(corpus.tokenizer)),
-    )
+    config = replace(config, batch_size=_rows_of_as_many_tokens(config, corpus, common))
     if not pretrain(config, folder):
         return None
     source = hub.load(folder)

@@ -15,7 +15,7 @@ import pyarrow.parquet
 
 from roberta_jax.data import storage
 from roberta_jax.data.docstrings import collect_docstrings
-from roberta_jax.errors import UserError
+from roberta_jax.errors import UserError, check_choice
 
 KINDS = ("txt", "jsonl", "parquet")
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
@@ -41,8 +41,7 @@ class Reading:
 
     def __post_init__(self):
         for name, allowed in CHOICES.items():
-            if getattr(self, name) not in allowed:
-                raise UserError(f"data.{name} is {getattr(self, name)!r}; it can be {' or '.join(map(repr, allowed))}.")
+            check_choice(f"data.{name}", getattr(self, name), allowed)
 
 
 @dataclass(frozen=True)

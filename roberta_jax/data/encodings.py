@@ -38,6 +38,8 @@ FILES = {
     "bpe": "bpe.model",
     "characters": "characters.model",
 }
+# Entries of a vocabulary that is trained, special ones counted; a text may need more.
+SMALLEST = {"bytes": 261, "wordpiece": 10, "unigram": 262, "bpe": 262, "characters": 8}
 LOSSLESS = ("bytes", "unigram", "bpe")
 _LOST = "\ufffd".encode()
 _SURROGATE = re.compile("[\ud800-\udfff]")

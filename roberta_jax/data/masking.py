@@ -24,7 +24,7 @@ import numpy as np
 
 from roberta_jax.data.counter_hash import GOLDEN, hash_of_epochs, mix, uniform
 from roberta_jax.data.host import tf
-from roberta_jax.errors import UserError
+from roberta_jax.errors import UserError, check, check_choice
 
 MODES = ("roberta", "fairseq", "hf", "whole_word", "static", "spans")
 STATIC_PATTERNS = 10
@@ -55,13 +55,10 @@ class Masking:
     random_replace_prob: float = 0.1  # and that becomes a random token; the rest is kept as it is
 
     def __post_init__(self):
-        if self.mode not in MODES:
-            raise UserError(f"data.masking is {self.mode!r}; it can be {' or '.join(map(repr, MODES))}.")
-        if not 0 < self.rate < 1:
-            raise UserError(f"data.masking_rate is {self.rate}; expected a share between 0 and 1.")
+        check_choice("data.masking", self.mode, MODES)
+        check(0 < self.rate < 1, "data.masking_rate", self.rate, "a share between 0 and 1")
         for name in ("mask_replace_prob", "random_replace_prob"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"data.{name} is {getattr(self, name)}; expected a share from 0 to 1.")
+            check(0 <= getattr(self, name) <= 1, f"data.{name}", getattr(self, name), "a share from 0 to 1")
         if self._replaced > 1:
             raise UserError(
                 f"data.mask_replace_prob {self.mask_replace_prob} and data.random_replace_prob {self.random_replace_prob} are "

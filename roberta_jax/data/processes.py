@@ -36,9 +36,7 @@ def run(work: Work, spills: Path, processes: int) -> None:
         each("preparing", functools.partial(_write, work, spills, last), plan.sizes, done)
 
 
-def _each(
-    pool: Workers, work: Work, what: str, function: Callable[[int], None], sizes: list[int], done: Sequence[int]
-) -> None:
+def _each(pool: Workers, work: Work, what: str, function: Callable[[int], None], sizes: list[int], done: Sequence[int]) -> None:
     """Calls the function for every key, the largest first, so that none of them is waited for alone in the end."""
     todo = sorted(set(range(len(sizes))) - set(done), key=lambda key: -sizes[key])
     unit = {"unit": "B", "unit_scale": True} if max(sizes) > 1 else {}

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from roberta_jax.data import encodings, packing, storage
 from roberta_jax.data.documents import Piece, Reading
 from roberta_jax.data.tokenizer import Encoding
-from roberta_jax.errors import UserError
+from roberta_jax.errors import check, check_choice
 
 DEDUPLICATE = ("none", "exact", "near")
 # Fields that came when corpora had been made already: where they do nothing, those corpora are still found.
@@ -32,12 +32,13 @@ class Recipe:
 
     def __post_init__(self):
         for name, allowed in (("format", packing.FORMATS), ("deduplicate", DEDUPLICATE), ("encoding", encodings.FILES)):
-            if getattr(self, name) not in allowed:
-                raise UserError(f"data.{name} is {getattr(self, name)!r}; it can be {' or '.join(map(repr, allowed))}.")
-        if self.length < 8:
-            raise UserError(f"data.length is {self.length}; a row needs at least 8 ids.")
-        if not 0 < self.valid_fraction < 1:
-            raise UserError(f"data.valid_fraction is {self.valid_fraction}; expected a share between 0 and 1.")
+            check_choice(f"data.{name}", getattr(self, name), allowed)
+        check(bool(self.source), "data.source", "", "a file, a folder, a glob, tfds:NAME, docs, or several parted by commas")
+        if isinstance(self.tokenizer, int):
+            least = f"a folder, or the size of a vocabulary to train, {encodings.SMALLEST[self.encoding]} or more"
+            check(self.tokenizer >= encodings.SMALLEST[self.encoding], "data.tokenizer", self.tokenizer, least)
+        check(8 <= self.length < 2**31, "data.length", self.length, "8 or more: a row needs at least 8 ids")
+        check(0 < self.valid_fraction < 1, "data.valid_fraction", self.valid_fraction, "a share between 0 and 1")
 
     @property
     def drops(self) -> bool:

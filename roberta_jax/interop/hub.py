@@ -149,6 +149,15 @@ def _load_workdir(workdir: Path, checkpoint: str | int) -> Pretrained:
     return Pretrained(config, params, text, head, labels, problem, model_type, ignored, origin)
 
 
+def shape_of_run(workdir: Path) -> RobertaConfig | None:
+    """The shape of the model that a workdir's run trains, once there is a checkpoint of it."""
+    from roberta_jax.training.checkpoint import saved_steps
+
+    if not (workdir / "config.json").is_file() or not saved_steps(workdir / "checkpoints"):
+        return None
+    return typed(RobertaConfig, read_json(workdir / "config.json").get("model", {}), "model.")
+
+
 def _choose(workdir: Path, steps: Sequence[int], checkpoint: str) -> int:
     if checkpoint == "newest":
         return steps[-1]

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from roberta_jax.errors import UserError
+from roberta_jax.errors import check, check_choice
 from roberta_jax.model.attention import attend, xla_attention
 from roberta_jax.model.dropout import dropout, fold
 from roberta_jax.model.layers import Dense, LayerNorm, add_bias, gelu
@@ -27,7 +27,10 @@ REMAT_POLICIES = {
 
 @dataclass(frozen=True)
 class RobertaConfig:
-    """The shape of a model (fields of `config.model`); the defaults are base's."""
+    """The shape of a model (fields of `config.model`); the defaults are base's.
+
+    The sizes that a config leaves open are 0 until `training.pretrain` sets them.
+    """
 
     vocab_size: int = 50265
     num_layers: int = 12
@@ -46,14 +49,18 @@ class RobertaConfig:
     attention: str = "kernel"  # where there is one for the device and the rows; or "xla" everywhere
 
     def __post_init__(self):
-        if self.hidden_size % self.num_heads:
-            raise UserError(f"model.hidden_size {self.hidden_size} is not a multiple of model.num_heads {self.num_heads}.")
-        if self.remat not in REMAT_POLICIES:
-            raise UserError(f"model.remat is {self.remat!r}; it can be {' or '.join(map(repr, REMAT_POLICIES))}.")
-        if self.attention not in ("kernel", "xla"):
-            raise UserError(f"model.attention is {self.attention!r}; it can be 'kernel' or 'xla'.")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise UserError(f"model.dtype is {self.dtype!r}; it can be 'float32' or 'bfloat16'.")
+        for name in ("vocab_size", "max_length"):
+            check(getattr(self, name) >= 0, f"model.{name}", getattr(self, name), "a number above 0, or 0: what the data needs")
+        for name in ("num_layers", "hidden_size", "intermediate_size", "num_heads", "num_token_types"):
+            check(getattr(self, name) > 0, f"model.{name}", getattr(self, name), "1 or more")
+        multiple = f"a multiple of config.model.num_heads, {self.num_heads}"
+        check(self.hidden_size % self.num_heads == 0, "model.hidden_size", self.hidden_size, multiple)
+        for name in ("dropout", "attention_dropout"):
+            check(0 <= getattr(self, name) < 1, f"model.{name}", getattr(self, name), "a share from 0 on, below 1")
+        check(self.initializer_range > 0, "model.initializer_range", self.initializer_range, "a number above 0")
+        check_choice("model.remat", self.remat, REMAT_POLICIES)
+        check_choice("model.attention", self.attention, ("kernel", "xla"))
+        check_choice("model.dtype", self.dtype, ("float32", "bfloat16"))
 
     def with_shape_of(self, other: "RobertaConfig") -> "RobertaConfig":
         """`other` with this one's dropout, arithmetic, remat and attention: those are a run's, and not a model's."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from roberta_jax.data.tables import KINDS, tfds_splits
-from roberta_jax.errors import UserError
+from roberta_jax.errors import UserError, check
 from roberta_jax.tasks.formats import read_examples
 from roberta_jax.tasks.table import TASKS, Example, Task
 
@@ -26,8 +26,7 @@ class TaskData:
     label_column: str = ""
 
     def __post_init__(self):
-        if not 0 < self.valid_fraction < 1:
-            raise UserError(f"config.data.valid_fraction is {self.valid_fraction}; expected more than 0 and less than 1.")
+        check(0 < self.valid_fraction < 1, "data.valid_fraction", self.valid_fraction, "more than 0 and less than 1")
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from roberta_jax.errors import UserError
+from roberta_jax.errors import UserError, check
 from roberta_jax.interop.hub import Pretrained
 from roberta_jax.interop.text import Text
 from roberta_jax.model.encoder import RobertaConfig
@@ -30,6 +30,7 @@ from roberta_jax.tasks.table import Example, Task
 from roberta_jax.training.distributed import whole
 from roberta_jax.training.guard import GuardConfig
 from roberta_jax.training.logging import say
+from roberta_jax.training.optimizer import warmup
 from roberta_jax.training.sharding import batch_devices, make_mesh
 from roberta_jax.training.step import Loss, accumulation
 from roberta_jax.training.train import Job, RunConfig, Trial, train
@@ -68,11 +69,14 @@ class FinetuneConfig(RunConfig):
     guard: GuardConfig = field(default_factory=lambda: GuardConfig(skip_above=0.0, spike_above=0.0))
 
     POSITIVE: ClassVar = ("batch_size", "epochs", "fsdp", "log_every", "keep_checkpoints", "seeds")
+    NOT_NEGATIVE: ClassVar = ("microbatch_size", "steps", "eval_every", "checkpoint_every", "patience", "together")
 
     def __post_init__(self):
         super().__post_init__()
-        if self.max_length < 8:
-            raise UserError(f"config.max_length is {self.max_length}; expected 8 or more.")
+        check(8 <= self.max_length < 2**31, "max_length", self.max_length, "8 or more")
+        check(self.seed + self.seeds <= 2**32, "seeds", self.seeds, f"few enough for seeds below 2³² from {self.seed} on")
+        if self.steps:
+            warmup(self.optimizer, self.steps)
 
 
 @dataclass(frozen=True)
@@ -243,7 +247,7 @@ def run(
         evaluate=evaluate,
         rows=size,
         cost=cost,
-        initial=None if config.from_scratch else {"encoder": source.params["encoder"]},
+        initial=lambda: {} if config.from_scratch else {"encoder": source.params["encoder"]},
         metric=f"valid/{task.metrics[0]}",
         patience=config.patience,
         trials=several,

@@ -23,7 +23,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from roberta_jax.errors import UserError
+from roberta_jax.errors import UserError, outcome
 
 EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 LAUNCHERS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")  # Slurm's srun and Open MPI's mpirun say here how many processes there are
@@ -60,13 +60,15 @@ def joined() -> Iterator[None]:
         yield
     except BaseException as error:
         # An orderly exit would wait for the other hosts, which wait for this one in the midst of a step.
-        if not isinstance(error, UserError):
+        sentence, status = outcome(error) or ("", 1)
+        if status == 1:
             traceback.print_exception(error)
-        if isinstance(error, UserError) or "Gloo" in str(error):
-            print(f"error: {error if isinstance(error, UserError) else GONE}", file=sys.stderr)
+            sentence = f"error: {GONE}" if "Gloo" in str(error) else ""
+        if sentence:
+            print(sentence, file=sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(2 if isinstance(error, UserError) else 1)
+        os._exit(status)
 
 
 def _arguments() -> dict[str, Any] | None:

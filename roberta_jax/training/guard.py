@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 
-from roberta_jax.errors import UserError
+from roberta_jax.errors import check
 
 WINDOW = 128  # sound steps that a new one is compared with; until there are as many, only NaN and infinity are noticed
 
@@ -24,10 +24,8 @@ class GuardConfig:
 
     def __post_init__(self):
         for name in ("skip_above", "spike_above", "rewinds"):
-            if getattr(self, name) < 0:
-                raise UserError(f"config.guard.{name} is {getattr(self, name)}; expected 0, which turns it off, or more.")
-        if self.spike_steps < 1:
-            raise UserError(f"config.guard.spike_steps is {self.spike_steps}; expected 1 or more.")
+            check(getattr(self, name) >= 0, f"guard.{name}", getattr(self, name), "0, which turns it off, or more")
+        check(self.spike_steps > 0, "guard.spike_steps", self.spike_steps, "1 or more")
 
 
 DEFAULT = GuardConfig()

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from roberta_jax.errors import UserError
+from roberta_jax.errors import check, check_choice
 from roberta_jax.training.sharding import map_paths
 
 
@@ -26,23 +26,34 @@ class OptimizerConfig:
     clip_norm: float = 0.0  # of the whole gradient; 0 does not clip
 
     def __post_init__(self):
-        if self.name not in ("adamw", "lamb"):
-            raise UserError(f"optimizer.name is {self.name!r}; it can be 'adamw' or 'lamb'.")
-        if self.learning_rate <= 0:
-            raise UserError(f"optimizer.learning_rate is {self.learning_rate}; expected a number above 0.")
+        check_choice("optimizer.name", self.name, ("adamw", "lamb"))
+        for name in ("learning_rate", "eps"):
+            check(getattr(self, name) > 0, f"optimizer.{name}", getattr(self, name), "a number above 0")
+        for name in ("b1", "b2"):
+            check(0 <= getattr(self, name) < 1, f"optimizer.{name}", getattr(self, name), "a share from 0 on, below 1")
+        for name in ("warmup_steps", "weight_decay", "clip_norm"):
+            check(getattr(self, name) >= 0, f"optimizer.{name}", getattr(self, name), "0 or more")
+
+
+def warmup(config: OptimizerConfig, steps: int) -> int:
+    """Steps of the warm-up.
+
+    Raises:
+      UserError: it does not end before the run.
+    """
+    found = round(config.warmup_steps * (steps if config.warmup_steps < 1 else 1))
+    expected = f"less than config.steps, {steps:,}: the warm-up must end before the run"
+    check(found < steps, "optimizer.warmup_steps", config.warmup_steps, expected)
+    return found
 
 
 def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     """Updates done → learning rate. The first update has rate 0; the update after the last would have it again."""
-    warmup_steps = round(config.warmup_steps * (steps if config.warmup_steps < 1 else 1))
-    if not 0 <= warmup_steps < steps:
-        raise UserError(
-            f"optimizer.warmup_steps is {config.warmup_steps} and steps {steps}; the warm-up must end before the run."
-        )
+    warmup_steps = warmup(config, steps)
     peak = config.learning_rate
-    warmup = optax.linear_schedule(0.0, peak, warmup_steps)
+    rise = optax.linear_schedule(0.0, peak, warmup_steps)
     decay = optax.linear_schedule(peak, 0.0, steps - warmup_steps)
-    return optax.join_schedules([warmup, decay], [warmup_steps])
+    return optax.join_schedules([rise, decay], [warmup_steps])
 
 
 def decayed(params, bias_and_norm: bool):

@@ -1,7 +1,7 @@
 """The masked-LM job: a corpus, its masks, the loss, and what the model learned in the end."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -18,7 +18,7 @@ from roberta_jax.data.order import epochs_and_rows
 from roberta_jax.data.pipeline import on_mesh, train_batches, valid_batches
 from roberta_jax.data.prepare import DEFAULT_CACHE, Recipe, prepare
 from roberta_jax.data.tokenizer import Encoding
-from roberta_jax.errors import UserError
+from roberta_jax.errors import UserError, check
 from roberta_jax.model.encoder import RobertaConfig
 from roberta_jax.model.flops import train_flops
 from roberta_jax.model.heads import apply_masked_lm, init_masked_lm
@@ -28,7 +28,8 @@ from roberta_jax.training.evaluate import evaluate, make_eval_step
 from roberta_jax.training.incidents import Incidents
 from roberta_jax.training.logging import say
 from roberta_jax.training.losses import masked_lm_loss, means_of_pairs, valid_loss, weigh_pairs
-from roberta_jax.training.sharding import batch_sharding, local_rows
+from roberta_jax.training.optimizer import warmup
+from roberta_jax.training.sharding import batch_sharding, local_rows, make_mesh
 from roberta_jax.training.step import accumulation
 from roberta_jax.training.train import Job, RunConfig, train
 
@@ -58,9 +59,28 @@ class DataConfig:
     processes: int = 0  # that prepare the corpus; 0: one a core
 
     def __post_init__(self):
-        if not 0 < self.fraction <= 1:
-            raise UserError(f"data.fraction is {self.fraction}; expected a share above 0 and up to 1.")
-        masking_of(self)  # what it cannot be is said before a corpus is prepared
+        check(0 < self.fraction <= 1, "data.fraction", self.fraction, "a share above 0 and up to 1")
+        check(self.processes >= 0, "data.processes", self.processes, "1 or more, or 0: one a core")
+        for name in ("tokenizer", "text_column", "cache"):
+            check(bool(getattr(self, name)), f"data.{name}", getattr(self, name), "a name")
+        _ = self.recipe, masking_of(self)  # which look at their fields
+
+    @property
+    def recipe(self) -> Recipe:
+        sources, excluded = (
+            tuple(part.strip() for part in listed.split(",") if part.strip()) for listed in (self.source, self.exclude)
+        )
+        return Recipe(
+            sources,
+            int(self.tokenizer) if self.tokenizer.isdigit() else self.tokenizer,
+            self.format,
+            self.length,
+            self.valid_fraction,
+            Reading(self.text_column, self.documents, self.invalid_utf8, self.bad_records),
+            self.deduplicate,
+            excluded,
+            self.encoding,
+        )
 
 
 def masking_of(data: DataConfig) -> Masking:
@@ -70,29 +90,46 @@ def masking_of(data: DataConfig) -> Masking:
 @dataclass(frozen=True)
 class PretrainConfig(RunConfig):
     job: str = "pretrain"
-    model: RobertaConfig = field(default_factory=RobertaConfig)
+    model: RobertaConfig = field(default_factory=RobertaConfig)  # sizes of 0 are what the data needs
     data: DataConfig = field(default_factory=DataConfig)
 
+    def check_together(self) -> None:
+        """Raises a UserError where fields do not go together."""
+        warmup(self.optimizer, self.steps)
+        model, entries = self.model, self.data.tokenizer
+        if entries.isdigit() and model.vocab_size > int(entries):  # a text may give fewer than it is asked for, but not more
+            raise UserError(
+                f"config.model.vocab_size is {model.vocab_size}, the tokenizer has at most {entries} entries, by "
+                "config.data.tokenizer; set it to 0, which takes as many as there are."
+            )
+        expected = f"at least config.data.length, {self.data.length}, or 0: that"
+        check(not 0 < model.max_length < self.data.length, "model.max_length", model.max_length, expected)
+        for name in ("hidden_size", "intermediate_size"):
+            expected = f"a divisor of config.model.{name}, {getattr(model, name)}"
+            check(getattr(model, name) % self.fsdp == 0, "fsdp", self.fsdp, expected)
 
-def open_corpus(data: DataConfig) -> Corpus:
-    """The prepared corpus that `source` names, or the one that it becomes."""
-    tokenizer = int(data.tokenizer) if data.tokenizer.isdigit() else data.tokenizer
-    reading = Reading(data.text_column, data.documents, data.invalid_utf8, data.bad_records)
-    sources, excluded = (
-        tuple(part.strip() for part in listed.split(",") if part.strip()) for listed in (data.source, data.exclude)
-    )
-    recipe = Recipe(
-        sources,
-        tokenizer,
-        data.format,
-        data.length,
-        data.valid_fraction,
-        reading,
-        data.deduplicate,
-        excluded,
-        data.encoding,
-    )
-    corpus = prepare(recipe, cache=Path(data.cache), processes=data.processes or None)
+
+def with_sizes(config: PretrainConfig) -> PretrainConfig:
+    """`config` with the sizes that it leaves open, as far as they are known before a text is read."""
+    model = config.model
+    if not model.vocab_size:
+        tokenizer = config.data.recipe.tokenizer
+        model = replace(model, vocab_size=tokenizer if isinstance(tokenizer, int) else len(encodings.load(tokenizer)))
+    return replace(config, model=replace(model, max_length=model.max_length or config.data.length))
+
+
+def check_devices(config: PretrainConfig) -> None:
+    """Raises a UserError where the devices that there are can't share a batch."""
+    accumulation(config.batch_size, config.microbatch_size, make_mesh(config.fsdp))
+
+
+def open_corpus(data: DataConfig, agree: Callable[[Encoding], None] = lambda tokenizer: None) -> Corpus:
+    """The prepared corpus that `source` names, or the one that it becomes.
+
+    Args:
+      agree: raises a UserError where the tokenizer is not the right one; it is asked before any row is made.
+    """
+    corpus = prepare(data.recipe, cache=Path(data.cache), processes=data.processes or None, agree=agree)
     corpus.train.fraction = data.fraction
     return corpus
 
@@ -107,35 +144,43 @@ def model_of(config: PretrainConfig) -> RobertaConfig:
     return replace(config.model, num_token_types=max(1 + of_pairs(config), config.model.num_token_types))
 
 
-def pretrain(config: PretrainConfig, workdir: Path, initial: tuple[RobertaConfig, dict, Encoding | None] | None = None) -> bool:
+Initial = tuple[RobertaConfig, Callable[[], dict], Encoding | None]
+
+
+def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = None) -> bool:
     """Trains a masked LM and says what it learned.
 
     Args:
       initial: what `config.init_from` names: its sizes take the place of `config.model`'s, its parameters are the
-        first, and its tokenizer, where that is one of `data.encodings`, must be the corpus'.
+        first, and its tokenizer, where that is one of `data.encodings`, must be the corpus'. A run that resumes does
+        not ask for the parameters.
 
     Returns:
       Whether it has done all its steps; a signal ends it before.
     """
     if initial:
         config = replace(config, model=config.model.with_shape_of(initial[0]))
-    config, pairs = replace(config, model=model_of(config)), of_pairs(config)
-    corpus, masking, model = open_corpus(config.data), masking_of(config.data), config.model
-    require_same(f"the corpus in {corpus.folder}", json.dumps(corpus.manifest["shards"], sort_keys=True))
-    if initial and initial[2] and initial[2].hash != corpus.tokenizer.hash:
-        raise UserError(
-            f"config.init_from {config.init_from} has another tokenizer than the corpus; name it in data.tokenizer."
-        )
-    if model.vocab_size != len(corpus.tokenizer):
-        raise UserError(
-            f"config.model.vocab_size is {model.vocab_size}, the tokenizer has {len(corpus.tokenizer)} entries; set it to that."
-        )
-    if model.max_length < corpus.length:
-        raise UserError(f"config.model.max_length is {model.max_length}, shorter than the corpus' rows of {corpus.length}.")
-    kept = workdir / "tokenizer"
-    if jax.process_index() == 0:
-        if kept.exists() and encodings.load(kept).hash != corpus.tokenizer.hash:
+    check_devices(config)
+    config.check_together()
+    kept, wanted = workdir / "tokenizer", config.model.vocab_size
+
+    def agree(tokenizer: Encoding) -> None:
+        if initial and initial[2] and initial[2].hash != tokenizer.hash:
+            raise UserError(
+                f"config.init_from {config.init_from} has another tokenizer than the corpus; name it in data.tokenizer."
+            )
+        if wanted not in (0, len(tokenizer)):
+            raise UserError(
+                f"config.model.vocab_size is {wanted}, the tokenizer has {len(tokenizer)} entries; set it to that, or to 0."
+            )
+        if encodings.found(kept) and encodings.load(kept).hash != tokenizer.hash:
             raise UserError(f"{kept} is another tokenizer than the corpus'; take another workdir or that run's corpus.")
+
+    corpus, pairs, masking = open_corpus(config.data, agree), of_pairs(config), masking_of(config.data)
+    model = replace(model_of(config), vocab_size=len(corpus.tokenizer), max_length=config.model.max_length or corpus.length)
+    config = replace(config, model=model)
+    require_same(f"the corpus in {corpus.folder}", json.dumps(corpus.manifest["shards"], sort_keys=True))
+    if jax.process_index() == 0:
         corpus.tokenizer.save(kept)
     loss = masked_lm_loss(model)
     eval_step = make_eval_step(valid_loss(loss) if pairs else loss)
@@ -165,7 +210,7 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: tuple[RobertaConfig
         evaluate=evaluate_on_valid,
         rows=config.batch_size,
         cost=lambda batch: cost,
-        initial=_with_token_types(initial[1], model.num_token_types) if initial else None,
+        initial=lambda: _with_token_types(initial[1](), model.num_token_types) if initial else {},
         derived=perplexity,
         rows_of=rows_of,
     )

@@ -36,7 +36,8 @@ def make_mesh(fsdp: int = 1, trials: int = 1, devices: Sequence[jax.Device] | No
     devices = devices or jax.devices()
     number, slices = len(devices), len({getattr(device, "slice_index", 0) for device in devices})
     if fsdp < 1 or number // slices % fsdp:
-        raise UserError(f"fsdp is {fsdp}; it must divide the {number // slices} devices that there are{_in_each(slices)}.")
+        devices_there = f"{number // slices} devices that there are{_in_each(slices)}"
+        raise UserError(f"config.fsdp is {fsdp}; it must divide the {devices_there}.")
     apart = math.gcd(trials, number // fsdp) if slices == 1 else 1
     shape = (apart, number // fsdp // apart // slices, fsdp)
     names, types = ("trial", "data", "fsdp"), (AxisType.Auto,) * 3

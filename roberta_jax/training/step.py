@@ -24,12 +24,12 @@ def accumulation(batch_size: int, microbatch_size: int, mesh: Mesh) -> int:
     """How many microbatches a step has. `microbatch_size` is a device's; 0 takes the device's share in one."""
     devices = batch_devices(mesh)
     if batch_size % devices:
-        raise UserError(f"batch_size is {batch_size}, which the {devices} devices do not divide.")
+        raise UserError(f"config.batch_size is {batch_size}, which the {devices} devices do not divide; expected a multiple.")
     share = batch_size // devices
     if microbatch_size and share % microbatch_size:
         raise UserError(
-            f"microbatch_size is {microbatch_size}, which does not divide a device's share of {share} rows "
-            f"(batch_size {batch_size} on {devices} devices)."
+            f"config.microbatch_size is {microbatch_size}, which does not divide a device's share of {share} rows "
+            f"(config.batch_size {batch_size} on {devices} devices)."
         )
     return share // microbatch_size if microbatch_size else 1
 

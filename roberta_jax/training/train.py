@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from roberta_jax import __version__
 from roberta_jax.data import storage
-from roberta_jax.errors import UserError
+from roberta_jax.errors import UserError, check
 from roberta_jax.model.flops import peak_flops
 from roberta_jax.training.checkpoint import Checkpoints
 from roberta_jax.training.distributed import Stop, whole
@@ -56,12 +56,15 @@ class RunConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     guard: GuardConfig = field(default_factory=GuardConfig)
 
+    # From 1 on, and from 0 on; the largest is what an array's int32 holds.
     POSITIVE: ClassVar = ("steps", "batch_size", "fsdp", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints")
+    NOT_NEGATIVE: ClassVar = ("microbatch_size",)
 
     def __post_init__(self):
-        for name in self.POSITIVE:
-            if getattr(self, name) < 1:
-                raise UserError(f"config.{name} is {getattr(self, name)}; expected 1 or more.")
+        for least, names in ((1, self.POSITIVE), (0, self.NOT_NEGATIVE)):
+            for name in names:
+                check(least <= getattr(self, name) < 2**31, name, getattr(self, name), f"{least} or more, and less than 2³¹")
+        check(0 <= self.seed < 2**32, "seed", self.seed, "0 or more, and less than 2³²")
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ class Job:
     evaluate: Callable[[Any, Mesh], dict[str, Any]]  # (parameters, mesh) → "valid/loss" and others; of trials, arrays
     rows: int  # of a batch: config.batch_size, or a few more that weigh nothing
     cost: Callable[[dict], tuple[int, float]]  # a batch → (its ids, the FLOPs that a training step on it needs)
-    initial: dict | None  # parameters to begin with, in place of `init`'s of the same names
+    initial: Callable[[], dict]  # of a run that does not resume: parameters in place of `init`'s of the same names
     derived: Callable[[dict[str, float]], dict[str, float]] = lambda means: {}  # from a step's means, further ones
     metric: str = ""  # the state keeps the parameters where this was greatest; "": checkpoints, where valid/loss was least
     patience: int = 0  # evaluations without a better one that end the run; 0: none do
@@ -129,7 +132,7 @@ def _train(job: Job, config: RunConfig, workdir: Path) -> dict | None:
         if state is None:
             seeds = np.array([trial.seed for trial in trials]) if trials else config.seed
             state = init_state(job.init, optimizer, seeds, abstract)
-            state["params"] |= place(job.initial or {}, abstract["params"], bool(trials))
+            state["params"] |= place(job.initial(), abstract["params"], bool(trials))
         return found, state
 
     step = checkpoints.latest_step() or 0

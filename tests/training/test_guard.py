@@ -82,7 +82,7 @@ def job(poison=lambda number: 0.0, at=lambda number: None) -> Job:
         evaluate=lambda params, mesh: {"valid/loss": 1.0},
         rows=8,
         cost=lambda batch: (1, 1.0),
-        initial=None,
+        initial=dict,
         rows_of=lambda number: [number * 8 + row for row in range(8)],
     )
 
