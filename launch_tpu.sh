@@ -46,6 +46,22 @@ say() { $dry_run || printf 'launch_tpu: %s\n' "$1" >&2; }
 die() { printf 'error: %s\n' "$1" >&2; exit "${2:-1}"; }
 misused() { die "$1; ./launch_tpu.sh --help tells more" 2; }
 
+farewell() { # every exit: a slice that is there costs, whatever ended this
+  if [[ $standing == maybe ]] && ! $interrupted; then look 2>/dev/null || true; fi
+  local costs='is there and costs'
+  if [[ $standing == maybe ]]; then costs='may be there, and then costs'; fi
+  local delete=("$0" delete --name="$name" "${where[@]}")
+  if $queued; then delete+=(--queued); fi
+  [[ $standing == no ]] || say "$name $costs; this deletes it:$(printf ' %q' "${delete[@]}")"
+  rm -rf "$scratch"
+}
+
+interrupted() { # a status
+  trap '' INT TERM HUP # what is said at the end is said
+  interrupted=true
+  exit "$1"
+}
+
 # --- the workers' side: these functions travel by `declare -f`, and run in the home folder there ---
 
 install_on_worker() {
@@ -131,7 +147,9 @@ explain() { # what was being done; the rest is what gcloud said last, without wh
     *'attribute [project]'* | *'property [project]'*) problem="no project is configured; expected --project=ID" ;;
     *INVALID_ARGUMENT* | *' unrecognized arguments'*)
       problem="gcloud refuses it with the message above; see --name, --type, --version, --zone" ;;
-    *NOT_FOUND*) hopeless=false problem="it is not found, see the message above; create makes a slice" ;;
+    *NOT_FOUND*)
+      hopeless=false problem="it is not found, see the message above; create makes a slice"
+      $queued || standing=no ;;
     *capacity* | *RESOURCE_EXHAUSTED* | *stockout*)
       hopeless=false problem="the zone has no room for it now; wait, try another --zone, or --queued" ;;
     *) hopeless=false problem="see the message above" ;;
@@ -140,21 +158,29 @@ explain() { # what was being done; the rest is what gcloud said last, without wh
   return 1
 }
 
-look() { # sets $state: READY, another word of the API, or ABSENT; and $why a queued resource has failed
+# Sets $state: READY, another word of the API, or ABSENT; $why a queued resource has failed; $its_type and $its_version;
+# and of a slice the number of $workers.
+look() {
+  local node='tpu.nodeSpec[0].node'
+  why='' workers=''
   if $queued; then
-    describe queued-resources 'value(state.state,state.failedData.error.message)' || return
+    describe queued-resources "state.state,$node.acceleratorType,$node.runtimeVersion,state.failedData.error.message" || return
+    why=$rest
     [[ $state == ACTIVE ]] || $dry_run || return 0
   fi
-  describe tpu-vm 'value(state)' || return
-  if $queued && [[ $state == ABSENT ]]; then state=SUSPENDED; fi # what asked for it is there still
+  describe tpu-vm 'state,acceleratorType,runtimeVersion,networkEndpoints.len()' || return
+  workers=$rest
+  if $queued && [[ $state == ABSENT ]]; then state=SUSPENDED standing=yes; fi # what asked for it is there still
 }
 
 describe() {
-  local ask=(compute tpus "$1" describe "$name" "${where[@]}" --format="$2")
+  local ask=(compute tpus "$1" describe "$name" "${where[@]}" --format="value[separator=\"|\"]($2)")
+  its_type='' its_version='' rest=''
   if cloud "${ask[@]}" >"$scratch/output" 2>"$scratch/shown"; then
-    IFS=$'\t' read -r state why <"$scratch/output" || true
+    IFS='|' read -r state its_type its_version rest <"$scratch/output" || true
+    standing=yes
   elif grep -q NOT_FOUND "$scratch/errors"; then
-    state=ABSENT
+    state=ABSENT standing=no
   else
     cat "$scratch/shown" >&2
     explain "looking at"
@@ -181,12 +207,19 @@ ask() { # sets $status: what the processes of all workers do, taken together; of
   elif ((count[running])); then status=running
   elif ((count[saved])); then status=saved
   elif ((count[finished])) || $dry_run; then status=finished
-  else problem="no worker of $name answered"; return 1; fi
+  else status=unknown; fi
+  local answered=0 number
+  for number in "${count[@]}"; do answered=$((answered + number)); done
+  if [[ $status != running ]] && ! $dry_run && ((answered < ${workers:-1})); then
+    problem="$answered of ${workers:-1} workers of $name answered; expected all"
+    return 1
+  fi
   if [[ $status == running && $last_line != "$told" ]]; then say "running: $last_line"; told=$last_line; fi
 }
 
 create() {
   say "creating $name"
+  $dry_run || standing=maybe
   local request=(tpu-vm create "$name" --version="$version")
   if $queued; then request=(queued-resources create "$name" --node-id="$name" --runtime-version="$version"); fi
   if $spot; then request+=(--spot); fi
@@ -198,21 +231,33 @@ delete() {
   say "deleting $name"
   local request=(tpu-vm delete "$name")
   if $queued; then request=(queued-resources delete "$name" --force); fi
-  cloud compute tpus "${request[@]}" "${where[@]}" --quiet || explain "deleting"
+  $dry_run || standing=maybe
+  cloud compute tpus "${request[@]}" "${where[@]}" --quiet || explain "deleting" || return
+  standing=no
+}
+
+require_commit() { # before anything is made that costs
+  $dry_run || git -C "$root" log -1 >/dev/null || die "$root has no commit to install; expected a git checkout"
+}
+
+require_same() { # a slice that is there already is taken only if it is what was asked for
+  local found=''
+  if [[ -n $its_type && ${its_type,,} != "${type,,}" ]]; then found+=" --type=$its_type"; fi
+  if [[ -n $its_version && $its_version != "$version" ]]; then found+=" --version=$its_version"; fi
+  found=${found:+"$name is there already, with$found; expected --type=$type --version=$version"}
+  [[ -z $found ]] || die "$found. Take another --name, delete it, or ask for what it is"
 }
 
 install() {
-  local archive=$scratch/roberta_jax.tar.gz commit archiving
+  local archive=$scratch/roberta_jax.tar.gz archiving
   if $dry_run; then archive=${TMPDIR:-/tmp}/roberta_jax.tar.gz; fi
   archiving=(git -C "$root" archive --format=tar.gz --output="$archive" HEAD)
   if $dry_run; then
     show "${archiving[@]}"
-  elif commit=$(git -C "$root" log -1 --format='%h: %s') && "${archiving[@]}"; then
-    say "installing $commit"
-    [[ -z $(git -C "$root" status --porcelain) ]] || say "uncommitted changes here do not travel; workers get the commit alone"
   else
-    problem="$root has no commit to install; expected a git checkout" hopeless=true
-    return 1
+    say "installing $(git -C "$root" log -1 --format='%h: %s')"
+    [[ -z $(git -C "$root" status --porcelain) ]] || say "uncommitted changes here do not travel; workers get the commit alone"
+    "${archiving[@]}" || { problem="the commit cannot be archived, see the message above" hopeless=true; return 1; }
   fi
   cloud compute tpus tpu-vm scp "$archive" "$name:roberta_jax.tar.gz" "${where[@]}" --worker=all ||
     explain "copying to" || return
@@ -254,7 +299,7 @@ stumble() { # after a failure: wait, or give up
   if $hopeless; then die "$problem"; fi
   if ((++failures > retries)); then die "$problem (failure $failures in a row; a run that has begun goes on)"; fi
   say "$problem; trying again in $((poll * failures)) s ($failures of $retries)"
-  hopeless=false
+  hopeless=false counted=true
   sleep $((poll * failures))
 }
 
@@ -271,8 +316,9 @@ follow() { # looks, and does what is missing, until the run ends
     if ! look; then stumble; continue; fi
     [[ $state == ABSENT ]] || seen=true
     [[ $state == "$before" || $state == READY ]] || say "$name is $state${why:+: $why}"
+    require_same
     case $state in
-      READY) ;;
+      READY) counted=false ;;
       ABSENT)
         if $started && ! $seen; then die "there is no $name${zone:+ in $zone} to watch; run makes it"; fi
         create || stumble
@@ -280,6 +326,7 @@ follow() { # looks, and does what is missing, until the run ends
       PREEMPTED | TERMINATED | SUSPENDED | FAILED)
         $may_delete || die "$name is $state; to go on it must be deleted and made anew, which needs --yes; nothing was deleted"
         if delete; then problem="$name was $state"; fi
+        if $counted; then failures=$((failures - 1)) counted=false; fi # what failed before failed for want of the slice
         stumble
         continue ;;
       STOPPED | STOPPING | HIDDEN) die "$name is $state; start it (gcloud compute tpus tpu-vm start) or delete it" ;;
@@ -291,13 +338,13 @@ follow() { # looks, and does what is missing, until the run ends
       running) started=true failures=0; sleep "$poll" ;;
       absent) if install && launch; then started=true; else stumble; fi ;;
       partly) launch || stumble ;;
-      finished) say "the run has finished; $name is still there and costs"; return ;;
+      finished) say "the run has finished"; return ;;
       *) # Processes often end because a preemption has begun: two looks have to agree.
         if [[ $status != "$before" ]]; then
           sleep "$poll"
         elif [[ $status == failed ]]; then
           on_workers "reading the log of" tail_on_worker "$culprit" || say "$problem"
-          die "the run ended with exit status $code, first on $culprit (above its log's end); $name is there and costs" "$code"
+          die "the run ended with exit status $code, first on $culprit (above its log's end)" "$code"
         else
           problem="the run was $status"
           stumble
@@ -312,7 +359,8 @@ follow() { # looks, and does what is missing, until the run ends
 
 name=${TPU_NAME:-} project=${PROJECT_ID:-} zone=${ZONE:-} type=${ACCELERATOR_TYPE:-} version=${RUNTIME_VERSION:-}
 valid_until_duration='' config='' workdir='' retries=3 poll=60 spot=false queued=false yes=false dry_run=false flags=()
-problem='' hopeless=false failures=0 state='' why='' status='' culprit='' code='' told=''
+problem='' hopeless=false failures=0 counted=false state='' why='' status='' culprit='' code='' told=''
+its_type='' its_version='' rest='' workers='' standing=no interrupted=false # standing: whether a slice is there that costs: no, maybe, yes
 known=' name project zone type version valid_until_duration config workdir retries poll '
 ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 404)) || die "this is bash $BASH_VERSION; expected 4.4 or newer"
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)
@@ -365,9 +413,13 @@ where=()
 
 exec {commands}>&1 # of a dry run, even where output goes to a file
 scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
+trap farewell EXIT
+trap 'interrupted 130' INT
+trap 'interrupted 143' TERM
+trap 'interrupted 129' HUP
 $dry_run || [[ -n $(type -P gcloud) ]] || die "gcloud is not in PATH; see https://cloud.google.com/sdk/docs/install"
 
+case $command in run | watch | install) require_commit ;; esac
 case $command in
   run | watch)
     if ! $dry_run; then follow; exit; fi

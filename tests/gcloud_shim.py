@@ -2,12 +2,14 @@
 
 The folder $SHIM holds calls.jsonl (every call's arguments), slice.json (what exists), workers/<generation>-<worker> (homes)
 and faults.json: a list of {"on": "ssh", "skip": 2, "times": 1} with what then happens: "state" (of the slice from then on;
-"gone" removes it), "say" and "code" (the call fails).
+"gone" removes it), "say" and "code" (the call fails), "late" (it fails, or with "hang" goes on for ever, after it was done),
+"silent" (a worker that does not answer).
 """
 
 import json
 import os
 import sys
+import time
 
 WORKERS = 2
 SHIM = os.environ["SHIM"]
@@ -61,7 +63,7 @@ def main(argv: list[str]) -> None:
     for word in rest:
         if word.startswith("--") and word.partition("=")[0] + "=" * ("=" in word) not in allowed:
             fail(command, f"unrecognized arguments: {word}", 2)
-    there, faults, exits = read("slice.json"), read("faults.json") or [], 0
+    there, faults, exits, happens = read("slice.json"), read("faults.json") or [], 0, {}
     for fault in faults:
         if fault["on"] not in (command, command.split()[1]) or fault.get("times", 1) == 0:
             continue
@@ -74,7 +76,8 @@ def main(argv: list[str]) -> None:
             there = None if fault["state"] == "gone" else there | {"state": fault["state"]}
             write("slice.json", there)
         write("faults.json", faults)
-        if "say" in fault:
+        happens = fault
+        if "say" in fault and not fault.get("late"):
             fail(command, fault["say"], fault.get("code", 1))
     write("faults.json", faults)
     kind, verb = command.split()
@@ -85,6 +88,7 @@ def main(argv: list[str]) -> None:
         for home in homes(generation):
             os.makedirs(home)
         there = {"name": words[0], "kind": kind, "state": "READY", "generation": generation}
+        there |= {"type": flags["--accelerator-type"], "version": flags.get("--version") or flags["--runtime-version"]}
     elif there is None or not any(f"{word}:".startswith(there["name"] + ":") for word in words):
         fail(command, "NOT_FOUND: Resource was not found")
     elif verb == "delete":
@@ -94,11 +98,13 @@ def main(argv: list[str]) -> None:
         there = None
     elif verb == "describe":
         state = {"READY": "ACTIVE", "PREEMPTED": "SUSPENDED"}[there["state"]] if kind == "queued-resources" else there["state"]
-        print(WORKERS if "len" in flags["--format"] else state)
+        known = {"state": state, "acceleratorType": there["type"], "runtimeVersion": there["version"], "len()": str(WORKERS)}
+        asked = flags["--format"].partition("(")[2].removesuffix(")").split(",")
+        print("|".join(known.get(field.rpartition(".")[2], "") for field in asked))
     elif there["state"] != "READY":
         fail(command, f'This TPU has terminal state "{there["state"]}", so it cannot be used anymore.')
     for worker, home in enumerate(homes(there["generation"]) if verb in ("ssh", "scp") else []):
-        if flags["--worker"] not in ("all", str(worker)):
+        if flags["--worker"] not in ("all", str(worker)) or happens.get("silent") == worker:
             continue
         if verb == "scp":
             source, target = (f"{home}/{word.partition(':')[2]}" if ":" in word else word for word in words)
@@ -111,6 +117,10 @@ def main(argv: list[str]) -> None:
             command_line = " ".join(flags["--command"].split(" "))  # as gcloud takes it apart, and ssh joins it
             exits = os.spawnve(os.P_WAIT, "/bin/bash", ["bash", "-c", command_line], environment) or exits
     write("slice.json", there)
+    if happens.get("late"):
+        while happens.get("hang"):
+            time.sleep(0.1)
+        fail(command, happens["say"])
     sys.exit(exits)
 
 

@@ -5,6 +5,7 @@ import os
 import pty
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -307,7 +308,7 @@ def test_a_crash_is_shown_and_not_restarted(cloud):
 
 
 def test_workers_that_a_start_did_not_reach_are_started(cloud):
-    cloud.trains("sleep 2")
+    cloud.trains('while [ "$(wc -l <"$SHIM/mains")" -lt 2 ]; do sleep 0.05; done')  # one alone waits for the other
     cloud("create")
     cloud("install")
     one = cloud("start", "--dry_run", *RUN).replace("--worker=all", "--worker=0")
@@ -334,6 +335,132 @@ def test_a_killed_process_is_started_again(cloud):
 def test_sigterm_to_all_processes_leaves_an_exit_status(cloud):
     cloud.trains("trap 'exit 5' TERM; kill $PPID; kill $$; sleep 9")
     assert "exit status 5" in cloud("run", *RUN, code=5)
+
+
+# What is there costs
+
+
+SCP = "[/usr/bin/scp] exited with return code [1]: permission denied"
+LOGGED_OUT = {"on": "describe", "skip": 1, "say": EXPIRED, "times": 9}
+
+
+def told(cloud, said: str) -> str:
+    """What a command's last line says of the slice: "is", "may be" or nothing."""
+    lines = [line for line in said.splitlines() if "this deletes it" in line]
+    if not lines:
+        return ""
+    (line,) = lines
+    sentence, _, command = line.removeprefix("launch_tpu: slice ").partition("; this deletes it: ")
+    assert shlex.split(command) == [str(cloud.checkout / "launch_tpu.sh"), "delete", "--name=slice", "--zone=z"]
+    assert sentence in ("is there and costs", "may be there, and then costs")
+    return sentence.partition(" there")[0]
+
+
+@pytest.mark.parametrize(
+    ("command", "faults", "code", "expected"),
+    [
+        ("run", [], 0, "is"),
+        ("create", [], 0, "is"),
+        ("run", [{"on": "ssh", "say": SSH, "code": 255, "times": 9}], 1, "is"),
+        ("run", [{"on": "scp", "say": SCP, "times": 9}], 1, "is"),
+        ("run", [LOGGED_OUT], 1, "may be"),
+        ("run", [{"on": "create", "say": EXPIRED, "late": True}, LOGGED_OUT], 1, "may be"),
+        ("run", [{"on": "create", "say": EXPIRED, "late": True}], 1, "is"),
+        ("create", [{"on": "create", "say": "INTERNAL: no", "late": True}], 1, "is"),
+        ("create", [{"on": "describe", "say": "INTERNAL: no", "times": 9}], 1, "may be"),
+        ("run", [{"on": "create", "say": QUOTA, "times": 9}], 1, ""),
+        ("create", [{"on": "create", "say": STOCKOUT, "times": 9}], 1, ""),
+        ("run", [{"on": "describe", "say": EXPIRED, "times": 9}], 1, ""),
+        ("install", [], 1, ""),
+    ],
+)  # fmt: skip
+def test_every_exit_says_what_is_there_and_what_deletes_it(cloud, command, faults, code, expected):
+    cloud.faults(*faults)
+    assert told(cloud, cloud(command, *RUN, "--retries=1", code=code)) == expected
+
+
+def test_what_is_deleted_is_not_spoken_of_and_what_could_not_be_is(cloud):
+    cloud("create")
+    cloud.faults({"on": "delete", "say": "INTERNAL: try later"})
+    assert told(cloud, cloud("delete", "--yes", code=1)) == "is"
+    assert told(cloud, cloud("delete", "--yes")) == ""
+
+
+@pytest.mark.parametrize("queued", [False, True])
+def test_a_slice_of_a_run_that_was_preempted_or_has_failed_is_spoken_of(cloud, queued):
+    cloud.trains("exit 3")
+    more = ["--queued"] if queued else []
+    said = cloud("run", *RUN, *more, code=3)
+    assert "--zone=z --queued" in said if queued else told(cloud, said) == "is"
+    cloud.faults({"on": "tpu-vm describe", "state": "PREEMPTED"})
+    said = cloud("watch", *RUN, *more, code=1)
+    assert "--zone=z --queued" in said if queued else told(cloud, said) == "is"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+@pytest.mark.parametrize("moment", ["create", "ssh"])
+def test_an_interrupt_says_it_too(cloud, moment, number, code):
+    cloud.faults({"on": moment, "say": "", "late": True, "hang": True, "skip": 0 if moment == "create" else 1})
+    process = subprocess.Popen(
+        cloud.command("run", *RUN), env=cloud.environment, cwd=cloud.folder, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        text=True, start_new_session=True,
+    )  # fmt: skip
+    cloud.wait_for("slice.json")
+    while not any(moment in call for call in cloud.calls):
+        time.sleep(0.02)
+    os.killpg(process.pid, number)  # as a terminal does
+    said = process.communicate(timeout=30)[1]
+    assert process.returncode == code and told(cloud, said) == ("may be" if moment == "create" else "is"), said
+
+
+def test_nothing_is_made_without_a_commit(cloud, tmp_path):
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    shutil.copy(ROOT / "launch_tpu.sh", bare)
+    subprocess.run(["git", "init", "-q", bare], check=True)
+    for folder in (bare, shutil.copytree(bare, tmp_path / "none", ignore=shutil.ignore_patterns(".git"))):
+        cloud.checkout = folder
+        environment = cloud.environment | {"GIT_CEILING_DIRECTORIES": str(tmp_path)}
+        for command in ("run", "install"):
+            said = cloud(command, *RUN, code=1, env=environment)
+            assert f"{folder} has no commit to install; expected a git checkout" in said and not cloud.calls
+
+
+@pytest.mark.parametrize("preemptions", [2, 3])
+def test_a_preemption_while_installing_counts_once(cloud, preemptions):
+    """Twice: the copying fails for want of the slice, and then the slice is seen to be preempted."""
+    cloud.faults({"on": "scp", "state": "PREEMPTED", "times": preemptions})
+    said = cloud("run", *RUN, "--retries=2", "--yes", code=0 if preemptions == 2 else 1)
+    assert ("the run has finished" in said) == (preemptions == 2)
+    assert cloud.verbs.count("create") == 3
+
+
+def test_copies_that_fail_count_each(cloud):
+    cloud.faults({"on": "scp", "say": SCP, "times": 9})
+    assert "failure 3 in a row" in cloud("run", *RUN, "--retries=2", code=1)
+
+
+@pytest.mark.parametrize("command", ["run", "watch"])
+@pytest.mark.parametrize("queued", [False, True])
+@pytest.mark.parametrize("more, said", [
+    (["--type=v4-8", "--version=v2-alpha-tpuv5-lite"], "--type=v5litepod-16; expected --type=v4-8"),
+    (["--version=v2-alpha-other"], "--version=v2-alpha-tpuv5-lite; expected --type=v5litepod-16 --version=v2-alpha-other"),
+])  # fmt: skip
+def test_a_slice_of_another_kind_is_not_taken(cloud, command, queued, more, said):
+    more += ["--queued"] if queued else []
+    cloud("create", *(["--queued"] if queued else []))
+    output = cloud(command, *RUN, *more, "--yes", code=1)
+    assert f"slice is there already, with {said}" in output and cloud.verbs == ["create"]
+
+
+@pytest.mark.parametrize("worker", [0, 1])
+def test_a_run_is_finished_when_all_workers_have_said_so(cloud, worker):
+    cloud.starts_and_ends()
+    cloud.faults({"on": "ssh", "silent": worker, "times": 2})
+    said = cloud("watch", *RUN)
+    assert said.count("1 of 2 workers of slice answered; expected all") == 2 and "the run has finished" in said
+    cloud.faults({"on": "ssh", "silent": worker, "times": 9})
+    assert "1 of 2 workers" in cloud("watch", *RUN, "--retries=1", code=1)
 
 
 def test_nothing_is_deleted_without_a_yes(cloud):
