@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from roberta_jax.data import storage
 from roberta_jax.errors import UserError, exit_with_sentence
 
 CHUNK = 4_096  # texts that are sorted by length together
@@ -37,13 +38,12 @@ def main() -> None:
     texts = texts[:-1] if texts[-1] == "" else texts
     if not args.out.parent.is_dir():
         raise UserError(f"--out is {args.out}; there is no folder {args.out.parent}.")
+    storage.require_place(args.out)
     from roberta_jax.inference import load  # here, so that --help does not wait for JAX
 
     model = load(args.model, args.checkpoint, args.dtype)
-    # Written beside and renamed at the end: a file of that name is a whole one.
-    partial = args.out.with_name(args.out.name + ".partial")
     write = _write_npy if args.out.suffix == ".npy" else _write_parquet
-    with tqdm(total=len(texts), unit="text", smoothing=0) as bar:
+    with storage.written(args.out) as partial, tqdm(total=len(texts), unit="text", smoothing=0) as bar:
 
         def chunks():
             for start in range(0, len(texts), CHUNK):
@@ -52,7 +52,6 @@ def main() -> None:
                 bar.update(len(chunk))
 
         write(partial, len(texts), model.config.hidden_size, chunks())
-    partial.replace(args.out)
 
 
 def _write_npy(path: Path, count: int, size: int, chunks) -> None:

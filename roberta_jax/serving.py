@@ -132,9 +132,12 @@ def main() -> None:
     parser.add_argument("--platforms", nargs="+", default=(), help="of cpu, cuda, rocm, tpu (default: this machine's)")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of the arithmetic")
     args = parser.parse_args()
+    from roberta_jax.data import storage
     from roberta_jax.inference import load  # here, so that reading a file does not load the model's code
 
-    write(load(args.model, args.checkpoint, args.dtype), args.out, args.lengths, args.platforms)
+    storage.require_place(args.out)
+    with storage.written(args.out) as partial:
+        write(load(args.model, args.checkpoint, args.dtype), partial, args.lengths, args.platforms)
     print(f"{args.out}: {args.out.stat().st_size / 2**20:.1f} MiB")
 
 

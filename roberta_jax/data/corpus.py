@@ -150,7 +150,7 @@ def on_this_machine(folder: str, cache: Path) -> Path:
     if there := storage.local(folder):
         return there
     manifest = read_manifest(folder)
-    copy = cache / f"corpus-{manifest['key']}"
+    copy = Path(cache).expanduser() / f"corpus-{manifest['key']}"
     if (copy / "manifest.json").is_file():
         return copy
 

@@ -17,6 +17,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from roberta_jax.config import parse_flags, typed
+from roberta_jax.data import storage
 from roberta_jax.data.page import LEGEND, blocks, marked, page, row_title, shares_of, spaced, visible
 from roberta_jax.errors import UserError, exit_with_sentence
 
@@ -105,6 +106,8 @@ def command() -> None:
     flags.mark_flag_as_required("config")
 
     def main(_) -> None:
+        if html.value:
+            storage.require_place(Path(html.value))
         with redirect_stdout(sys.stderr):  # a preparation tells of itself
             found, prepared = inspect(config.value.to_dict(), rows.value)
         if as_json.value:
@@ -113,10 +116,7 @@ def command() -> None:
         else:
             print("\n".join(lines(found, prepared, sys.stdout.isatty())))
         if html.value:
-            try:
-                Path(html.value).write_text(page(found), encoding="utf-8")
-            except OSError as error:
-                raise UserError(f"--html={html.value} cannot be written: {error.strerror}.") from None
+            storage.write_text(html.value, page(found))
 
     app.run(main, flags_parser=lambda argv: parse_flags(argv, config))
 

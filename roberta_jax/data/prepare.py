@@ -92,7 +92,6 @@ def prepare(
     Raises:
       UserError: for a source, a tokenizer or a document that cannot be used.
     """
-    cache = Path(cache).expanduser()
     if not isinstance(recipe.tokenizer, int):
         agree(encodings.load(recipe.tokenizer))
     if len(recipe.source) == 1 and storage.exists(storage.join(recipe.source[0], "manifest.json")):
@@ -100,6 +99,18 @@ def prepare(
         agree(encodings.load(storage.join(recipe.source[0], "tokenizer")))
         return Corpus(on_this_machine(recipe.source[0], cache))
     return Corpus(on_this_machine(make(recipe, out, cache, processes, agree=agree), cache))
+
+
+def _usable(cache: Path) -> Path:
+    """The folder of the cache, which there is or can be."""
+    folder = Path(cache).expanduser()
+    try:
+        if not folder.is_dir():
+            storage.require_writable(folder)
+    except OSError as error:
+        where = f"{cache}, and {error.filename} is in the way ({error.strerror})"
+        raise UserError(f"the cache is {where}; name another folder in config.data.cache, or in XDG_CACHE_HOME.") from None
+    return folder
 
 
 def make(
@@ -116,9 +127,11 @@ def make(
       run: what writes the shards: (work, a folder for what goes between stages, processes).
       agree: as in `prepare`.
     """
-    cache, workers = Path(cache).expanduser(), workers or os.cpu_count()
     if out:
         _refuse_foreign(out)
+    workers, trains = workers or os.cpu_count(), isinstance(recipe.tokenizer, int)
+    if trains or not out or storage.is_url(out) or "docs" in (*recipe.source, *recipe.exclude):
+        cache = _usable(cache)
     shards = resolve(recipe.source, recipe.reading, cache, workers)
     excluded = resolve(recipe.exclude, recipe.reading, cache, workers, "data.exclude") if recipe.exclude else []
     tokenizer = _tokenizer(recipe, shards, cache)

@@ -153,6 +153,13 @@ def require_writable(folder: Path) -> None:
         raise OSError(number, os.strerror(number), str(there))
 
 
+def require_place(file: Path) -> None:
+    """Raises an OSError that names what is in the way, where a file can't be written; before the work that gives it."""
+    require_writable(file.parent)
+    if file.is_dir():
+        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
+
+
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
     """The system's errors within it name `path`, as that of a write, unlike that of an opening, does not by itself."""

@@ -15,6 +15,7 @@ import safetensors
 import safetensors.numpy
 
 from roberta_jax.config import typed
+from roberta_jax.data import encodings, storage
 from roberta_jax.data.tokenizer import BOS, EOS, MASK, PAD, UNK, Tokenizer
 from roberta_jax.errors import UserError, exit_with_sentence
 from roberta_jax.interop import fairseq, torch_files
@@ -243,14 +244,14 @@ def save(pretrained: Pretrained, folder: Path, card: str = "") -> None:
     text, config = pretrained.text, pretrained.config
     if text is None:
         raise UserError(f"{pretrained.origin} has no tokenizer, and a model without one is of no use elsewhere.")
-    if folder.is_file():
-        raise UserError(f"{folder} is a file; the model needs a folder.")
+    require_place(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").unlink(missing_ok=True)  # without it there is no model, until it comes again as the last file
     fields = config_to_transformers(
         config, pretrained.head, pretrained.labels, text.bos, text.eos, pretrained.model_type, pretrained.problem
     )
-    _write_json(folder / "config.json", fields)
-    safetensors.numpy.save_file(to_transformers(pretrained.params), folder / "model.safetensors", {"format": "pt"})
+    with storage.written(folder / "model.safetensors") as partial:
+        safetensors.numpy.save_file(to_transformers(pretrained.params), partial, {"format": "pt"})
     text.save(folder)
     tokens = {
         "bos_token": BOS,
@@ -266,15 +267,39 @@ def save(pretrained: Pretrained, folder: Path, card: str = "") -> None:
     settings = {"tokenizer_class": tokenizer_class, "model_max_length": config.max_length, "add_prefix_space": False}
     mask |= {"__type": "AddedToken", "special": True}
     _write_json(folder / "tokenizer_config.json", settings | tokens | {"mask_token": mask})
-    (folder / "README.md").write_text(card or f"Converted from {pretrained.origin}.\n", "utf-8")
+    storage.write_text(folder / "README.md", card or f"Converted from {pretrained.origin}.\n")
+    _write_json(folder / "config.json", fields)
+
+
+def require_place(folder: Path) -> None:
+    """Raises where a model can't be exported: something else is there, or nothing can be written."""
+    if folder.is_file():
+        raise UserError(f"{folder} is a file; the model needs a folder.")
+    if not (folder / "config.json").is_file() and (others := {name for name in storage.names(folder) if not _ours(name)}):
+        raise UserError(f"{folder} holds other things ({min(others)}) and no model; name a new folder, or an empty one.")
+    storage.require_writable(folder)
+
+
+def _ours(name: str) -> bool:
+    """Whether an export may have left this, if it was stopped, or an empty repository or disk holds it."""
+    files = {
+        *_SMALL_FILES,
+        *encodings.FILES.values(),
+        "special_tokens_map.json",
+        "model.safetensors",
+        "README.md",
+        "lost+found",
+    }
+    return name in files or name.startswith(".") or name.endswith(".partial")
 
 
 def _write_json(path: Path, fields: dict) -> None:
-    path.write_text(json.dumps(fields, indent=2, ensure_ascii=False) + "\n", "utf-8")
+    storage.write_text(path, json.dumps(fields, indent=2, ensure_ascii=False) + "\n")
 
 
 def export(source: str | Path, folder: Path, checkpoint: str | int = "newest") -> Pretrained:
     """Writes any model that `load` reads as a folder of transformers; a workdir's with its model card."""
+    require_place(folder)
     pretrained, workdir = load(source, checkpoint), Path(source).expanduser()
     card = ""
     if (workdir / "checkpoints").is_dir():

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import tokenizers
 
-from roberta_jax.data import encodings
+from roberta_jax.data import encodings, storage
 from roberta_jax.data.tokenizer import BOS, EOS, MASK, PAD, SPECIAL_TOKENS, UNK, Encoding, Tokenizer
 from roberta_jax.errors import UserError
 
@@ -96,7 +96,7 @@ class ByteLevelText:
 
     def save(self, folder: Path) -> None:
         self.tokenizer.save(folder)
-        (folder / "tokenizer.json").write_text(self.to_json(), "utf-8")
+        storage.write_text(folder / "tokenizer.json", self.to_json())
 
 
 class FastText:
@@ -140,7 +140,7 @@ class FastText:
     def save(self, folder: Path) -> None:
         if self.tokenizer:
             self.tokenizer.save(folder)
-        (folder / "tokenizer.json").write_text(self.to_json(), "utf-8")
+        storage.write_text(folder / "tokenizer.json", self.to_json())
 
 
 Text = ByteLevelText | FastText
