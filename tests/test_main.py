@@ -6,12 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from disks import read_only
 from forked import Process, simulated, tiny_on
 
 ROOT = Path(__file__).parent.parent
@@ -126,15 +128,58 @@ def test_a_finished_run_says_again_what_it_learned(arguments, undisturbed):
     assert output[output.index("a unigram model") :] == before[before.index("a unigram model") :]
 
 
-def test_a_run_begins_with_the_parameters_that_init_from_names(arguments, undisturbed, tmp_path):
+def test_a_run_begins_with_the_parameters_that_init_from_names_and_resumes_without_it(arguments, undisturbed, tmp_path):
     """The first update of a warm-up has rate 0, so the checkpoint behind it holds what the run began with."""
     source, _ = undisturbed
-    fields = {"init_from": source, "steps": 2, "optimizer.warmup_steps": 1, "checkpoint_every": 1, "model.num_layers": 9}
-    code, output = finish(start(arguments, tmp_path, *(f"--config.{name}={value}" for name, value in fields.items())))
+    (tmp_path / "source").symlink_to(source)
+    (tmp_path / "other disk").mkdir()
+    workdir = tmp_path / "run"
+    workdir.symlink_to("other disk")
+    fields = {"init_from": tmp_path / "source", "steps": 2, "optimizer.warmup_steps": 1, "checkpoint_every": 1}
+    more = [f"--config.{name}={value}" for name, value in (fields | {"model.num_layers": 9}).items()]
+    code, output = finish(start(arguments, workdir, *more))
     assert code == 0, output
-    began, ended = saved_state(tmp_path, 1)["params"], saved_state(source)["params"]
+    began, ended = saved_state(workdir, 1)["params"], saved_state(source)["params"]
     jax.tree.map(np.testing.assert_array_equal, began, ended)
-    assert json.loads((tmp_path / "config.json").read_text())["model"]["num_layers"] == 2  # sizes come from the source
+    assert json.loads((workdir / "config.json").read_text())["model"]["num_layers"] == 2  # sizes come from the source
+    (tmp_path / "source").unlink()
+    code, output = finish(start(arguments, workdir, *more))
+    assert code == 0 and "resuming from step 2" in output and "Traceback" not in output, output
+    assert (tmp_path / "other disk" / "checkpoints" / "2").is_dir() and workdir.is_symlink()
+
+
+def test_a_run_outlives_its_reader_and_needs_no_home(arguments, tmp_path):
+    """As `… 2>&1 | head` in a container whose user the system does not know leaves it; with the largest seed."""
+    read, write = os.pipe()
+    os.close(read)
+    more = ["--config.steps=2", "--config.optimizer.warmup_steps=1", f"--config.seed={2**32 - 1}"]
+    command = [sys.executable, "-m", "roberta_jax.main", *arguments, f"--workdir={tmp_path / 'run'}", *more]
+    environment = {name: value for name, value in (os.environ | ENVIRONMENT).items() if name not in ("HOME", "XDG_CACHE_HOME")}
+    nobody = {"user": 54321, "group": 54321, "extra_groups": []} if os.getuid() == 0 and readable_by_all() else {}
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o777)
+    done = subprocess.run(command, cwd=ROOT, env=environment, stdout=write, stderr=write, timeout=300, **nobody)
+    assert done.returncode == 0 and metrics(tmp_path / "run")[-1]["step"] == 2
+
+
+def readable_by_all() -> bool:
+    """Whether another user can run this Python."""
+    folders = [*Path(sys.executable).resolve().parents, *Path(sys.executable).absolute().parents, ROOT]
+    return all(folder.stat().st_mode & 0o5 == 0o5 for folder in folders)
+
+
+@pytest.mark.parametrize("fault", ["a file", "below a file", "a link to nothing", "read-only"])
+def test_a_workdir_that_cannot_be_is_one_sentence_before_anything_is_read(arguments, tmp_path, fault):
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("nowhere")
+    (tmp_path / "locked").mkdir()
+    place = {"a file": "file", "below a file": "file/x", "a link to nothing": "link/x", "read-only": "locked/x"}[fault]
+    with read_only(tmp_path / "locked") if fault == "read-only" else nullcontext():
+        workdir, log = tmp_path / place, tmp_path / "log"
+        code = Process([*arguments, f"--workdir={workdir}", "--config.data.source=no/such"], ENVIRONMENT, log)
+        assert code.wait() == 2
+    (line,) = log.read_text().splitlines()
+    assert line.startswith(f"error: {tmp_path / place.split('/')[0]}: ") and "no/such" not in line
 
 
 @pytest.mark.parametrize(

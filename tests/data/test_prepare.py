@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from disks import mounted
 
 from roberta_jax.data import documents, prepare
 from roberta_jax.data.corpus import Corpus, report
@@ -333,6 +334,54 @@ def test_a_folder_that_holds_something_else_is_not_written_to(small_corpus, docu
         prepare.prepare(recipe, tmp_path / "mine", tmp_path / "cache", 1)
     with pytest.raises(UserError, match="holds a corpus made from something else"):
         prepare.prepare(recipe, small_corpus.folder, tmp_path / "cache", 1)
+
+
+# A folder that is there already
+
+
+class Stopped(Exception):
+    """A preparation that ended in the middle."""
+
+
+def stop(work, spills, workers):
+    prepare.processes.run(work, spills, workers)
+    Path(work.folder, "valid-00000-of-00001.npy").unlink()
+    Path(work.path("shard-00000.npz")).unlink()
+    raise Stopped
+
+
+@pytest.mark.parametrize("kind", ["empty", "link", "mounted"])
+def test_a_folder_that_is_there_is_worked_in_and_is_no_corpus_before_its_manifest(documents, vocabulary, tmp_path, kind):
+    recipe = Recipe((write(tmp_path / "a.jsonl", documents[:99]),), vocabulary, length=64, valid_fraction=0.1)
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    out = {"empty": tmp_path / "real", "link": tmp_path / "link", "mounted": tmp_path / "disk"}[kind]
+    with mounted(out, "size=10m") if kind == "mounted" else contextlib.nullcontext():
+        (out / "lost+found").mkdir()
+        inode = out.stat().st_ino
+        with pytest.raises(Stopped):
+            prepare.make(recipe, out, tmp_path / "cache", 1, run=stop)
+        with pytest.raises(UserError, match=r"no manifest\.json there"):
+            Corpus(out)
+        with pytest.raises(UserError, match="holds the beginning of another corpus: name a new folder, or empty this one"):
+            prepare.make(Recipe(recipe.source, vocabulary, length=32), out, tmp_path / "cache", 1)
+        assert prepare.make(recipe, out, tmp_path / "cache", 1) == str(out) and out.stat().st_ino == inode
+        corpus = Corpus(out)
+        names = {*corpus.manifest["shards"], "manifest.json", "verified.json", "tokenizer", "lost+found"}
+        assert set(os.listdir(out)) == names and not list(tmp_path.glob("*.partial")) and not list(tmp_path.glob("*.lock"))
+        assert prepare.make(recipe, out, tmp_path / "cache", 1) == str(out)  # and found
+    assert out.is_symlink() == (kind == "link")
+
+
+def test_a_tokenizer_that_is_not_agreed_to_makes_no_row(documents, vocabulary, tmp_path):
+    def refuse(tokenizer):
+        raise UserError(f"{len(tokenizer)} entries")
+
+    for tokenizer in (300, vocabulary):
+        recipe = Recipe((write(tmp_path / "a.jsonl", documents[:99]),), tokenizer, length=64, valid_fraction=0.1)
+        with pytest.raises(UserError, match="300 entries" if tokenizer == 300 else "400 entries"):
+            prepare.prepare(recipe, cache=tmp_path / "cache", processes=1, agree=refuse)
+    assert not list(tmp_path.glob("cache/corpus-*"))
 
 
 @pytest.fixture
