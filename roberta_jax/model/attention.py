@@ -1,5 +1,7 @@
 """Which attention runs where: XLA's, or a kernel of our own, see `tpu_attention` and `gpu_attention`."""
 
+import functools
+import warnings
 from collections.abc import Callable
 from functools import partial
 
@@ -23,17 +25,34 @@ def attend(qkv: jax.Array, heads: int, segment_ids: jax.Array, rate: float = 0.0
     Returns:
       [B, L, D]
     """
-    if _alone() and on_tpu():
+    try:
+        kernel = kernel_for(qkv, heads)
+    except ImportError as error:
+        _warn_once(f"there is no attention kernel ({error}), so XLA's attention takes its place.")
+        kernel = None
+    return (kernel or xla_attention)(qkv, heads, segment_ids, rate, keys)
+
+
+def kernel_for(qkv: jax.Array, heads: int) -> Callable | None:
+    """The kernel that `attend` runs here and for these; None: XLA's attention.
+
+    Raises:
+      ImportError: this JAX has no Pallas of the kind. That for Triton is deprecated and will go.
+    """
+    if not alone():
+        return None
+    if on_tpu():
         from roberta_jax.model import tpu_attention  # Pallas takes long to import
 
-        if tpu_attention.fits(qkv, heads):
-            return tpu_attention.tpu_attention(qkv, heads, segment_ids, rate, keys)
-    elif _alone() and _on_gpu():
+        return tpu_attention.tpu_attention if tpu_attention.fits(qkv, heads) else None
+    if _on_ampere():
         from roberta_jax.model import gpu_attention
 
-        if gpu_attention.fits(qkv, heads):
-            return gpu_attention.gpu_attention(qkv, heads, segment_ids, rate, keys)
-    return xla_attention(qkv, heads, segment_ids, rate, keys)
+        return gpu_attention.gpu_attention if gpu_attention.fits(qkv, heads) else None
+    return None
+
+
+_warn_once = functools.cache(lambda sentence: warnings.warn(sentence, stacklevel=3))
 
 
 def xla_attention(
@@ -73,7 +92,7 @@ def _backward(rate, residuals, gradient):
 _weighted.defvjp(_forward, _backward)
 
 
-def _alone() -> bool:
+def alone() -> bool:
     """Whether this is traced for one device's own rows, as in a training step: XLA cannot spread a kernel over devices."""
     mesh = jax.sharding.get_abstract_mesh()
     return all(mesh.shape[name] == 1 for name in left_to_xla(mesh))
@@ -84,7 +103,13 @@ def on_tpu() -> bool:
     return _device_kind().startswith("TPU")
 
 
-def _on_gpu() -> bool:
+def on_gpu() -> bool:
+    """Whether the mesh around is of GPUs, of whatever make."""
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    return device is not None and device.platform in ("gpu", "cuda", "rocm")
+
+
+def _on_ampere() -> bool:
     """Whether the mesh around is of GPUs that Triton knows bfloat16 for: of NVIDIA, from Ampere on."""
     there = jax.default_backend() == "gpu"
     return _device_kind().startswith("NVIDIA") and (not there or float(jax.local_devices()[0].compute_capability) >= 8)

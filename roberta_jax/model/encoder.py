@@ -13,7 +13,8 @@ from jax.ad_checkpoint import checkpoint_name
 from roberta_jax.errors import check, check_choice
 from roberta_jax.model.attention import attend, xla_attention
 from roberta_jax.model.dropout import dropout, fold
-from roberta_jax.model.layers import Dense, LayerNorm, add_bias, gelu
+from roberta_jax.model.embedding import Embed
+from roberta_jax.model.layers import Dense, LayerNorm, add_wide_bias, gelu
 
 REMAT_POLICIES = {
     "none": None,
@@ -89,7 +90,7 @@ class Embeddings(nn.Module):
         c = self.config
 
         def table(rows):
-            return nn.Embed(rows, c.hidden_size, embedding_init=kernel_init(c), dtype=c.dtype)
+            return Embed(rows, c.hidden_size, kernel_init(c))
 
         self.word = table(c.vocab_size)
         self.position = table(c.max_length + c.pad_id + 1)
@@ -100,13 +101,14 @@ class Embeddings(nn.Module):
         x = self.word(input_ids) + self.position(position_ids(segment_ids, self.config.pad_id))
         if token_type_ids is None:
             token_type_ids = jnp.zeros((1, 1), jnp.int32)  # every token's
-        return dropout(self.layer_norm(x + self.token_type(token_type_ids)), self.config.dropout, keys)
+        x = (x + self.token_type(token_type_ids)).astype(self.config.dtype)  # not before: gradients are summed in float32
+        return dropout(self.layer_norm(x), self.config.dropout, keys)
 
     def attend(self, x, bias):
         """[…, D] → [… , V] in float32."""
         table, flat = self.word.embedding.astype(self.config.dtype), x.reshape(-1, x.shape[-1])  # one product, see layers.Dense
         logits = jnp.einsum("nd,vd->nv", flat, table, preferred_element_type=jnp.float32)
-        return add_bias(logits, bias).reshape(*x.shape[:-1], -1)
+        return add_wide_bias(logits, bias).reshape(*x.shape[:-1], -1)
 
 
 def position_ids(segment_ids, pad_id: int):

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from roberta_jax.model.dropout import dropout, fold
+from roberta_jax.model.embedding import places
 from roberta_jax.model.encoder import Encoder, RobertaConfig, dense, layer_norm
 from roberta_jax.model.layers import gelu
 
@@ -33,7 +34,7 @@ class MaskedLM(nn.Module):
 
     def __call__(self, input_ids, segment_ids, positions, token_type_ids=None, keys=None):
         hidden = self.encoder(input_ids, segment_ids, token_type_ids, keys)
-        masked = jnp.take_along_axis(hidden, positions[..., None], axis=1)  # [B, S, D]
+        masked = places(hidden, positions)  # [B, S, D]
         return self.lm_head(masked, self.encoder.embeddings.attend), hidden
 
 
@@ -204,7 +205,7 @@ def apply_with_head(
         keys = fold(keys[:, None], jnp.arange(rows[1])).reshape(-1, 2)
     hidden = apply_encoder(params, config, *flat, keys)
     if starts is not None:
-        hidden = jnp.take_along_axis(hidden, starts[..., None], axis=1).reshape(-1, 1, hidden.shape[-1])  # [B·E, 1, D]
+        hidden = places(hidden, starts).reshape(-1, 1, hidden.shape[-1])  # [B·E, 1, D]
         keys = None if keys is None else fold(keys[:, None], jnp.arange(starts.shape[1])).reshape(-1, 2)
     module = HEADS[head](config, params[head]["out"]["bias"].shape[-1])
     head_keys = None if keys is None else fold(keys, config.num_layers + 1)  # behind the layers', 1 to num_layers

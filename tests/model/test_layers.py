@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from roberta_jax.model.layers import Dense, LayerNorm, add_bias, gelu
+from roberta_jax.model.layers import Dense, LayerNorm, add_bias, add_wide_bias, gelu
 
 
 def normal(seed: int, *shape: int, dtype: str = "float32") -> jax.Array:
@@ -55,8 +55,9 @@ def test_dense_keeps_the_input_of_the_activation_and_the_kernel_as_it_is():
     assert kept == {((5, 16), "bfloat16"), ((16, 3, 4), "float32")}
 
 
-def test_a_bias_has_the_gradient_of_a_sum():
-    compare(add_bias, lambda x, bias: x + bias, normal(0, 168, 503), normal(1, 503))
+@pytest.mark.parametrize("function, shape", [(add_bias, (3, 56, 503)), (add_wide_bias, (168, 503))])
+def test_a_bias_has_the_gradient_of_a_sum(function, shape):
+    compare(function, lambda x, bias: x + bias, normal(0, *shape), normal(1, 503))
 
 
 def test_gelu_is_jax_s():
