@@ -29,6 +29,7 @@ from roberta_jax.tasks.scores import measure
 from roberta_jax.tasks.table import Example, Task
 from roberta_jax.training.distributed import whole
 from roberta_jax.training.guard import GuardConfig
+from roberta_jax.training.kernel_check import with_sound_attention
 from roberta_jax.training.logging import say
 from roberta_jax.training.optimizer import warmup
 from roberta_jax.training.sharding import batch_devices, make_mesh
@@ -202,6 +203,7 @@ def run(
         optimizer=replace(config.optimizer, learning_rate=trials[0].learning_rate),
     )
     mesh = make_mesh(config.fsdp, len(trials))
+    model = with_sound_attention(model, prepared.lengths, mesh, workdir)
     size = padded_size(config.batch_size, mesh, config.microbatch_size)
 
     def logits_of(params: Any, split: Encoded, stacked: bool = False) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:

@@ -26,6 +26,7 @@ from roberta_jax.training.checkpoint import saved_steps
 from roberta_jax.training.distributed import require_same, whole
 from roberta_jax.training.evaluate import evaluate, make_eval_step
 from roberta_jax.training.incidents import Incidents
+from roberta_jax.training.kernel_check import with_sound_attention
 from roberta_jax.training.logging import say
 from roberta_jax.training.losses import masked_lm_loss, means_of_pairs, valid_loss, weigh_pairs
 from roberta_jax.training.optimizer import warmup
@@ -182,6 +183,7 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
     require_same(f"the corpus in {corpus.folder}", json.dumps(corpus.manifest["shards"], sort_keys=True))
     if jax.process_index() == 0:
         corpus.tokenizer.save(kept)
+    model = with_sound_attention(model, [corpus.length], make_mesh(config.fsdp), workdir)
     loss = masked_lm_loss(model)
     eval_step = make_eval_step(valid_loss(loss) if pairs else loss)
     cost = config.batch_size * corpus.length, train_flops(model, config.batch_size, corpus.length, masking.slots(corpus.length))
