@@ -4,12 +4,14 @@
 
 The config's own model, data and batches, for a few steps: once undisturbed, once killed at random places and started again.
 Exits with 0 where the final states and the losses of all steps are equal, else with 1 and what differs. Where a setting is to
-blame it is found by doing both runs again without it.
+blame it is found by doing both runs again without it. It says on what it ran and with which XLA_FLAGS; where on a GPU not even
+two undisturbed runs are equal it tries --xla_gpu_deterministic_ops.
 """
 
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -37,6 +39,7 @@ PLAIN = {
     "model.attention": "xla",
     "model.dtype": "float32",
 }
+DETERMINISTIC = "--xla_gpu_deterministic_ops=true"  # nothing is chosen by timing it either
 
 
 @dataclass(frozen=True)
@@ -69,11 +72,19 @@ def _halves(workdir: Path) -> set[str]:
     return {path.name for path in (workdir / "checkpoints").glob("*tmp*")}
 
 
-def start(arguments: list[str], workdir: Path) -> subprocess.Popen:
+def start(arguments: list[str], workdir: Path, xla_flags: str = "") -> subprocess.Popen:
+    """Args: xla_flags: beside those of the environment."""
     workdir.mkdir(parents=True, exist_ok=True)
     with open(workdir / "output.txt", "a") as log:
         command = [sys.executable, "-m", "roberta_jax.main", *arguments, f"--workdir={workdir}"]
-        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT)
+        environment = os.environ | {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {xla_flags}".strip()}
+        return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+
+
+def devices_of(workdir: Path) -> str:
+    """As a run said them: `8 × NVIDIA H100 80GB HBM3, 1 host(s)`."""
+    found = re.search(r" parameters on (\d+ × .*)", (workdir / "output.txt").read_text())
+    return found[1] if found else "devices that it did not name"
 
 
 def finish(process: subprocess.Popen, workdir: Path) -> None:
@@ -121,14 +132,18 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def verify(arguments: list[str], fields: dict, folder: Path, steps: int, number: int, seed: int) -> dict:
-    """{"same", "differences", "sentence", "kills"}; `fields` are the config's, to know which settings can be left out."""
+    """{"same", "differences", "sentence", "kills", "devices", "xla_flags"}.
+
+    Args:
+      fields: the config's, to know which settings can be left out.
+    """
     arguments = [*arguments, f"--config.steps={steps}", "--config.log_every=1", f"--config.eval_every={steps}"]
     arguments += [f"--config.checkpoint_every={max(1, steps // 5)}"]
     if fields.get("job") == "pretrain":
         arguments += [f"--config.optimizer.warmup_steps={max(1, steps // 4)}"]
 
-    def alone(name: str, more: list[str]) -> Path:
-        finish(start([*arguments, *more], folder / name), folder / name)
+    def alone(name: str, more: list[str], xla_flags: str = "") -> Path:
+        finish(start([*arguments, *more], folder / name, xla_flags), folder / name)
         return folder / name
 
     def pair(name: str, more: list[str]) -> tuple[list[str], list[dict]]:
@@ -140,15 +155,21 @@ def verify(arguments: list[str], fields: dict, folder: Path, steps: int, number:
         return differences(undisturbed, killed, steps), events
 
     found, events = pair("config", [])
-    result = {"same": not found, "differences": found, "kills": events}
+    undisturbed, xla_flags = folder / "config-undisturbed", os.environ.get("XLA_FLAGS", "")
+    devices = devices_of(undisturbed)
+    result = {"same": not found, "differences": found, "kills": events, "devices": devices, "xla_flags": xla_flags}
+    ran = f"on {devices}, " + (f"with XLA_FLAGS={xla_flags}" if xla_flags else "without XLA_FLAGS")
     if not found:
-        return result | {"sentence": f"the same: {steps} steps, {number} kills, every bit of the final state and every loss."}
-    if differences(folder / "config-undisturbed", alone("config-again", []), steps):
-        sentence = (
-            "not even two undisturbed runs end alike here, so it is the arithmetic and not the resuming; on a GPU set "
-            "XLA_FLAGS=--xla_gpu_deterministic_ops=true."
-        )
-        return result | {"sentence": sentence}
+        return result | {
+            "sentence": f"the same: {steps} steps, {number} kills, every bit of the final state and every loss, {ran}."
+        }
+    if differences(undisturbed, alone("config-again", []), steps):
+        sentence = f"not even two undisturbed runs end alike {ran}: it is the arithmetic and not the resuming"
+        if "cpu" in devices or "TPU" in devices:
+            return result | {"sentence": f"{sentence}."}
+        twice = [alone(f"deterministic-{name}", [], DETERMINISTIC) for name in ("once", "again")]
+        verb = "differ" if differences(*twice, steps) else "are alike"
+        return result | {"sentence": f"{sentence}; with XLA_FLAGS={DETERMINISTIC}, which is slower, they {verb}."}
     return result | {"sentence": blame(fields, lambda more: pair("-".join(more).replace("/", "_"), more)[0], found)}
 
 

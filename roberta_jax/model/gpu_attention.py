@@ -2,6 +2,9 @@
 
 Scores are made a block at a time and never go through the device's memory; of them the backward pass keeps the logarithm
 of each query's sum of exponents. The kernel drops what `dropout` drops, for the mask is computed and not drawn.
+
+This file alone uses Pallas' Triton backend, deprecated since JAX 0.11. Once a JAX is without it, importing this fails, and
+`attention.attend` takes XLA's attention. What would replace it is Pallas' Mosaic GPU backend, which knows Hopper and newer.
 """
 
 import math

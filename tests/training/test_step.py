@@ -1,13 +1,16 @@
 """One step: the same parameters on any number of devices and at any microbatch size, compiled once."""
 
+import itertools
+from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import Mesh
+from jax.sharding import AbstractDevice, AbstractMesh, AxisType, Mesh
 
 from roberta_jax.errors import UserError
 from roberta_jax.model.encoder import RobertaConfig
@@ -23,7 +26,7 @@ from roberta_jax.training.step import (
     make_train_step,
 )
 
-BATCH, LENGTH, SLOTS = 16, 32, 6
+BATCH, LENGTH, SLOTS, MASK = 16, 32, 6, 299
 SMALL = RobertaConfig(vocab_size=300, num_layers=2, hidden_size=64, intermediate_size=128, num_heads=4, max_length=32)
 STILL = replace(SMALL, dropout=0.0, attention_dropout=0.0)
 
@@ -123,3 +126,69 @@ def test_accumulation_follows_from_the_batch_and_names_what_does_not_divide():
         accumulation(12, 0, mesh_of(8))
     with pytest.raises(UserError, match="microbatch_size is 3, which does not divide a device's share of 8 rows"):
         accumulation(64, 3, mesh_of(8))
+
+
+def gradients(dtype: str, devices: int, microbatches: int) -> dict:
+    """Of a step on 8,192 tokens, 1,024 of them `<mask>`, by an optimizer that keeps them as its state."""
+    numbers, mesh, config = np.random.default_rng(0), mesh_of(devices), replace(STILL, max_length=64, dtype=dtype)
+    ids = np.minimum(numbers.zipf(1.3, (128, 64)) + 4, 298)
+    positions = np.sort(numbers.permuted(np.tile(np.arange(64), (128, 1)), axis=1)[:, :10], axis=1)
+    labels = np.take_along_axis(ids, positions, axis=1)
+    np.put_along_axis(ids, positions[:, :8], MASK, axis=1)
+    batch = {"input_ids": ids, "segment_ids": np.ones_like(ids), "positions": positions, "labels": labels}
+    batch = {name: x.astype(np.int32) for name, x in batch.items()} | {"weights": np.ones(labels.shape, np.float32)}
+    keeping = optax.GradientTransformationExtraArgs(
+        lambda params: jax.tree.map(jnp.zeros_like, params), lambda grads, *_, **__: (grads, grads)
+    )
+    init = lambda key: init_masked_lm(key, config)  # noqa: E731
+    abstract = abstract_state(init, keeping, mesh)
+    state, batch = init_state(init, keeping, 0, abstract), jax.device_put(batch, batch_sharding(mesh))
+    step = make_train_step(masked_lm_loss(config), keeping, microbatches, mesh)
+    return jax.device_get(compile_train_step(step, abstract, batch, np.uint32(0))(state, batch, np.uint32(0))[0]["opt_state"])
+
+
+def test_gradients_in_bfloat16_are_those_of_float32_over_microbatches_and_devices():
+    found, exact = gradients("bfloat16", devices=8, microbatches=4), gradients("float32", devices=1, microbatches=1)
+
+    def off(one: np.ndarray, other: np.ndarray) -> float:
+        return np.linalg.norm(one - other) / np.linalg.norm(other)
+
+    for (path, one), other in zip(jax.tree_util.tree_leaves_with_path(found), jax.tree.leaves(exact), strict=True):
+        assert one.dtype == np.float32 and off(one, other) < 0.01, path
+    assert off(*(x["encoder"]["embeddings"]["word"]["embedding"][MASK] for x in (found, exact))) < 0.01
+
+
+def equations(jaxpr: Any) -> Iterator[Any]:
+    """All of a program's, those of its loops, calls and kernels too."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in itertools.chain.from_iterable(x if isinstance(x, tuple) else (x,) for x in equation.params.values()):
+            inner = getattr(inner, "jaxpr", inner)
+            yield from equations(inner) if hasattr(inner, "eqns") else ()
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("device", [("cpu", "cpu"), ("TPU v5 lite", "tpu"), ("NVIDIA H100", "gpu")], ids=lambda pair: pair[1])
+def test_no_sum_of_a_step_is_in_bfloat16_and_none_by_atomics_on_gpus(device, devices):
+    """In the program as each kind of device gets it. A product of matrices adds in float32 whatever it is of."""
+    kind, platform = device
+    mesh = AbstractMesh(
+        (1, devices, 1), ("trial", "data", "fsdp"), (AxisType.Auto,) * 3, abstract_device=AbstractDevice(kind, None, platform)
+    )
+    config = RobertaConfig(300, 2, 128, 256, 2, max_length=128, num_token_types=2, dtype="bfloat16")
+    optimizer = make_optimizer(OptimizerConfig(warmup_steps=1), 10)
+    step = make_train_step(masked_lm_loss(config), optimizer, 2, mesh)
+    state = abstract_state(lambda key: init_masked_lm(key, config, next_sentence=True), optimizer, mesh)
+    state = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), state)
+    ids, slots = np.ones((8, 128), np.int32), np.ones((8, 20), np.int32)
+    batch = {"input_ids": ids, "segment_ids": ids, "token_type_ids": ids, "positions": slots, "labels": slots}
+    batch |= {"weights": np.float32(slots), "is_next": ids[:, 0], "pair_weights": np.float32(ids[:, 0])}
+    program = list(equations(jax.make_jaxpr(step)(state, batch, np.uint32(0)).jaxpr))
+    names = [equation.primitive.name for equation in program]
+    assert ("pallas_call" in names) == (platform != "cpu") and "dot_general" in names
+    for equation in program:
+        name = equation.primitive.name
+        if name in ("reduce_sum", "cumsum", "psum", "reduce_scatter") or name.startswith("scatter"):
+            assert all(x.aval.dtype != jnp.bfloat16 for x in equation.outvars), equation
+        if name.startswith("scatter") and platform == "gpu":
+            assert name == "scatter" and equation.params["unique_indices"], equation
