@@ -31,6 +31,7 @@ from roberta_jax.training.distributed import whole
 from roberta_jax.training.guard import GuardConfig
 from roberta_jax.training.kernel_check import with_sound_attention
 from roberta_jax.training.logging import say
+from roberta_jax.training.losses import cross_entropy
 from roberta_jax.training.optimizer import warmup
 from roberta_jax.training.sharding import batch_devices, make_mesh
 from roberta_jax.training.step import Loss, accumulation
@@ -136,11 +137,11 @@ def losses(kind: str, logits: jax.Array, batch: dict) -> tuple[jax.Array, jax.Ar
         return optax.sigmoid_binary_cross_entropy(logits, labels).mean(-1), ((logits > 0) == (labels > 0)).all(-1)
     if kind == "span":
         ends = jnp.where(batch["segment_ids"][..., None] > 0, logits[..., :2], -1e30).swapaxes(1, 2)  # [B, 2, L]
-        found = optax.softmax_cross_entropy_with_integer_labels(ends, labels).mean(-1)
+        found = cross_entropy(ends, labels).mean(-1)
         if logits.shape[-1] == 3:
             found += optax.sigmoid_binary_cross_entropy(logits[:, 0, 2], (labels[:, 0] > 0).astype(jnp.float32))
         return found, (ends.argmax(-1) == labels).all(-1)
-    return optax.softmax_cross_entropy_with_integer_labels(logits, labels), logits.argmax(-1) == labels
+    return cross_entropy(logits, labels), logits.argmax(-1) == labels
 
 
 def task_loss(kind: str, config: RobertaConfig) -> Loss:

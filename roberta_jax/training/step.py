@@ -18,9 +18,6 @@ from roberta_jax.training.sharding import batch_devices, map_paths, moment_spec,
 Batch = dict[str, jax.Array]
 # (params, batch, the rows' dropout keys or None) → sums over the batch: "loss", "weight", and others to be divided by it
 Loss = Callable[[Any, Batch, jax.Array | None], dict[str, jax.Array]]
-# So that a step has the same bits whenever it is run: what XLA would add by atomics it sorts first. There is little of it,
-# see model.embedding: with fsdp above 1 the tables' gradients.
-EXACT_ON_GPUS = {"xla_gpu_exclude_nondeterministic_ops": True}
 
 
 def accumulation(batch_size: int, microbatch_size: int, mesh: Mesh) -> int:
@@ -168,8 +165,6 @@ def make_train_step(
 def compile_train_step(train_step: Callable, abstract: Any, *inputs: Any) -> jax.stages.Compiled:
     """Compiled for inputs of these shapes and shardings; the state is donated."""
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
-    mesh = jax.tree.leaves(shardings)[0].mesh
-    whole = NamedSharding(mesh, P())  # the metrics, on every host
+    whole = NamedSharding(jax.tree.leaves(shardings)[0].mesh, P())  # the metrics, on every host
     jitted = jax.jit(train_step, out_shardings=(shardings, whole), donate_argnums=0)
-    exact = EXACT_ON_GPUS if mesh.devices.flat[0].platform == "gpu" else None
-    return jitted.lower(abstract, *inputs).compile(compiler_options=exact)
+    return jitted.lower(abstract, *inputs).compile()
