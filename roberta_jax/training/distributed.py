@@ -13,6 +13,7 @@ import sys
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,10 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from roberta_jax.errors import UserError, outcome
+from roberta_jax.training.meeting import PATIENCE, meet, split
 
 EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+COMPUTING = ("jax", "jaxlib", "flax", "optax", "numpy", "tensorflow", "tensorflow-cpu", "tokenizers", "sentencepiece")
 LAUNCHERS = ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE")  # Slurm's srun and Open MPI's mpirun say here how many processes there are
 SILENCE = 30  # seconds without a sign of life after which a host has gone; JAX takes 100 if not told
 GONE = (
@@ -45,6 +48,9 @@ def joined() -> Iterator[None]:
     if arguments is None:
         yield
         return
+    arguments = arguments or _found_by_jax()
+    if arguments:
+        meet(arguments["coordinator_address"], arguments["num_processes"], arguments["process_id"])
     _leave_last_words()
     jax.config.update("jax_enable_preemption_service", False)  # SIGTERM is `Stop`'s
     try:
@@ -77,12 +83,34 @@ def _arguments() -> dict[str, Any] | None:
     if given:
         if missing := [name for name in EXPLICIT if name not in given]:
             raise UserError(f"{next(iter(given))} is set and {missing[0]} is not; several processes need both.")
-        address, *numbers = given.values()
-        if not all(number.isdigit() for number in numbers) or not int(numbers[1]) < int(numbers[0]) or ":" not in address:
-            found = ", ".join(f"{name}={value}" for name, value in given.items())
-            raise UserError(f"{found} is no host:port, number of processes and process from 0 on; set them so.")
-        return {"coordinator_address": address, "num_processes": int(numbers[0]), "process_id": int(numbers[1])}
+        address, count, process = given.values()
+        try:
+            split(address)
+        except ValueError:
+            raise UserError(
+                f"JAX_COORDINATOR_ADDRESS={address}, expected host:port of process 0's host, the same on all hosts."
+            ) from None
+        if not count.isdecimal() or int(count) < 1:
+            raise UserError(f"JAX_NUM_PROCESSES={count} is no number of processes; expected 1 or more, the same on all hosts.")
+        if not process.isdecimal() or int(process) >= int(count):
+            raise UserError(
+                f"JAX_PROCESS_ID={process} is no host of the {count} that JAX_NUM_PROCESSES says; expected one of 0 to "
+                f"{int(count) - 1}, each on one host."
+            )
+        return {"coordinator_address": address, "num_processes": int(count), "process_id": int(process)}
     return {} if _on_tpu() or any(int(os.environ.get(name, 1)) > 1 for name in LAUNCHERS) else None
+
+
+def _found_by_jax() -> dict[str, Any]:
+    """The arguments that `jax.distributed.initialize` finds out by itself; {}: it finds none."""
+    from jax._src.clusters import ClusterEnv  # JAX has no public way to ask
+
+    try:
+        found = ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, int(PATIENCE))
+    except (ValueError, RuntimeError):  # `initialize` says it again
+        return {}
+    names = ("coordinator_address", "num_processes", "process_id", "local_device_ids")
+    return {} if None in found[:3] else dict(zip(names, found))
 
 
 def _on_tpu() -> bool:
@@ -120,6 +148,21 @@ def require_same(what: str, value: str) -> None:
     if len(different):
         here = jax.process_index()
         raise UserError(f"{what} of host {different[0]} is another than that of host {here}; all hosts must have the same.")
+
+
+def require_same_software() -> None:
+    """Raises a UserError on every host if one of them has other code of this package, or of those that compute."""
+    if jax.process_count() == 1:
+        return
+    installed = {each.name: each.version for each in metadata.distributions() if each.name in COMPUTING}
+    found = ", ".join(f"{name} {version}" for name, version in sorted(installed.items()))
+    require_same(f"the software ({found})", found)
+    require_same("the code of roberta_jax", _code(Path(__file__).parents[1]))
+
+
+def _code(package: Path) -> str:
+    """Of a package, all that it is made of, wherever it lies."""
+    return repr([(file.relative_to(package).as_posix(), file.read_bytes()) for file in sorted(package.rglob("*.py"))])
 
 
 def require_shared(workdir: Path) -> None:
