@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 from absl import app, flags, logging
@@ -36,6 +37,7 @@ def main(_) -> None:
         raise UserError(f"--workdir={_WORKDIR.value}: expected a path of this machine, or gs://.")
     workdir = epath.Path(_WORKDIR.value) if remote else Path(_WORKDIR.value).expanduser()
     with distributed.joined():
+        distributed.require_same_software()
         distributed.require_same("the config", json.dumps(fields, sort_keys=True))
         distributed.require_shared(workdir)
         run(fields, workdir)
@@ -74,10 +76,16 @@ def _require_writable(workdir: Path) -> None:
 def _initial(init_from: str, workdir: Path):
     """What `pretrain` asks for. Of a run that resumes the model that it began with is not needed, and may be gone."""
     from roberta_jax.interop import hub
+    from roberta_jax.training import distributed, provenance
+    from roberta_jax.training.logging import say
 
     if (shape := hub.shape_of_run(workdir)) is not None:
         return shape, lambda: hub.load(init_from).params, None
     source = hub.load(init_from)
+    held = provenance.hash_of(source.params), asdict(source.config), source.text and source.text.to_json()
+    distributed.require_same(f"what config.init_from {init_from} holds", json.dumps(held))
+    if source.head != "lm_head":
+        say(f"config.init_from has no masked-LM head but {source.head or 'an encoder alone'}: a new one begins")
     return source.config, lambda: source.params, getattr(source.text, "tokenizer", None)
 
 

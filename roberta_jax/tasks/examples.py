@@ -1,9 +1,11 @@
 """A task's data: which files or TFDS splits are train, valid and test, what is held out, and which labels there are."""
 
 import dataclasses
+import functools
 import hashlib
 import re
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,6 +39,28 @@ class Splits:
     valid: dict[str, list[Example]]
     test: dict[str, list[Example]]
     labels: tuple[str, ...]  # in the order of the outputs; () for regression, multiple choice and span
+
+    @functools.cached_property
+    def hashes(self) -> dict[str, str]:
+        """Of what was read, wherever it lay: of "train" and "valid" what figures depend on; of "test" all, and valid's ids."""
+        valid, test = sorted(self.valid.items()), sorted(self.test.items())
+        return {
+            "train": _hash((example.texts, example.label) for example in self.train),
+            "valid": _hash((part, example.texts, example.label) for part, examples in valid for example in examples),
+            "test": _hash(
+                (part, example.id, example.texts if of_test else (), example.label if of_test else None)
+                for of_test, parts in ((False, valid), (True, test))
+                for part, examples in parts
+                for example in examples
+            ),
+        }
+
+
+def _hash(values: Iterable[tuple]) -> str:
+    digest = hashlib.sha256()
+    for value in values:
+        digest.update(repr(value).encode(errors="surrogatepass"))
+    return digest.hexdigest()[:16]
 
 
 _VALID = "(dev|valid|validation)"

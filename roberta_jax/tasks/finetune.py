@@ -15,12 +15,13 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from roberta_jax.errors import UserError, check
-from roberta_jax.interop.hub import Pretrained
+from roberta_jax.data import storage
+from roberta_jax.errors import check
+from roberta_jax.interop.hub import PROBLEMS, Pretrained, read_json
 from roberta_jax.interop.text import Text
 from roberta_jax.model.encoder import RobertaConfig
 from roberta_jax.model.flops import train_flops
-from roberta_jax.model.heads import apply_with_head, init_with_head
+from roberta_jax.model.heads import HEADS, apply_with_head, init_with_head
 from roberta_jax.tasks import spans
 from roberta_jax.tasks.batches import choose_lengths, padded_size, predict, train_batches
 from roberta_jax.tasks.examples import Splits, TaskData
@@ -33,6 +34,7 @@ from roberta_jax.training.kernel_check import with_sound_attention
 from roberta_jax.training.logging import say
 from roberta_jax.training.losses import cross_entropy
 from roberta_jax.training.optimizer import warmup
+from roberta_jax.training.provenance import require_same_run
 from roberta_jax.training.sharding import batch_devices, make_mesh
 from roberta_jax.training.step import Loss, accumulation
 from roberta_jax.training.train import Job, RunConfig, Trial, train
@@ -118,10 +120,39 @@ def prepare(task: Task, splits: Splits, text: Text, max_length: int) -> Prepared
     every = [train_split, *valid.values(), *test.values()]
     if cut := sum(split.features.cut for split in every):
         say(f"{cut:,} of {sum(len(split.examples) for split in every):,} examples are longer than {max_length} ids")
-    counts = {"multiple_choice": 1, "regression": 1, "span": 3 if task.unanswerable else 2}
     lengths = choose_lengths(np.concatenate([split.features.lengths for split in every]))
     lengths = [min(length, max_length) for length in lengths]
-    return Prepared(task, splits, text, train_split, valid, test, lengths, counts.get(task.kind, len(splits.labels)))
+    return Prepared(task, splits, text, train_split, valid, test, lengths, outputs(task, splits.labels))
+
+
+def outputs(task: Task, labels: tuple[str, ...]) -> int:
+    counts = {"multiple_choice": 1, "regression": 1, "span": 3 if task.unanswerable else 2}
+    return counts.get(task.kind, len(labels))
+
+
+def initial(task: Task, labels: tuple[str, ...], source: Pretrained) -> tuple[dict, str]:
+    """What a run begins with: (the encoder, and the head where it answers the same questions; a word on the head)."""
+    encoder, head = {"encoder": source.params["encoder"]}, source.head
+    if head not in HEADS:  # pretraining's, or none
+        return encoder, ""
+    found, wanted = len(source.params[head]["out"]["bias"]), outputs(task, labels)
+    problem = source.problem
+    if head == "classification" and not problem:  # a folder of transformers may leave it out
+        problem = PROBLEMS["regression" if found == 1 else "classification"]
+    if head != HEAD_OF[task.kind] or problem != PROBLEMS.get(task.kind, ""):
+        differs = f"it is of {problem or head}, this task of {PROBLEMS.get(task.kind, HEAD_OF[task.kind])}"
+    elif found != wanted:
+        differs = f"it has {found} outputs, this task {wanted}"
+    elif labels and source.labels != labels:
+        differs = f"its labels are {_some(source.labels)}, this task's {_some(labels)}"
+    else:
+        same = f": its labels are this task's, {_some(labels)}" if labels else ""
+        return encoder | {head: source.params[head]}, f"the {head} head of config.init_from goes on{same}"
+    return encoder, f"the {head} head of config.init_from is left out and a new one begins: {differs}"
+
+
+def _some(labels: tuple[str, ...], most: int = 8) -> str:
+    return ", ".join(labels[:most]) + (f" … ({len(labels)})" if len(labels) > most else "")
 
 
 def losses(kind: str, logits: jax.Array, batch: dict) -> tuple[jax.Array, jax.Array | None]:
@@ -181,14 +212,22 @@ def make_predict_step(kind: str, config: RobertaConfig, mesh: Mesh, stacked: boo
 
 
 def run(
-    prepared: Prepared, config: FinetuneConfig, source: Pretrained, trials: tuple[Trial, ...], workdir: Path
-) -> tuple[dict[str, np.ndarray], tuple[dict, dict]] | None:
+    prepared: Prepared, config: FinetuneConfig, source: Pretrained, trials: tuple[Trial, ...], workdir: Path, made_by: dict
+) -> tuple[dict[str, np.ndarray], np.ndarray, tuple[dict, dict]] | None:
     """Trains one trial, or several as one, in a workdir.
+
+    Args:
+      source: `params` are what the run begins with.
+      made_by: kept in task.json, see `runs.made_by`.
 
     Returns:
       (name of a metric → the trials' values [trials], each with its best parameters;
+      the step with which each trial ends, of some before the run does, which waits for the last one's patience [trials];
       of the best trial name of a part → N of logits, of the valid and of the test split);
       None where a signal ended the run.
+
+    Raises:
+      UserError: the workdir is another run's.
     """
     task, model, head = prepared.task, config.model, HEAD_OF[prepared.task.kind]
     several = trials if len(trials) > 1 else ()
@@ -250,25 +289,31 @@ def run(
         evaluate=evaluate,
         rows=size,
         cost=cost,
-        initial=lambda: {} if config.from_scratch else {"encoder": source.params["encoder"]},
+        initial=lambda: {} if config.from_scratch else source.params,
         metric=f"valid/{task.metrics[0]}",
         patience=config.patience,
         trials=several,
     )
-    _write_task(config, prepared, source, workdir)
+    _write_task(config, prepared, source, workdir, made_by | {"trials": [trial.name for trial in trials]})
     say(f"{len(prepared.train.features):,} rows, {in_epoch:,} steps an epoch, rows padded to {prepared.lengths}")
     state = train(job, config, workdir)
     if state is None:
         return None
     best = state["best"]["params"]
     metrics, logits_by_part = measured_on_valid(best)
-    winner = int(np.argmax(whole(state["best"]["value"])))
+    value, at = (np.atleast_1d(whole(state["best"][name])) for name in ("value", "step"))
+    ends = np.minimum(steps, at + config.patience * eval_every) if config.patience else np.full(len(trials), steps)
+    winner = int(np.argmax(value))
     chosen = jax.tree.map(lambda x: x[winner], best) if several else best
-    return metrics, (logits_by_part[winner], {name: logits_of(chosen, split)[0] for name, split in prepared.test.items()})
+    of_test = {name: logits_of(chosen, split)[0] for name, split in prepared.test.items()}
+    return metrics, ends, (logits_by_part[winner], of_test)
 
 
-def _write_task(config: FinetuneConfig, prepared: Prepared, source: Pretrained, workdir: Path) -> None:
-    """task.json and the tokenizer, for `interop.hub`."""
+def _write_task(config: FinetuneConfig, prepared: Prepared, source: Pretrained, workdir: Path, made_by: dict) -> None:
+    """task.json and the tokenizer, for `interop.hub`, and for the next start what made this run."""
+    path = workdir / "task.json"
+    if path.exists():
+        require_same_run(workdir, read_json(path).get("made_by"), made_by)
     if jax.process_index():
         return
     fields = {
@@ -277,13 +322,9 @@ def _write_task(config: FinetuneConfig, prepared: Prepared, source: Pretrained, 
         "labels": prepared.splits.labels,
         "metric": prepared.task.metrics[0],
         "model_type": source.model_type,
+        "made_by": made_by,
     }
-    workdir.mkdir(parents=True, exist_ok=True)
-    path = workdir / "task.json"
-    if path.exists() and (before := json.loads(path.read_text("utf-8"))) != json.loads(json.dumps(fields)):
-        name = next(name for name in fields if before.get(name) != json.loads(json.dumps(fields[name])))
-        raise UserError(f"{workdir} is a run with {name} {before.get(name)!r}, not {fields[name]!r}; take another workdir.")
-    path.write_text(json.dumps(fields, indent=1, ensure_ascii=False) + "\n", "utf-8")
+    storage.write_text(path, json.dumps(fields, indent=1, ensure_ascii=False) + "\n")
     (workdir / "tokenizer").mkdir(exist_ok=True)
     prepared.text.save(workdir / "tokenizer")
 

@@ -4,20 +4,24 @@ import json
 import statistics
 import time
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 
+from roberta_jax.data import storage
+from roberta_jax.data.recipe import key
 from roberta_jax.errors import UserError
 from roberta_jax.interop import hub
 from roberta_jax.tasks import finetune, packed, scores
 from roberta_jax.tasks.examples import Splits, read_splits
 from roberta_jax.tasks.finetune import FinetuneConfig
 from roberta_jax.tasks.table import GLUE, TASKS
-from roberta_jax.training.distributed import wait_for_all
+from roberta_jax.training import provenance
+from roberta_jax.training.distributed import require_same, wait_for_all
 from roberta_jax.training.logging import say
 from roberta_jax.training.train import Trial
 
@@ -37,6 +41,10 @@ class Result:
     metrics: dict[str, float]
     collapsed: bool  # it never did better than guessing
     seconds: float  # of the run; of several together each has its share
+    name: str  # of the trial
+    made_by: dict[str, Any]  # what its figures depend on, beside seed and learning rate: see the function of this name
+    predicted: str  # hash of what its predictions are of
+    folder: str = "."  # of the run, seen from the results.json in which this stands
 
 
 def run(config: FinetuneConfig, workdir: Path) -> list[Result] | None:
@@ -61,19 +69,24 @@ def run(config: FinetuneConfig, workdir: Path) -> list[Result] | None:
         configs = {names[0]: config}
     splits = {name: read_splits(name, one.data) for name, one in configs.items()}  # what is missing is noticed at once
     results: list[Result] = []
+    best: dict[str, Path] = {}  # task → its best run
     for name, one in configs.items():
         folder = workdir / name if several else workdir
         if config.from_mnli and name in FROM_MNLI:
-            one = replace(one, init_from=str(_best_folder(workdir / "mnli")))
+            one = replace(one, init_from=str(best["mnli"]))
         found = _run_task(one, splits.pop(name), folder)
         if found is None:
             return None
-        results += found
+        results += [_seen_from(workdir, folder, result) for result in found]
+        best[name] = folder / max(found, key=lambda result: result.metrics[f"valid/{TASKS[result.task].metrics[0]}"]).folder
         if several:
             _write_results(found, one, folder)
     _write_results(results, config, workdir)
+    for name, folder in best.items():
+        if folder != workdir:
+            say(f"the best run of {name} is in {folder}")
     if several:
-        _zip_submission(names, workdir)
+        _zip_submission(best, workdir)
     return results
 
 
@@ -92,13 +105,43 @@ def glue_folder(name: str) -> str:
     return scores.SUBMISSION.get(name, {"": name})[""].removesuffix("-m")
 
 
+# Beside those of provenance.WITHOUT_EFFECT: fields of the command and not of a run, and such as name what is hashed.
+_OF_THE_COMMAND = ("task", "init_from", "data", "seed", "seeds", "sweep", "together", "from_mnli")
+
+
+def made_by(config: FinetuneConfig, splits: Splits, source: hub.Pretrained) -> dict[str, Any]:
+    """All that a run's figures depend on but its seed and, in a sweep, its learning rate.
+
+    Args:
+      source: `params` are what it begins with.
+    """
+    without = {*provenance.WITHOUT_EFFECT, *_OF_THE_COMMAND, "epochs" if config.steps else "steps"}
+    if config.sweep:
+        without.add("optimizer.learning_rate")
+    encoding = source.text.tokenizer
+    found = {
+        "task": config.task,
+        "labels": splits.labels,
+        "the train split of hash": splits.hashes["train"],
+        "the valid split of hash": splits.hashes["valid"],
+        "init_from's parameters of hash": "" if config.from_scratch else provenance.hash_of(source.params),
+        "init_from's tokenizer of hash": encoding.hash if encoding else key(source.text.to_json()),
+    }
+    return found | provenance.fields(config, without)
+
+
 def _run_task(config: FinetuneConfig, splits: Splits, workdir: Path) -> list[Result] | None:
     task = TASKS[config.task]
     grid = GRID if config.sweep else {"learning_rate": (config.optimizer.learning_rate,), "batch_size": (config.batch_size,)}
     source, prepared = hub.load(config.init_from), None
-    config = replace(config, model=config.model.with_shape_of(source.config))
     if source.text is None:
         raise UserError(f"config.init_from {config.init_from} has no tokenizer, without which no text can be read.")
+    model = config.model.with_shape_of(source.config)
+    config = replace(config, model=model, max_length=min(config.max_length, model.max_length))
+    params, of_the_head = finetune.initial(task, splits.labels, source)
+    if of_the_head and not config.from_scratch:
+        say(of_the_head)
+    source = replace(source, params=params)
     results: list[Result] = []
     for batch_size in grid["batch_size"]:
         trials = [
@@ -107,54 +150,102 @@ def _run_task(config: FinetuneConfig, splits: Splits, workdir: Path) -> list[Res
             for i in range(config.seeds)
         ]
         one = replace(config, batch_size=batch_size)
+        base = workdir / f"batch_{batch_size}" if config.sweep else workdir
+        made = json.loads(json.dumps(made_by(one, splits, source)))
+        for name, value in made.items():
+            if not name.startswith("config."):
+                require_same(f"{config.task}: {name} {value!r}", json.dumps(value))
+        require_same(f"{config.task}: what the test split or config.init_from's config.json", key(made, splits.hashes["test"]))
+        done, groups = _begun(base, made, splits.hashes["test"], trials)
+        left = [trial for trial in trials if trial.name not in done and not any(trial in group for group in groups.values())]
         parameters = sum(np.size(x) for x in jax.tree.leaves(source.params["encoder"]))
-        together = finetune.how_many_together(one, parameters, len(trials))
-        for start in range(0, len(trials), together):
-            group = tuple(trials[start : start + together])
-            parts = [f"batch_{batch_size}"] * config.sweep + [group[0].name] * (len(trials) > together)
-            folder = workdir.joinpath(*parts)
-            done = folder / "results.json"
-            if done.exists() and parts:
-                results += read_results(done)
-                say(f"{folder} is done")
-                continue
+        together = finetune.how_many_together(one, parameters, max(1, len(left)))
+        for start in range(0, len(left), together):
+            group = tuple(left[start : start + together])
+            groups[base if list(group) == trials else base / _name_of(group)] = group
+        for folder, group in groups.items():
             if prepared is None:
-                length = min(config.max_length, config.model.max_length)
-                prepared = finetune.prepare(task, splits, source.text, length)
+                prepared = finetune.prepare(task, splits, source.text, config.max_length)
             started = time.perf_counter()
-            found = finetune.run(prepared, one, source, group, folder)
+            found = finetune.run(prepared, one, source, group, folder, made)
             if found is None:
                 return None
-            metrics, logits = found
+            metrics, ends, logits = found
             seconds = (time.perf_counter() - started) / len(group)
             for test, split in ((False, prepared.valid), (True, prepared.test)) if jax.process_index() == 0 else ():
                 for part, encoded in split.items():
                     of_part = logits[test][part]
                     scores.write(config.task, task, splits.labels, encoded, of_part, part, test, folder)
             wait_for_all(f"{folder} has its metrics")
-            group_results = [
-                Result(
-                    config.task,
-                    trial.seed,
-                    trial.learning_rate,
-                    batch_size,
-                    {name: float(values[i]) for name, values in metrics.items()},
-                    _collapsed(prepared, folder, trial.name if len(group) > 1 else ""),
-                    seconds,
-                )
-                for i, trial in enumerate(group)
-            ]
-            if parts:
-                _write_json(done, group_results)
-                wait_for_all(f"{done} is written")
-            results += group_results
+            group_results = []
+            for i, trial in enumerate(group):
+                of_trial = {name: float(values[i]) for name, values in metrics.items()}
+                loss = f"train/loss/{trial.name}" if len(group) > 1 else "train/loss"
+                collapsed = _collapsed(prepared, folder, loss, int(ends[i]), of_trial["valid/loss"])
+                what = config.task, trial.seed, trial.learning_rate, batch_size, of_trial, collapsed, seconds
+                group_results.append(Result(*what, trial.name, made, splits.hashes["test"]))
+            _write_json(folder / "results.json", group_results)
+            wait_for_all(f"{folder} has its results")
+            done |= {result.name: _seen_from(base, folder, result) for result in group_results}
+        results += [_seen_from(workdir, base, done[trial.name]) for trial in trials]
     return results
 
 
-def _collapsed(prepared: finetune.Prepared, workdir: Path, trial: str) -> bool:
+def _name_of(group: Sequence[Trial]) -> str:
+    return group[0].name if len(group) == 1 else f"{group[0].name}_to_{group[-1].name}"
+
+
+def _seen_from(above: Path, folder: Path, result: Result) -> Result:
+    """A result that stands in the results.json of `folder`, as it stands in that of a folder above."""
+    return replace(result, folder=str((folder / result.folder).relative_to(above)))
+
+
+def _begun(
+    base: Path, made: dict[str, Any], predicted: str, trials: Sequence[Trial]
+) -> tuple[dict[str, Result], dict[Path, tuple[Trial, ...]]]:
+    """What earlier starts left in `base` and right below it.
+
+    Returns:
+      (name of a trial → its result, seen from `base`, where it is done; folder → its trials, of runs that are not: whatever
+      `together` says now, they go on as they were begun).
+
+    Raises:
+      UserError: a run there was made by something else.
+    """
+    wanted = {trial.name: trial for trial in trials}
+    done: dict[str, Result] = {}
+    groups: dict[Path, tuple[Trial, ...]] = {}
+    below = sorted(path for path in base.iterdir() if not path.name.startswith("batch_")) if base.is_dir() else []
+    for folder in [base, *below]:
+        if not (folder / "task.json").is_file():
+            continue
+        before = hub.read_json(folder / "task.json").get("made_by")
+        provenance.require_same_run(folder, before, made)
+        names = before["trials"]
+        path = folder / "results.json"
+        own = {result.name: result for result in read_results(path) if result.folder == "."} if path.is_file() else {}
+        if own.keys() >= set(names) and all(result.predicted == predicted for result in own.values()):
+            found = {name: _seen_from(base, folder, own[name]) for name in names if name in wanted and name not in done}
+            done |= found
+            if found:
+                say(f"{folder} is done")
+        elif wanted.keys() - done.keys() - {trial.name for group in groups.values() for trial in group} >= set(names):
+            groups[folder] = tuple(wanted[name] for name in names)
+        elif folder == base:  # the checkpoints of a run that goes on would lie beside those of others
+            provenance.require_same_run(base, before, {"trials": list(wanted)})
+    require_same(f"what {base} holds", json.dumps([sorted(done), sorted(map(str, groups))]))
+    return done, groups
+
+
+def _collapsed(prepared: finetune.Prepared, workdir: Path, name: str, end: int, valid_loss: float) -> bool:
     """Whether the mean loss after a tenth of the steps is that of guessing: the entropy of the labels, ln n of n equal ones.
 
-    Of kinds where guessing has no such loss, whether it is a number at all.
+    Of kinds where guessing has no such loss, whether it is a number at all. Of a run that ended before it logged a loss, the
+    best parameters' loss on the valid split tells.
+
+    Args:
+      name: of the loss, in metrics.jsonl.
+      end: the run's last step.
     """
     guessing = np.inf
     if prepared.task.kind == "classification":
@@ -163,19 +254,24 @@ def _collapsed(prepared: finetune.Prepared, workdir: Path, trial: str) -> bool:
         guessing = -(shares * np.log(shares)).sum()
     elif prepared.task.kind == "multiple_choice":
         guessing = np.log(len(prepared.train.features.rows[0]))
-    name = f"train/loss/{trial}" if trial else "train/loss"
-    lines = [line for line in hub.read_metrics(workdir) if name in line]
-    later = [line[name] for line in lines if line["step"] > lines[-1]["step"] / 10]
-    return not np.mean(later) < COLLAPSED * guessing  # so is a loss that is no number
+    losses = {line["step"]: line[name] for line in hub.read_metrics(workdir) if name in line and line["step"] <= end}
+    later = [loss for step, loss in losses.items() if step > max(losses) / 10]
+    return not np.mean(later or [valid_loss]) < COLLAPSED * guessing  # so is a loss that is no number
 
 
 def _write_json(path: Path, results: Sequence[Result]) -> None:
     if jax.process_index() == 0:
-        path.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n", "utf-8")
+        storage.write_text(path, json.dumps([asdict(result) for result in results], indent=1) + "\n")
 
 
 def read_results(path: Path) -> list[Result]:
-    return [Result(**fields) for fields in json.loads(path.read_text("utf-8"))]
+    try:
+        return [Result(**fields) for fields in hub.read_json(path)]
+    except TypeError as error:
+        raise UserError(
+            f"{path} does not say of each result what made it ({error}): it is damaged or an earlier version's; take another "
+            "workdir, or remove it, and the run goes on from its checkpoint."
+        ) from None
 
 
 def _write_results(results: Sequence[Result], config: FinetuneConfig, workdir: Path) -> None:
@@ -184,6 +280,7 @@ def _write_results(results: Sequence[Result], config: FinetuneConfig, workdir: P
     lines = table(results)
     if jax.process_index() == 0:
         note = f"Fine-tuned from {config.init_from}" + (", its shape with random weights" if config.from_scratch else "")
+        note += f"; {', '.join(FROM_MNLI)} from its MNLI run" if config.from_mnli else ""
         (workdir / "results.md").write_text(
             "\n".join([f"{note}. In percent, valid split, best epoch.", "", *lines, ""]), "utf-8"
         )
@@ -216,13 +313,13 @@ def table(results: Sequence[Result]) -> list[str]:
     return lines
 
 
-def _zip_submission(names: Sequence[str], workdir: Path) -> None:
+def _zip_submission(best: Mapping[str, Path], workdir: Path) -> None:
     """submission.zip with the files that GLUE's server takes, of the tasks that have a test split."""
     files = [
         path
-        for name in names
+        for name, folder in best.items()
         for stem in scores.SUBMISSION.get(name, {}).values()
-        for path in [_best_folder(workdir / name) / f"{stem}.tsv"]
+        for path in [folder / f"{stem}.tsv"]
         if path.exists()
     ]
     if files and jax.process_index() == 0:
@@ -230,12 +327,3 @@ def _zip_submission(names: Sequence[str], workdir: Path) -> None:
             for path in files:
                 archive.write(path, path.name)
         say(f"{workdir / 'submission.zip'}: {', '.join(path.name for path in files)}")
-
-
-def _best_folder(workdir: Path) -> Path:
-    """The folder of the best run below a task's, where there are several."""
-    inner = [path for path in workdir.rglob("results.json") if path.parent != workdir]
-    if not inner:
-        return workdir
-    metric = f"valid/{TASKS[workdir.name].metrics[0]}"
-    return max(inner, key=lambda path: max(result.metrics[metric] for result in read_results(path))).parent

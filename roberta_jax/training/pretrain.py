@@ -181,6 +181,7 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
     model = replace(model_of(config), vocab_size=len(corpus.tokenizer), max_length=config.model.max_length or corpus.length)
     config = replace(config, model=model)
     require_same(f"the corpus in {corpus.folder}", json.dumps(corpus.manifest["shards"], sort_keys=True))
+    require_same(f"the tokenizer of the corpus in {corpus.folder}", corpus.tokenizer.hash)
     if jax.process_index() == 0:
         corpus.tokenizer.save(kept)
     model = with_sound_attention(model, [corpus.length], make_mesh(config.fsdp), workdir)

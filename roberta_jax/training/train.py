@@ -211,7 +211,7 @@ def _train(job: Job, config: RunConfig, workdir: Path) -> dict | None:
 
     step, batch_number = first_step, first_step if trials else int(state["batch"])
     batches = job.train_batches(batch_number, mesh) if step < config.steps else iter(())
-    done, due = _out_of_patience(job, state, step, config.eval_every), False
+    done, due = bool(np.all(_out_of_patience(job, state, step, config.eval_every))), False
     ledger.begin(step)
     while step < config.steps and not done:
         step, batch_number, batch = step + 1, batch_number + 1, next_batch()
@@ -247,12 +247,15 @@ def _train(job: Job, config: RunConfig, workdir: Path) -> dict | None:
                 found = job.evaluate(state["params"], mesh)
             if job.metric:
                 value, at = np.float32(found[job.metric]), np.full(len(trials), step, np.int32) if trials else np.int32(step)
+                # A trial whose patience has ended waits for the others: its best is what it was alone.
+                ended = _out_of_patience(job, state, (step - 1) // config.eval_every * config.eval_every, config.eval_every)
+                value = np.where(ended, np.float32(-np.inf), value)
                 state["best"] = best_so_far(state["best"], state["params"], value, at)
             evaluated = {name: float(np.median(value)) for name, value in found.items()}
             apart = {f"{name}/{trial.name}": float(value[i]) for name, value in found.items() for i, trial in enumerate(trials)}
             metrics.write(step, evaluated | apart)
             say(f"step {step:,}: " + ", ".join(f"{name} {value:.4f}" for name, value in evaluated.items()))
-            done = _out_of_patience(job, state, step, config.eval_every)
+            done = bool(np.all(_out_of_patience(job, state, step, config.eval_every)))
         if stopping or done or step == config.steps or (due and not in_a_row):  # what is unsound is not kept
             with ledger("checkpoint"):
                 checkpoints.save(step, state, evaluated)
@@ -293,8 +296,9 @@ def _gave_up(guard: GuardConfig, first: int, in_a_row: int, rewinds: int) -> str
     )
 
 
-def _out_of_patience(job: Job, state: dict, step: int, eval_every: int) -> bool:
-    return bool(job.patience) and bool(np.all(step - whole(state["best"]["step"]) >= job.patience * eval_every))
+def _out_of_patience(job: Job, state: dict, step: int, eval_every: int) -> np.ndarray | bool:
+    """Whether the run, or of trials each, has ended at the evaluation of a step or at one before."""
+    return bool(job.patience) and step - whole(state["best"]["step"]) >= job.patience * eval_every
 
 
 def _note_config(config: RunConfig, workdir: Path, first_step: int) -> None:

@@ -4,23 +4,22 @@ import importlib
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from written import jsonl, table
+from written import jsonl, random_model, table
 
 from roberta_jax.config import typed
 from roberta_jax.errors import UserError
 from roberta_jax.interop import hub
-from roberta_jax.interop.conversion import nest, shapes
-from roberta_jax.interop.text import ByteLevelText
-from roberta_jax.model.encoder import RobertaConfig
 from roberta_jax.model.heads import apply_with_head
 from roberta_jax.tasks import finetune, runs
 from roberta_jax.tasks.batches import collate
@@ -33,14 +32,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def model(small_corpus, tmp_path_factory) -> Path:
-    """A folder of transformers with random weights."""
-    text, folder = ByteLevelText(small_corpus.tokenizer), tmp_path_factory.mktemp("model")
-    shape = RobertaConfig(len(text), num_layers=1, hidden_size=32, intermediate_size=64, num_heads=2, max_length=32)
-    chooser, flat = np.random.default_rng(0), {}
-    for path, size in shapes(shape, "lm_head", 0).items():
-        flat[path] = 0.1 * chooser.standard_normal(size, np.float32) + np.float32(path.endswith("scale"))
-    hub.save(hub.Pretrained(shape, nest(flat), text, "lm_head", origin="random weights"), folder)
-    return folder
+    return random_model(small_corpus.tokenizer, tmp_path_factory.mktemp("model"))
 
 
 @pytest.fixture(scope="module")
@@ -211,6 +203,139 @@ def test_what_is_done_is_not_done_again(trial_config, apart, capsys):
     assert "compiled the step" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize(
+    ("field", "value", "named"),
+    [
+        ("init_from", "another", "init_from's parameters of hash '"),
+        ("init_from", "of another shape", "init_from's parameters of hash '"),
+        ("data.train", "another", "the train split of hash '"),
+        ("data.valid", "another", "the valid split of hash '"),
+        ("optimizer.learning_rate", 2e-2, "config.optimizer.learning_rate 0.01, not 0.02;"),
+        ("optimizer.b1", 0.8, "config.optimizer.b1 0.9, not 0.8;"),
+        ("batch_size", 16, "config.batch_size 32, not 16;"),
+        ("steps", 32, "config.steps 16, not 32;"),
+        ("eval_every", 8, "config.eval_every 4, not 8;"),
+        ("patience", 2, "config.patience 0, not 2;"),
+        ("max_length", 24, "config.max_length 16, not 24;"),
+        ("model.dropout", 0.0, "config.model.dropout 0.1, not 0.0;"),
+        ("model.dtype", "bfloat16", "config.model.dtype 'float32', not 'bfloat16';"),
+        ("packed", True, "config.packed False, not True;"),
+        ("from_scratch", True, "init_from's parameters of hash '"),
+        ("guard.skip_above", 3.0, "config.guard.skip_above 0.0, not 3.0;"),
+    ],
+)
+def test_figures_of_another_run_are_refused(trial_config, apart, small_corpus, texts, tmp_path, alone, field, value, named):
+    if field == "init_from":
+        value = str(random_model(small_corpus.tokenizer, tmp_path / "m", 1, num_layers=1 + (value == "of another shape")))
+    elif field in ("data.train", "data.valid"):
+        value = labelled(tmp_path / "other.jsonl", texts(64), 5)
+    elif field == "guard.skip_above":
+        field, value = "guard", finetune.GuardConfig(skip_above=value, spike_above=0.0)
+    _, workdir = apart
+    results = (workdir / "results.json").read_bytes()
+    config = trial_config(seeds=1 if alone else 3, together=1, **({field: value} if field != "guard" else {}))
+    config = replace(config, guard=value) if field == "guard" else config
+    with pytest.raises(UserError) as caught:
+        runs.run(config, workdir / "seed_0" if alone else workdir)
+    assert str(caught.value).startswith(f"{workdir / 'seed_0'} is a run with {named}"), caught.value
+    assert "\n" not in str(caught.value) and (workdir / "results.json").read_bytes() == results
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"log_every": 7, "checkpoint_every": 3, "keep_checkpoints": 4},
+        {"microbatch_size": 2, "fsdp": 2, "model.remat": "full", "model.attention": "xla"},
+        {"together": 2},
+        {"together": 3},
+        {"init_from": "moved", "data.train": "moved", "data.valid": "moved"},
+    ],
+)
+def test_what_changes_no_figure_is_not_refused(trial_config, apart, model, tmp_path, fields, capsys):
+    results, workdir = apart
+    if "init_from" in fields:
+        shutil.copytree(model, tmp_path / "model")
+        data = trial_config().data
+        moved = {name: str(shutil.copy(getattr(data, name), tmp_path / f"{name}.jsonl")) for name in ("train", "valid")}
+        fields = {"init_from": str(tmp_path / "model"), **{f"data.{name}": path for name, path in moved.items()}}
+    assert runs.run(trial_config(**{"seeds": 3, "together": 1} | fields), workdir) == results
+    fewer = runs.run(trial_config(**{"seeds": 2, "seed": 1, "together": 1} | fields), workdir)
+    assert fewer == results[1:] and " | 2 | " in (workdir / "results.md").read_text()
+    assert "compiled the step" not in capsys.readouterr().out
+    runs.run(trial_config(seeds=3, together=1), workdir)
+
+
+def test_seeds_that_are_added_are_all_that_is_run(trial_config, apart, tmp_path, capsys):
+    """The first was a run by itself, the last was one of several."""
+    results, workdir = apart
+    shutil.copytree(workdir / "seed_0", tmp_path / "run")
+    shutil.copytree(workdir / "seed_2", tmp_path / "run" / "seed_2")
+    found = runs.run(trial_config(seeds=3, together=2), tmp_path / "run")
+    assert [(one.seed, one.metrics) for one in found] == [(one.seed, one.metrics) for one in results]
+    assert [one.folder for one in found] == [".", "seed_1", "seed_2"]
+    assert capsys.readouterr().out.count("rows, 2 steps an epoch") == 1
+    assert " | 3 | " in (tmp_path / "run" / "results.md").read_text()
+
+
+def test_a_half_of_several_together_goes_on_as_it_was_begun(trial_config, apart, tmp_path, monkeypatch):
+    """Two as one, of which no checkpoint of another number can make use; then they are told to run alone."""
+    results, _ = apart
+    real = finetune.train_batches
+
+    def with_a_signal(*arguments):
+        for step, batch in enumerate(real(*arguments), 1):
+            if step == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+            yield batch
+
+    with monkeypatch.context() as patched:
+        patched.setattr(finetune, "train_batches", with_a_signal)
+        assert runs.run(trial_config(seeds=3, together=2), tmp_path) is None
+    found = runs.run(trial_config(seeds=3, together=1), tmp_path)
+    assert [one.seed for one in found] == [0, 1, 2] and found[2].metrics == results[2].metrics
+    assert [one.folder for one in found] == ["seed_0_to_seed_1", "seed_0_to_seed_1", "seed_2"]
+    for one, other in zip(found, results):
+        assert one.metrics["valid/loss"] == pytest.approx(other.metrics["valid/loss"], abs=1e-3)
+    again = runs.run(trial_config(seeds=3, together=3), tmp_path)
+    assert again == found and len(runs.read_results(tmp_path / "results.json")) == 3
+
+
+def test_a_half_of_more_seeds_than_are_asked_for_is_refused(trial_config, apart, tmp_path):
+    """Its checkpoints would lie beside those of others, and `hub.load` take them for the command's model."""
+    _, workdir = apart
+    task = json.loads((workdir / "seed_0" / "task.json").read_text())
+    task["made_by"]["trials"] = ["seed_0", "seed_1"]
+    (tmp_path / "task.json").write_text(json.dumps(task))
+    with pytest.raises(UserError, match=r"is a run with trials \['seed_0', 'seed_1'\], not \['seed_0'\]; take another workdir"):
+        runs.run(trial_config(together=1), tmp_path)
+
+
+def test_what_does_not_say_what_made_it_is_refused(trial_config, apart, tmp_path):
+    """As the files of earlier versions."""
+    _, workdir = apart
+    shutil.copytree(workdir / "seed_0", tmp_path / "run")
+    for name in ("results.json", "task.json"):
+        path = tmp_path / "run" / name
+        content = json.loads(path.read_text())
+        for one in content if name == "results.json" else [content]:
+            del one["made_by"]
+        path.write_text(json.dumps(content))
+        with pytest.raises(UserError, match="does not say (of each result )?what made it.*; take another"):
+            runs.run(trial_config(), tmp_path / "run")
+
+
+def test_a_test_split_that_is_added_is_predicted_without_training(trial_config, apart, texts, tmp_path):
+    results, workdir = apart
+    shutil.copytree(workdir / "seed_0", tmp_path / "run")
+    before = (tmp_path / "run" / "metrics.jsonl").read_text()
+    for seed in (2, 3):
+        path = labelled(tmp_path / f"test{seed}.jsonl", texts(8 + seed, seed))
+        (found,) = runs.run(trial_config(**{"data.test": path}), tmp_path / "run")
+        assert len((tmp_path / "run" / "predictions_test.jsonl").read_text().splitlines()) == 8 + seed
+    assert found.metrics == results[0].metrics and (tmp_path / "run" / "metrics.jsonl").read_text() == before
+
+
 def test_a_run_stopped_again_and_again_ends_as_an_undisturbed_one(trial_config, apart, model, tmp_path, monkeypatch):
     """Before the first evaluation, in the step of one, and in the last; a SIGTERM comes while the step's batch is made."""
     results, undisturbed = apart
@@ -363,7 +488,8 @@ def test_a_model_without_a_tokenizer_is_one_sentence(model, texts, tmp_path):
 def test_the_workdir_of_another_task_is_refused(trial_config, apart):
     _, workdir = apart
     other = labelled(workdir / "more.jsonl", [["one"], ["two"], ["three"]] * 9, classes="xyz")
-    with pytest.raises(UserError, match=r"is a run with labels \['a', 'b'\], not \('x', 'y', 'z'\); take another workdir"):
+    expected = r"is a run with labels \['a', 'b'\], not \['x', 'y', 'z'\] \(and 2 more\); take another workdir"
+    with pytest.raises(UserError, match=expected):
         runs.run(trial_config(**{"data.train": other, "data.valid": other}), workdir / "seed_0")
 
 

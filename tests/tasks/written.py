@@ -1,6 +1,26 @@
-"""Small files for the tests of tasks, and what was read from them."""
+"""Small files and models for the tests of tasks, and what was read from them."""
 
 import json
+from pathlib import Path
+
+import numpy as np
+
+from roberta_jax.data.tokenizer import Tokenizer
+from roberta_jax.interop import hub
+from roberta_jax.interop.conversion import nest, shapes
+from roberta_jax.interop.text import ByteLevelText
+from roberta_jax.model.encoder import RobertaConfig
+
+
+def random_model(tokenizer: Tokenizer, folder: Path, seed: int = 0, **fields) -> Path:
+    """A folder of transformers with random weights."""
+    shape = dict(num_layers=1, hidden_size=32, intermediate_size=64, num_heads=2, max_length=32)
+    text, config = ByteLevelText(tokenizer), RobertaConfig(len(tokenizer), **shape | fields)
+    chooser, flat = np.random.default_rng(seed), {}
+    for path, size in shapes(config, "lm_head", 0).items():
+        flat[path] = 0.1 * chooser.standard_normal(size, np.float32) + np.float32(path.endswith("scale"))
+    hub.save(hub.Pretrained(config, nest(flat), text, "lm_head", origin="random weights"), folder)
+    return folder
 
 
 def table(path, rows):

@@ -1,0 +1,62 @@
+"""What made a run: the fields and hashes on which its figures depend. Kept beside them, it tells one run from another."""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from roberta_jax.errors import UserError
+
+# Fields of a config on which no figure depends but for rounding: of the machine, and of what is written when.
+WITHOUT_EFFECT = (
+    "job", "log_every", "checkpoint_every", "keep_checkpoints", "microbatch_size", "fsdp", "model.remat", "model.attention",
+)  # fmt: skip
+
+
+def fields(config: Any, without: Collection[str] = WITHOUT_EFFECT) -> dict[str, Any]:
+    """The fields of a config by their dotted names, such as config.optimizer.b1.
+
+    Args:
+      without: fields, and sections of them, that are left out.
+    """
+
+    def flat(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+        found = {}
+        for name, value in values.items():
+            if (path := prefix + name) not in without:
+                found |= flat(value, f"{path}.") if isinstance(value, dict) else {f"config.{path}": value}
+        return found
+
+    return flat(dataclasses.asdict(config), "")
+
+
+def hash_of(tree: Any) -> str:
+    """Of the paths, shapes and bits of arrays, of NumPy or JAX."""
+    digest = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = np.ascontiguousarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}\n".encode())
+        digest.update(array.view(np.uint8).data if array.size else b"")
+    return digest.hexdigest()[:16]
+
+
+def require_same_run(folder: Path, before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> None:
+    """Raises a UserError that names what differs, if another run than this one was begun in a folder.
+
+    Args:
+      before: what its file says of the run; None: nothing, for an earlier version wrote it.
+    """
+    if before is None:
+        raise UserError(f"{folder} holds a run that does not say what made it; take another workdir, or remove that folder.")
+    differing = [name for name, value in now.items() if before.get(name) != json.loads(json.dumps(value))]
+    if differing:
+        first, more = differing[0], f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
+        raise UserError(
+            f"{folder} is a run with {first} {before.get(first)!r}, not {now[first]!r}{more}; take another workdir, or remove "
+            "that folder to make it anew."
+        )
