@@ -5,6 +5,7 @@ two studies share is run once.
 """
 
 import functools
+import json
 import os
 import platform
 import shlex
@@ -21,7 +22,7 @@ import numpy as np
 from roberta_jax.ablations import report, results
 from roberta_jax.ablations.results import Run, Study
 from roberta_jax.ablations.variants import changed, studies
-from roberta_jax.data import encodings
+from roberta_jax.data import encodings, storage
 from roberta_jax.data.corpus import Corpus, bytes_per_token
 from roberta_jax.data.masking import Masking
 from roberta_jax.data.pipeline import on_mesh, valid_batches
@@ -30,8 +31,10 @@ from roberta_jax.errors import UserError, check
 from roberta_jax.interop import hub
 from roberta_jax.model.encoder import RobertaConfig
 from roberta_jax.tasks import runs as finetuning
+from roberta_jax.tasks.examples import TaskData, read_splits
 from roberta_jax.tasks.finetune import FinetuneConfig
 from roberta_jax.tasks.table import TASKS
+from roberta_jax.training import provenance
 from roberta_jax.training.evaluate import evaluate, make_eval_step
 from roberta_jax.training.logging import say
 from roberta_jax.training.losses import masked_lm_loss
@@ -128,15 +131,21 @@ def _task_folder(downstream: Downstream, task: str) -> Path:
 
 def _pretrained(base: PretrainConfig, config: PretrainConfig, folder: Path, named: str) -> Run | None:
     """One variant with one seed. None where a signal ended it."""
-    path = folder / "run.json"
-    if path.exists():
-        (one,) = results.load(path)
-        if one.details["key"] != named:
-            raise UserError(f"{folder} holds a run of another config; take another workdir, or delete that folder.")
-        return one
+    path, noted = folder / "run.json", folder / "made_by.json"
     started = time.perf_counter()
-    corpus, common = open_corpus(config.data), _common(base.data)
+    corpus, common = _corpus(config.data), _corpus(base.data)
+    made_by = _made_by(config, corpus, common)
     config = replace(config, batch_size=_rows_of_as_many_tokens(config, corpus, common))
+    if storage.exists(noted) or storage.exists(path):
+        before = hub.read_json(noted) if storage.exists(noted) else {}
+        if differs := provenance.difference(before, made_by):
+            raise UserError(
+                f"{folder} holds a run of another config; take another workdir, or delete that folder. Its was {differs}."
+            )
+    else:
+        storage.write_text(noted, json.dumps(made_by, indent=1) + "\n")
+    if storage.exists(path):
+        return results.load(path)[0]
     if not pretrain(config, folder):
         return None
     source = hub.load(folder)
@@ -163,6 +172,17 @@ def _pretrained(base: PretrainConfig, config: PretrainConfig, folder: Path, name
     return one
 
 
+def _made_by(config: PretrainConfig, corpus: Corpus, common: Corpus) -> dict[str, Any]:
+    """All that the figures of a pretrained variant depend on: of its data the rows, wherever and however they were made."""
+    of_masks = {"masking", "masking_rate", "mask_replace_prob", "random_replace_prob"}
+    of_rows = {f"data.{f.name}" for f in fields(DataConfig) if f.name not in of_masks | {"fraction"}}
+    hashes = {
+        f"{name} of hash": key(one.manifest["shards"], one.tokenizer.hash)
+        for name, one in (("the corpus", corpus), ("the corpus that all are measured on", common))
+    }
+    return hashes | provenance.fields(config, {*provenance.WITHOUT_EFFECT, "eval_every", *of_rows})
+
+
 def _rows_of_as_many_tokens(config: PretrainConfig, corpus: Corpus, common: Corpus) -> int:
     """The batch whose rows, fuller or emptier, hold about as many tokens as those of the config's own corpus would."""
     if config.data.format == common.manifest["format"]:
@@ -173,7 +193,7 @@ def _rows_of_as_many_tokens(config: PretrainConfig, corpus: Corpus, common: Corp
 
 
 @functools.cache  # of all runs of a command, and so is what follows
-def _common(data: DataConfig) -> Corpus:
+def _corpus(data: DataConfig) -> Corpus:
     return open_corpus(data)
 
 
@@ -209,7 +229,10 @@ def finetuned(one: Run, downstream: Downstream, folder: Path) -> Run | None:
     for task in _tasks(downstream):
         if one.details.get("downstream", how) != how:
             raise UserError(f"{folder}: was fine-tuned with other fields of config.downstream; take another workdir.")
+        examples = one.details.get("examples", {}) | {task: _examples(task, downstream)}
         if task in one.metrics:
+            if one.details.get("examples") != examples:
+                raise UserError(f"{folder}: was fine-tuned on other examples of {task}; take another workdir.")
             continue
         started = time.perf_counter()
         found = finetuning.run(_finetuning(one.seed, downstream, task, folder), folder / task)
@@ -218,10 +241,17 @@ def finetuned(one: Run, downstream: Downstream, folder: Path) -> Run | None:
         shutil.rmtree(folder / task / "checkpoints", ignore_errors=True)
         value = found[0].metrics[f"valid/{TASKS[task].metrics[0]}"]
         seconds = one.seconds + time.perf_counter() - started
-        metrics, details = one.metrics | {task: 100 * value}, one.details | {"downstream": how}
+        metrics, details = one.metrics | {task: 100 * value}, one.details | {"downstream": how, "examples": examples}
         one = replace(one, metrics=metrics, details=details, seconds=seconds)
         results.save(folder / "run.json", [one])
     return one
+
+
+@functools.cache
+def _examples(task: str, downstream: Downstream) -> str:
+    """A hash of what is learned and measured on."""
+    splits = read_splits(task, TaskData(source=str(_task_folder(downstream, task))))
+    return key(splits.hashes["train"], splits.hashes["valid"])
 
 
 def _finetuning(seed: int, downstream: Downstream, task: str, folder: Path) -> FinetuneConfig:
@@ -235,5 +265,5 @@ def _finetuning(seed: int, downstream: Downstream, task: str, folder: Path) -> F
         batch_size=downstream.batch_size,
         max_length=downstream.max_length,
         optimizer=OptimizerConfig(learning_rate=downstream.learning_rate, warmup_steps=0.06, weight_decay=0.1),
-        data=replace(FinetuneConfig().data, source=str(_task_folder(downstream, task))),
+        data=TaskData(source=str(_task_folder(downstream, task))),
     )

@@ -45,6 +45,18 @@ def hash_of(tree: Any) -> str:
     return digest.hexdigest()[:16]
 
 
+def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """What differs first, such as `config.steps 16, not 32`, and how much more; "" where nothing does.
+
+    Args:
+      before: as JSON gives it back.
+    """
+    now = json.loads(json.dumps(now))
+    differing = [name for name in now if before.get(name) != now[name]]
+    more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
+    return f"{differing[0]} {before.get(differing[0])!r}, not {now[differing[0]]!r}{more}" if differing else ""
+
+
 def require_same_run(folder: Path, before: Mapping[str, Any] | None, now: Mapping[str, Any]) -> None:
     """Raises a UserError that names what differs, if another run than this one was begun in a folder.
 
@@ -53,10 +65,5 @@ def require_same_run(folder: Path, before: Mapping[str, Any] | None, now: Mappin
     """
     if before is None:
         raise UserError(f"{folder} holds a run that does not say what made it; take another workdir, or remove that folder.")
-    differing = [name for name, value in now.items() if before.get(name) != json.loads(json.dumps(value))]
-    if differing:
-        first, more = differing[0], f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
-        raise UserError(
-            f"{folder} is a run with {first} {before.get(first)!r}, not {now[first]!r}{more}; take another workdir, or remove "
-            "that folder to make it anew."
-        )
+    if differs := difference(before, now):
+        raise UserError(f"{folder} is a run with {differs}; take another workdir, or remove that folder to make it anew.")

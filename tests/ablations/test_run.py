@@ -1,6 +1,7 @@
 """A study from the command's config to its report, on a small corpus; what is done is not done again."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,6 +84,48 @@ def test_what_is_done_is_not_done_again(config, workdir, capsys):
         run(replace(config, steps=6), workdir)
 
 
+def test_what_changes_no_figure_is_not_refused(config, workdir, tmp_path):
+    """What is written when, and where the text lies: its rows are the same."""
+    text = tmp_path / "elsewhere.txt"
+    text.write_bytes(Path(config.data.source).read_bytes())
+    before = {path: path.stat().st_mtime_ns for path in workdir.glob("runs/**/*.json*")}
+    moved = replace(config.data, source=str(text), cache=str(tmp_path / "cache"))
+    run(replace(config, log_every=1, eval_every=4, checkpoint_every=2, keep_checkpoints=3, data=moved), workdir)
+    assert {path: path.stat().st_mtime_ns for path in workdir.glob("runs/**/*.json*")} == before
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_figures_of_another_run_are_refused(config, workdir, tmp_path, stopped):
+    """Of other text too, though its path be the same; and before a run is done."""
+    copy = tmp_path / "run"
+    shutil.copytree(workdir, copy)
+    for path in copy.glob("runs/**/run.json") if stopped else ():
+        path.unlink()
+    text = tmp_path / "text.txt"
+    text.write_text("\n\n".join(english(399)))
+    changes = {
+        "the corpus of hash '": replace(config, data=replace(config.data, source=str(text))),
+        "config.data.masking_rate 0.15, not 0.2": replace(config, data=replace(config.data, masking_rate=0.2)),
+        "config.optimizer.learning_rate 0.01, not 0.02": replace(
+            config, optimizer=replace(config.optimizer, learning_rate=2e-2)
+        ),
+        "config.model.dropout 0.0, not 0.1": replace(config, model=replace(config.model, dropout=0.1)),
+        "config.batch_size 64, not 32": replace(config, batch_size=32),
+    }
+    for differs, other in changes.items():
+        with pytest.raises(UserError, match=f"full-sentences/seed_0 holds a run of another config; .* Its was {differs}"):
+            run(other, copy)
+    (copy / "runs" / "input_format" / "full-sentences" / "seed_0" / "made_by.json").unlink()
+    if not stopped:  # as an earlier version left it
+        with pytest.raises(UserError, match="full-sentences/seed_0 holds a run of another config"):
+            run(config, copy)
+
+
+def test_an_initial_model_is_refused(config, tmp_path):
+    with pytest.raises(UserError, match="config.init_from is 'model', but ablations begin with random weights; leave it empty"):
+        run(replace(config, init_from="model"), tmp_path)
+
+
 def test_a_run_that_was_stopped_goes_on(config, workdir, tmp_path):
     """Its note gone, a run is found at its last step, and gives the same figures."""
     path = workdir / "runs" / "input_format" / "doc-sentences" / "seed_0" / "run.json"
@@ -93,7 +136,7 @@ def test_a_run_that_was_stopped_goes_on(config, workdir, tmp_path):
     assert after == replace(before, seconds=after.seconds)
 
 
-def test_a_run_that_is_there_is_fine_tuned_once(workdir, downstream):
+def test_a_run_that_is_there_is_fine_tuned_once(workdir, downstream, tmp_path):
     folder = workdir / "runs" / "input_format" / "segment-pair" / "seed_0"
     (before,) = results.load(folder / "run.json")
     after = finetuned(before, downstream, folder)
@@ -102,6 +145,13 @@ def test_a_run_that_is_there_is_fine_tuned_once(workdir, downstream):
     assert results.load(folder / "run.json") == [after] == [finetuned(after, downstream, folder)]
     with pytest.raises(UserError, match="seed_0: was fine-tuned with other fields of config.downstream"):
         finetuned(after, replace(downstream, steps=3), folder)
+    elsewhere = tmp_path / "glue"
+    shutil.copytree(downstream.source, elsewhere)
+    assert finetuned(after, replace(downstream, source=str(elsewhere)), folder) == after
+    table = elsewhere / "SST-2" / "dev.tsv"
+    table.write_text(table.read_text().replace("\t1", "\t0", 1))
+    with pytest.raises(UserError, match="seed_0: was fine-tuned on other examples of sst2; take another workdir"):
+        finetuned(after, replace(downstream, source=f"{elsewhere}/"), folder)
 
 
 def test_an_unknown_study_and_a_missing_task_are_refused(config, downstream, tmp_path):
