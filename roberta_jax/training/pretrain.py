@@ -180,6 +180,12 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
     corpus, pairs, masking = open_corpus(config.data, agree), of_pairs(config), masking_of(config.data)
     model = replace(model_of(config), vocab_size=len(corpus.tokenizer), max_length=config.model.max_length or corpus.length)
     config = replace(config, model=model)
+    for split in ("train", "valid"):
+        if not len(getattr(corpus, split)):
+            raise UserError(
+                f"{corpus.folder}: the {split} split has no row; give more text, or another data.valid_fraction than "
+                f"{config.data.valid_fraction:g}."
+            )
     require_same(f"the corpus in {corpus.folder}", json.dumps(corpus.manifest["shards"], sort_keys=True))
     require_same(f"the tokenizer of the corpus in {corpus.folder}", corpus.tokenizer.hash)
     if jax.process_index() == 0:

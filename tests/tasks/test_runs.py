@@ -20,7 +20,8 @@ from written import jsonl, random_model, table
 from roberta_jax.config import typed
 from roberta_jax.errors import UserError
 from roberta_jax.interop import hub
-from roberta_jax.model.heads import apply_with_head
+from roberta_jax.interop.text import ByteLevelText
+from roberta_jax.model.heads import apply_with_head, init_with_head
 from roberta_jax.tasks import finetune, runs
 from roberta_jax.tasks.batches import collate
 from roberta_jax.tasks.examples import TaskData, read_splits
@@ -374,6 +375,110 @@ def test_patience_ends_a_run_and_the_best_epoch_is_what_is_kept(trial_config, tm
     before = (tmp_path / "metrics.jsonl").read_text()
     (again,) = runs.run(config, tmp_path)
     assert (tmp_path / "metrics.jsonl").read_text() == before and again.metrics == result.metrics
+
+
+def test_patience_is_each_seeds_own_where_several_are_trained_together(trial_config, tmp_path):
+    config = trial_config(seed=5, seeds=3, eval_every=1, patience=2, log_every=2, checkpoint_every=16)
+    together = runs.run(replace(config, together=3), tmp_path / "together")
+    for one, other in zip(together, runs.run(replace(config, together=1), tmp_path / "alone")):
+        assert one.collapsed == other.collapsed and one.seed == other.seed
+        for name, value in one.metrics.items():
+            assert value == pytest.approx(other.metrics[name], abs=1e-6), name
+    assert len({len(metrics(tmp_path / "alone" / one.name, "valid/accuracy")) for one in together}) > 1
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_a_run_that_ends_before_it_logs_a_loss_is_judged_by_the_valid_split(trial_config, apart, small_corpus, tmp_path):
+    """So is a trial of several, of whose losses only those count that it had when its patience ended."""
+    _, workdir = apart
+    splits = read_splits("custom-classification", trial_config().data)
+    prepared = finetune.prepare(TASKS["custom-classification"], splits, ByteLevelText(small_corpus.tokenizer), 16)
+    for loss, collapsed in ((0.3, False), (0.69, True), (float("nan"), True), (float("inf"), True)):
+        assert runs._collapsed(prepared, tmp_path, "train/loss", 16, loss) == collapsed
+        assert runs._collapsed(prepared, workdir / "seed_0", "train/loss", 0, loss) == collapsed
+    lines = [{"step": step, "train/loss/seed_1": loss} for step, loss in ((10, 0.69), (20, 0.69), (30, 0.01), (40, 0.01))]
+    (tmp_path / "metrics.jsonl").write_text(
+        "".join(json.dumps(line) + "\n" for line in [*lines, {"step": 40, "valid/loss": 1}])
+    )
+    assert runs._collapsed(prepared, tmp_path, "train/loss/seed_1", 20, 0.01)
+    assert not runs._collapsed(prepared, tmp_path, "train/loss/seed_1", 40, 0.69)
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_patience_may_end_a_run_before_its_first_log_line(model, texts, tmp_path):
+    path = tmp_path / "train.jsonl"
+    jsonl(path, rows_of("classification", texts(64)))
+    fields = {"data.train": str(path), "data.valid": str(path), "batch_size": 64, "steps": 120}
+    fields |= {"optimizer.learning_rate": 1e-2, "eval_every": 30, "log_every": 1000, "patience": 1}
+    (result,) = runs.run(settings("custom-classification", model, **fields), tmp_path / "run")
+    assert not metrics(tmp_path / "run", "train/loss") and not result.collapsed and result.metrics["valid/accuracy"] == 1.0
+
+
+# Beginning with a fine-tuned model
+
+
+def test_a_head_goes_on_where_it_answers_the_same(apart, tmp_path):
+    _, workdir = apart
+    hub.export(workdir / "seed_0", tmp_path / "exported")
+    fields = json.loads((tmp_path / "exported" / "config.json").read_text())
+    shutil.copytree(tmp_path / "exported", tmp_path / "without")  # as transformers' own folders often are
+    (tmp_path / "without" / "config.json").write_text(json.dumps({k: v for k, v in fields.items() if k != "problem_type"}))
+    for folder in (workdir / "seed_0", tmp_path / "exported", tmp_path / "without"):
+        source = hub.load(folder)
+
+        def begun(task: str, labels: tuple[str, ...], source=source) -> tuple[set[str], str]:
+            params, word = finetune.initial(TASKS[task], labels, source)
+            return params.keys() - {"encoder"}, word
+
+        params, word = finetune.initial(TASKS["custom-classification"], ("a", "b"), source)
+        assert params == source.params and "classification" in params
+        assert word == "the classification head of config.init_from goes on: its labels are this task's, a, b"
+        out = "the classification head of config.init_from is left out and a new one begins: "
+        one_label = "single_label_classification"
+        assert begun("custom-classification", ("b", "a")) == (set(), out + "its labels are a, b, this task's b, a")
+        assert begun("custom-classification", ("a", "b", "c")) == (set(), out + "it has 2 outputs, this task 3")
+        multi = f"it is of {one_label}, this task of multi_label_classification"
+        assert begun("custom-multi-label", ("a", "b")) == (set(), out + multi)
+        assert begun("custom-regression", ()) == (set(), f"{out}it is of {one_label}, this task of regression")
+        assert begun("squad", ()) == (set(), f"{out}it is of {one_label}, this task of span")
+        assert begun("custom-tagging", ("a", "b")) == (set(), f"{out}it is of {one_label}, this task of token_classification")
+
+
+@pytest.mark.parametrize(
+    ("task", "outputs", "labels", "problem"),
+    [
+        ("squad", 2, (), ""),
+        ("squad2", 3, (), ""),
+        ("race", 1, (), ""),
+        ("stsb", 1, (), "regression"),
+        ("stsb", 1, (), ""),
+        ("custom-multi-label", 3, ("a", "b", "c"), "multi_label_classification"),
+        ("conll2003", 3, ("O", "B-X", "I-X"), ""),
+    ],
+)
+def test_heads_of_every_kind_go_on(model, task, outputs, labels, problem):
+    head, source = finetune.HEAD_OF[TASKS[task].kind], hub.load(model)
+    fresh = jax.device_get(init_with_head(jax.random.key(0), source.config, head, outputs))
+    source = replace(source, params=fresh, head=head, labels=labels, problem=problem)
+    params, word = finetune.initial(TASKS[task], labels, source)
+    assert params == fresh and word.startswith(f"the {head} head of config.init_from goes on")
+    if head == "span":  # of questions that have an answer all, and such as have none
+        params, word = finetune.initial(TASKS["squad2" if outputs == 2 else "squad"], (), source)
+        assert params.keys() == {"encoder"} and f"it has {outputs} outputs, this task {5 - outputs}" in word
+
+
+def test_a_pretrained_model_has_no_head_to_speak_of(model):
+    params, word = finetune.initial(TASKS["custom-classification"], ("a", "b"), hub.load(model))
+    assert params.keys() == {"encoder"} and word == ""
+
+
+def test_a_run_that_goes_on_from_a_fine_tuned_one_begins_where_that_was(trial_config, apart, tmp_path, capsys):
+    results, workdir = apart
+    fields = {"init_from": str(workdir / "seed_1"), "steps": 1, "eval_every": 1, "optimizer.learning_rate": 1e-9}
+    (found,) = runs.run(trial_config(**fields), tmp_path)
+    for name, value in results[1].metrics.items():
+        assert found.metrics[name] == pytest.approx(value, abs=1e-5)
+    assert "the classification head of config.init_from goes on: its labels are this task's, a, b" in capsys.readouterr().out
 
 
 def test_from_scratch_takes_the_shape_alone(trial_config, apart, model, tmp_path):

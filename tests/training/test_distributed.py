@@ -1,15 +1,19 @@
 """Several hosts, each a process of its own with simulated devices; what they send each other goes through gloo."""
 
+import contextlib
 import json
+import shutil
 import signal
 import socket
 import time
+from collections.abc import Sequence
 
 import pytest
 from forked import Process, simulated, tiny_on
 
 from roberta_jax.errors import UserError
 from roberta_jax.training import distributed
+from tests.tasks.written import jsonl, random_model
 
 STEPS = 12
 
@@ -17,13 +21,13 @@ STEPS = 12
 class Hosts:
     """The processes of one run, a command for each."""
 
-    def __init__(self, commands: list[list[str]], devices: int, logs):
+    def __init__(self, commands: list[list[str]], devices: int, logs, environments: Sequence[dict[str, str]] = ()):
         with socket.socket() as free:
             free.bind(("localhost", 0))
             address = f"localhost:{free.getsockname()[1]}"
         self.processes = []
         for i, command in enumerate(commands):
-            environment = simulated(devices)
+            environment = simulated(devices) | (environments[i] if environments else {})
             if len(commands) > 1:
                 environment |= dict(zip(distributed.EXPLICIT, (address, str(len(commands)), str(i))))
             self.processes.append(Process(command, environment, logs / f"{time.monotonic_ns()}-{i}.log"))
@@ -107,6 +111,115 @@ def test_hosts_that_do_not_mean_the_same_run_say_so(arguments, tmp_path, differe
         assert expected in process.output().splitlines(), process.output()
 
 
+@pytest.fixture(scope="module")
+def finetuning(small_corpus, tmp_path_factory):
+    """Of a host each: a home with a model and data, which the commands name in the same words."""
+    homes = [tmp_path_factory.mktemp(f"home{i}") for i in range(2)]
+    for home in homes:
+        random_model(small_corpus.tokenizer, home / "model")
+        for name, count in (("train", 24), ("valid", 8), ("test", 8)):
+            jsonl(home / f"{name}.jsonl", [{"text": f"the old sailor {i}", "label": "ab"[i % 2]} for i in range(count)])
+    fields = {"init_from": "~/model", "max_length": 16, "steps": 1, "batch_size": 8, "log_every": 1}
+    fields |= {f"data.{name}": f"~/{name}.jsonl" for name in ("train", "valid", "test")}
+    task = "--config=configs/finetune.py:custom-classification"
+    return [task, *(f"--config.{name}={value}" for name, value in fields.items())], homes
+
+
+@pytest.mark.parametrize(
+    ("different", "sentence"),
+    [
+        ("train.jsonl", "the train split of hash '"),
+        ("valid.jsonl", "the valid split of hash '"),
+        ("test.jsonl", "what the test split or config.init_from's config.json of"),
+        ("labels", "labels ['a', 'b'"),
+        ("model.safetensors", "init_from's parameters of hash '"),
+        ("tokenizer", "init_from's tokenizer of hash '"),
+        ("layer_norm_eps", "what the test split or config.init_from's config.json of"),
+    ],
+)
+def test_hosts_do_not_fine_tune_on_different_data_or_models(finetuning, small_corpus, tmp_path, different, sentence):
+    arguments, homes = finetuning
+    other = tmp_path / "home"
+    shutil.copytree(homes[1], other)
+    if different.endswith(".jsonl"):  # one label is another
+        text = (other / different).read_text()
+        (other / different).write_text(text.replace('"b"', '"a"', 1))
+    elif different == "labels":
+        (other / "train.jsonl").write_text((other / "train.jsonl").read_text() + '{"text": "the mayor", "label": "c"}\n')
+    elif different == "model.safetensors":
+        random_model(small_corpus.tokenizer, other / "model", seed=1)
+    elif different == "tokenizer":  # two merges in another order: as many entries, other ids
+        lines = (other / "model" / "merges.txt").read_text().splitlines()
+        lines[-2:] = lines[:-3:-1]
+        (other / "model" / "merges.txt").write_text("\n".join(lines) + "\n")
+        (other / "model" / "tokenizer.json").unlink()
+    else:
+        random_model(small_corpus.tokenizer, other / "model", layer_norm_eps=1e-6)
+    hosts = Hosts(
+        [[*arguments, f"--workdir={tmp_path / 'run'}"]] * 2, 1, tmp_path, [{"HOME": str(homes[0])}, {"HOME": str(other)}]
+    )
+    for i, process in enumerate(hosts.processes):
+        assert process.wait() == 2, process.output()
+        (line,) = [line for line in process.output().splitlines() if line.startswith("error: ")]
+        assert line.startswith(f"error: custom-classification: {sentence}"), line
+        assert line.endswith(f" of host {1 - i} is another than that of host {i}; all hosts must have the same."), line
+        assert "Traceback" not in process.output()
+    assert not (tmp_path / "run" / "results.json").exists() and not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_hosts_that_have_the_same_fine_tune_together_from_wherever_it_lies(finetuning, tmp_path):
+    arguments, homes = finetuning
+    workdir, environments = tmp_path / "run", [{"HOME": str(home)} for home in homes]
+    Hosts([[*arguments, f"--workdir={workdir}"]] * 2, 1, tmp_path, environments).finish()
+    (result,) = json.loads((workdir / "results.json").read_text())
+    output = Hosts([[*arguments, f"--workdir={workdir}"]] * 2, 1, tmp_path, environments).finish()
+    assert f"{workdir} is done" in output and json.loads((workdir / "results.json").read_text()) == [result]
+
+
+def test_software_is_the_code_too(tmp_path):
+    package = tmp_path / "package"
+    (package / "inner").mkdir(parents=True)
+    (package / "inner" / "one.py").write_text("x = 1\n")
+    before = distributed._code(package)
+    shutil.copytree(package, tmp_path / "elsewhere")
+    assert distributed._code(tmp_path / "elsewhere") == before
+    for name, text in (("inner/one.py", "x = 2\n"), ("two.py", "")):
+        copy = tmp_path / name.replace("/", "-")
+        shutil.copytree(package, copy)
+        (copy / name).write_text(text)
+        assert distributed._code(copy) != before
+
+
+@pytest.mark.parametrize("launcher", ["variables", "slurm"])
+def test_a_port_in_use_ends_all_hosts_with_a_sentence(arguments, tmp_path, launcher):
+    with socket.socket() as taken:
+        for job in range(2**12):  # Slurm's port follows from the number of the job
+            with contextlib.suppress(OSError):
+                taken.bind(("localhost", 65535 - 2**12 + 1 + job))
+                break
+        taken.listen()
+        address = f"localhost:{taken.getsockname()[1]}"
+
+        def environment(process: int) -> dict[str, str]:
+            if launcher == "variables":
+                return dict(zip(distributed.EXPLICIT, (address, "2", str(process))))
+            slurm = {"JOB_ID": job, "STEP_NODELIST": "localhost", "NTASKS": 2, "PROCID": process, "LOCALID": process}
+            return {f"SLURM_{name}": str(value) for name, value in slurm.items()}
+
+        command, began = [*arguments, f"--workdir={tmp_path / 'run'}"], time.time()
+        hosts = [Process(command, simulated(1) | environment(i), tmp_path / f"{i}.log") for i in range(2)]
+        taken.settimeout(60)
+        taken.accept()[0].close()  # host 1 came here
+        assert [host.wait(timeout=60) for host in hosts] == [2, 2] and time.time() - began < 60
+    sentences = (
+        f"error: port {address[10:]} of this host, where the processes are to meet ({address}), is in use by ",
+        f"error: what answers at {address} is no process 0 that waits for others: ",
+    )
+    for host, sentence in zip(hosts, sentences):
+        (line,) = [line for line in host.output().splitlines() if not line.startswith(("I0", "W0", "WARNING"))]
+        assert line.startswith(sentence), host.output()
+
+
 def test_a_host_that_dies_ends_the_others_with_a_sentence_within_a_minute(bereaved):
     survivor, killed = bereaved
     assert survivor.wait(timeout=60) != 0
@@ -128,6 +241,15 @@ def test_a_host_that_dies_ends_the_others_with_a_sentence_within_a_minute(bereav
         ),
         ({"JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "3"}, "JAX_NUM_PROCESSES is set and JAX_COORDINATOR_ADDRESS is not"),
         ({"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "4"}, "JAX_PROCESS_ID=4 is no host"),
+        (
+            {"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "two", "JAX_PROCESS_ID": "0"},
+            "JAX_NUM_PROCESSES=two is no num",
+        ),
+        ({"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "0", "JAX_PROCESS_ID": "0"}, "JAX_NUM_PROCESSES=0 is no num"),
+        ({"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "-1"}, "JAX_PROCESS_ID=-1 is no host"),
+        ({"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "²"}, "JAX_PROCESS_ID=² is no host"),
+        ({"JAX_COORDINATOR_ADDRESS": "a:99999", "JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "0"}, "expected host:port"),
+        ({"JAX_COORDINATOR_ADDRESS": "a:1", "JAX_PROCESS_ID": "0"}, "is set and JAX_NUM_PROCESSES is not"),
         ({"JAX_COORDINATOR_ADDRESS": "a", "JAX_NUM_PROCESSES": "4", "JAX_PROCESS_ID": "0"}, "JAX_COORDINATOR_ADDRESS=a, "),
     ],
 )
