@@ -12,7 +12,7 @@ import pytest
 from forked import simulated, tiny_on
 
 from roberta_jax.training.checkpoint import Checkpoints
-from roberta_jax.verify_resume import blame, differences, kills_for, verify
+from roberta_jax.verify_resume import blame, devices_of, differences, finish, kills_for, never_alike, start
 
 ROOT = Path(__file__).parent.parent
 
@@ -58,43 +58,27 @@ def test_the_setting_without_which_runs_are_alike_is_named():
     assert "whatever the settings: params/kernel differ" in blame(fields, lambda more: ["params/kernel"], ["params/kernel"])
 
 
-@pytest.mark.parametrize(
-    ("device", "deterministic", "sentence"),
-    [
-        ("NVIDIA H100", True, "with XLA_FLAGS=--xla_gpu_deterministic_ops=true, which is slower, they are alike."),
-        ("NVIDIA H100", False, "with XLA_FLAGS=--xla_gpu_deterministic_ops=true, which is slower, they differ."),
-        ("cpu", False, "it is the arithmetic and not the resuming."),
-    ],
-)
-def test_where_two_undisturbed_runs_differ_a_gpu_is_tried_with_the_deterministic_flag(
-    device, deterministic, sentence, tmp_path, monkeypatch
-):
-    """Runs by a program in place of the door: each of them ends with another loss, but for what the flag does."""
-    program = """
-import json, os, sys, uuid
-from pathlib import Path
-import numpy as np
-from roberta_jax.training.checkpoint import Checkpoints
-workdir = Path(next(x for x in sys.argv if x.startswith("--workdir="))[10:])
-print("9 parameters on 1 × DEVICE, 1 host(s)", flush=True)
-same = HEEDS and "--xla_gpu_deterministic_ops=true" in os.environ["XLA_FLAGS"]
-kernel = np.array([0 if same else uuid.uuid4().int % 2**31])
-if not (workdir / "checkpoints").exists():
-    checkpoints = Checkpoints(workdir / "checkpoints", 1, "")
-    checkpoints.save(5, {"kernel": kernel})
-    checkpoints.close()
-(workdir / "metrics.jsonl").write_text('{"step": 5, "train/loss": 1.0}\\n')
-"""
-    program = program.replace("DEVICE", device).replace("HEEDS", str(deterministic))
-    python = tmp_path / "python"
-    (tmp_path / "program.py").write_text(program)
-    python.write_text(f'#!/bin/sh\nexec {sys.executable} {tmp_path}/program.py "$@"\n')
-    python.chmod(0o755)
-    monkeypatch.setattr(sys, "executable", str(python))
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    found = verify([], {}, tmp_path / "runs", 5, 1, 0)
-    assert not found["same"] and found["differences"] == ["kernel"] and found["sentence"].endswith(sentence)
-    assert f"not even two undisturbed runs end alike on 1 × {device}, 1 host(s)" in found["sentence"]
+def test_where_undisturbed_runs_differ_a_gpu_is_tried_with_the_deterministic_flag():
+    tried = []
+
+    def alike(xla_flags: str) -> bool:
+        tried.append(xla_flags)
+        return len(tried) == 1
+
+    said = [never_alike("1 × NVIDIA H100, 1 host(s)", "on it", alike) for _ in range(2)]
+    assert tried == ["--xla_gpu_deterministic_ops=true"] * 2
+    assert said[0].endswith("; with XLA_FLAGS=--xla_gpu_deterministic_ops=true they are alike.") and "differ too" in said[1]
+    assert never_alike("1 × cpu, 1 host(s)", "on it", alike).endswith("not the resuming.") and len(tried) == 2
+
+
+def test_a_run_has_the_flags_that_are_added_beside_its_own(tmp_path, monkeypatch):
+    printing = tmp_path / "python"
+    printing.write_text('#!/bin/sh\necho "9 parameters on 1 × $XLA_FLAGS"\n')
+    printing.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(printing))
+    monkeypatch.setenv("XLA_FLAGS", "--own=1")
+    finish(start([], tmp_path / "run", "--more=2"), tmp_path / "run")
+    assert devices_of(tmp_path / "run") == "1 × --own=1 --more=2"
 
 
 @pytest.fixture
