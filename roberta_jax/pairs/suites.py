@@ -76,14 +76,12 @@ def read(sources: Sequence[str], good: str = GOOD, bad: str = BAD, pairs: int = 
     found: dict[str, dict[str, list]] = defaultdict(lambda: defaultdict(list))  # suite → paradigm → (good, bad, category)
     for path in dict.fromkeys(path for source in sources for path in _files(source)):
         stem, suffix, folder = PurePosixPath(path).stem, PurePosixPath(path).suffix, PurePosixPath(path).parent.name
-        rows = _alternating(path) if suffix == ".txt" else _records(path, suffix, good, bad)
-        none = True
+        rows = list(_alternating(path) if suffix == ".txt" else _records(path, suffix, good, bad))
+        if not rows:
+            raise UserError(f"{path} holds no pair.")
         for of_good, of_bad, record in rows:
-            none = False
             paradigm, term = str(record.get("UID") or stem), str(record.get("linguistics_term") or "")
             found[_suite(folder, suffix, paradigm, term)][paradigm].append((of_good, of_bad, CATEGORIES.get(term, term)))
-        if none:
-            raise UserError(f"{path} holds no pair.")
     return [_suite_of(name, paradigms, pairs) for name, paradigms in found.items()]
 
 

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from roberta_jax.errors import UserError
+from roberta_jax.pairs import published
 from roberta_jax.pairs.published import PUBLISHED, SUPPLEMENT, ZORRO
 from roberta_jax.pairs.suites import CATEGORIES, read
 
@@ -32,7 +33,7 @@ PAIR = {"sentence_good": "Who cleaned?\nDavid did.", "sentence_bad": "Who cleane
 )
 def test_each_form_gives_the_same_pairs(tmp_path, name, text, names):
     (tmp_path / name).write_text(text, "utf-8", newline="")
-    ((suite,),) = (read([str(tmp_path / name)], **names),)
+    (suite,) = read([str(tmp_path / name)], **names)
     assert (suite.name, suite.whole, suite.paradigms[0].name) == (tmp_path.name, False, "a")
     assert set(suite.paradigms[0].pairs) == {tuple(PAIR.values())}
 
@@ -118,6 +119,7 @@ def test_a_sample_is_the_same_and_a_larger_one_holds_it(minimal_pairs):
 
 
 def test_published_rows_are_means_of_what_they_are_made_of():
+    assert set(published.CATEGORIES) == set(CATEGORIES.values())
     for row in PUBLISHED:
         if len(row.paradigms) == 23:
             assert abs(sum(row.paradigms.values()) / 23 - row.overall) < 0.06, row
