@@ -51,13 +51,14 @@ def line(side: dict) -> str:
     if "does_not_fit" in side:
         return f"{named} {side['does_not_fit']}"
     seconds = f"{side['seconds']['compute']:9.4g} {side['seconds']['HBM']:9.4g}"
-    times = f"{side['seconds_overlapped']:9.4g} {side['seconds_serial']:9.4g}"
-    return f"{named} {side['memory_used'] / GIB:7.2f} {side['hbm_bytes'] / 1e12:8.4g} {seconds} {times} {side['mfu'][0]:6.1%}"
+    times = f"{side['in_turn']['seconds']:9.4g} {side['bound']['seconds']:9.4g}"
+    times += f" {side['in_turn']['mfu']:6.1%}"
+    return f"{named} {side['memory_used'] / GIB:7.2f} {side['hbm_bytes'] / 1e12:8.4g} {seconds} {times}"
 
 
 HEADER = (
     f"{'config':6} {'slice':10} {'attends':7} {'dropout':>7} {'mbatch':>6} {'remat':5} {'GiB HBM':>7} {'TB moved':>8} "
-    f"{'compute s':>9} {'HBM s':>9} {'at best s':>9} {'in turn s':>9} {'MFU':>6}"
+    f"{'compute s':>9} {'HBM s':>9} {'in turn s':>9} {'bound s':>9} {'MFU':>6}"
 )
 
 

@@ -11,9 +11,23 @@ from dataclasses import dataclass, field
 from typing import Any
 
 COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
-# These move no bytes of their own: names for what is there already, or what is counted where it started.
-FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "while", "conditional", "call", "after-all"}
-FREE |= {"partition-id", "replica-id", "opt-barrier", "async-start", "async-update", "async-done"}
+# These move no bytes of their own: names for what is there already, or what is counted within what they call.
+FREE = set(
+    "add-dependency after-all async bitcast call conditional constant domain get-dimension-size get-tuple-element opt-barrier "
+    "optimization-barrier parameter partition-id replica-id tuple while".split()
+)
+# These read their operands and write their result, but for what `_moved` knows better: XLA's hlo_opcode.h, all of it.
+MOVING = set(COLLECTIVES) | set(
+    "abs acos acosh add and asin asinh atan2 atanh batch-norm-grad batch-norm-inference batch-norm-training bitcast-convert "
+    "broadcast cbrt ceil cholesky clamp collective-broadcast compare complex concatenate convert convolution copy cos cosh "
+    "cosine count-leading-zeros custom-call divide dot dynamic-reshape dynamic-slice dynamic-update-slice erf exponential "
+    "exponential-minus-one fft floor fusion gather imag infeed iota is-finite log log-plus-one logistic map maximum minimum "
+    "multiply negate not or outfeed pad popcnt power ragged-all-to-all ragged-dot real recv reduce reduce-precision "
+    "reduce-window remainder reshape reverse rng rng-bit-generator rng-get-and-update-state round-nearest-afz "
+    "round-nearest-even rsqrt scaled-dot scan scatter select select-and-scatter send set-dimension-size shift-left "
+    "shift-right-arithmetic shift-right-logical sign sine sinh slice sort sqrt stochastic-convert subtract tan tanh topk "
+    "transpose triangular-solve xor".split()
+)
 
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\) -> .*\{$")
 _INSTRUCTION = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = (\(.*?\)|\S+) ([\w\-]+)\((.*)$")
@@ -24,8 +38,8 @@ _CALLED = re.compile(r"(body|condition|calls|to_apply|true_computation|false_com
 @dataclass(frozen=True)
 class Instruction:
     name: str
-    shape: str  # as printed: `bf16[16,512]{1,0:T(8,128)}`, or several of these in brackets
-    opcode: str
+    shape: str  # of the result, as printed: `bf16[16,512]{1,0:T(8,128)}`, or several of these in brackets
+    opcode: str  # of what begins here and is done elsewhere (`fusion-start`) that of the whole
     operands: tuple[str, ...]
     rest: str  # what follows the operands
     root: bool
@@ -54,6 +68,7 @@ class Step:
     collectives: list[Collective] = field(default_factory=list)
     hbm_bytes: float = 0.0  # read and written in a step; arrays as they are, without the padding of their tiles
     unknown_loops: int = 0  # whose number of runs the text does not say; counted once
+    unknown_opcodes: Counter[str] = field(default_factory=Counter)  # what they move is not known, and is not in hbm_bytes
 
     def by_kind(self) -> dict[str, dict[str, float]]:
         total: dict[str, dict[str, float]] = defaultdict(lambda: {"count": 0, "bytes": 0})
@@ -101,13 +116,16 @@ def read_step(text: str) -> Step:
                     step.unknown_loops += role == "body" and trips is None
                     trips = trips or 1
                 runs[called] += times * trips
-                if one.opcode == "fusion" or role == "to_apply" or name in fused:
+                if one.opcode == "fusion" or (role == "to_apply" and one.opcode != "call") or name in fused:
                     fused.add(called)
-            kind = one.opcode.removesuffix("-start")
-            if kind in COLLECTIVES:
-                step.collectives.append(_collective(kind, name, one, shapes, times))
-            if name not in fused:
+            if one.opcode in COLLECTIVES:
+                step.collectives.append(_collective(one.opcode, name, one, shapes, times))
+            if name in fused or one.opcode in FREE:
+                continue
+            if one.opcode in MOVING:
                 step.hbm_bytes += times * _moved(one, shapes, computations)
+            else:
+                step.unknown_opcodes[one.opcode] += times
     return step
 
 
@@ -121,8 +139,41 @@ def _parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
         elif found := _INSTRUCTION.match(re.sub(r"/\*.*?\*/", "", line)):
             inside, rest = _split(found[5])
             operands = tuple(re.findall(r"%([\w.\-]+)", inside)) or (inside,)
-            current.append(Instruction(found[2], found[3], found[4], operands, rest, bool(found[1])))
+            opcode, shape = _whole(found[4], found[3])
+            current.append(Instruction(found[2], shape, opcode, operands, rest, bool(found[1])))
     return computations, entry
+
+
+def _whole(opcode: str, shape: str) -> tuple[str, str]:
+    """(opcode, result's shape) of what `…-start` begins. That itself has a tuple: operands, result, and what is the chip's own.
+
+    What ends it, and looks at it between, is free.
+    """
+    if opcode.endswith(("-done", "-update")):
+        return "async", shape
+    if not opcode.endswith("-start"):
+        return opcode, shape
+    whole, parts = opcode.removesuffix("-start"), _parts(shape)
+    if whole == "async" or len(parts) == 1:  # counted within what it calls; and what has no tuple but its result
+        return whole, shape
+    if whole == "copy":  # the result comes first
+        return whole, parts[0]
+    if whole == "all-reduce" and not parts[0].startswith("("):  # before JAX 0.11 it has the results alone
+        return whole, shape
+    return whole, parts[1]
+
+
+def _parts(shape: str) -> list[str]:
+    """`((a, b), c)` → [`(a, b)`, `c`]"""
+    if not shape.startswith("("):
+        return [shape]
+    parts, depth, begun = [], 0, 1
+    for at, char in enumerate(shape):
+        depth += (char in "([{") - (char in ")]}")
+        if depth == 1 and char == "," or not depth:
+            parts.append(shape[begun:at].strip())
+            begun = at + 1
+    return parts
 
 
 def _split(text: str) -> tuple[str, str]:
@@ -174,6 +225,10 @@ def _sizes(shape: str, hbm_only: bool = False) -> list[int]:
     ]
 
 
+def _in_hbm(shape: str) -> bool:
+    return any(_sizes(shape, hbm_only=True))
+
+
 def _bytes(kind: str) -> float:
     bits = 8 if kind == "pred" else int(re.search(r"\d+", kind)[0])
     return bits / 8
@@ -202,18 +257,13 @@ def _group(rest: str) -> int:
 
 def _moved(one: Instruction, shapes: dict[str, str], computations: dict[str, list[Instruction]]) -> float:
     """Bytes that one run of an instruction reads from HBM and writes to it."""
-    if one.opcode in FREE or one.opcode.endswith("-done") or re.search(r'target="(AllocateBuffer|ConcatBitcast|X64)', one.rest):
+    if re.search(r'target="(AllocateBuffer|ConcatBitcast|X64)', one.rest):
         return 0
     sources = [shapes.get(name, "") for name in one.operands]
-    if one.opcode in ("dynamic-slice", "slice", "gather"):
-        return 2 * sum(_sizes(one.shape, hbm_only=True))
-    if one.opcode == "dynamic-update-slice":
-        return 2 * sum(_sizes(sources[1], hbm_only=True))
-    if one.opcode in ("copy-start", "slice-start"):  # (destination, source, context); a slice has its source first
-        arrays = [found.group(0) for found in _ARRAY.finditer(one.shape)]
-        into, out_of = (arrays[0], arrays[1]) if one.opcode == "copy-start" else (arrays[1], arrays[0])
-        in_hbm = sum("S(" not in array for array in (into, out_of))
-        return in_hbm * _sizes(into)[0]
+    if one.opcode in ("dynamic-slice", "slice", "gather"):  # as much as they result in, read and written
+        return _sizes(one.shape)[0] * (_in_hbm(sources[0]) + _in_hbm(one.shape))
+    if one.opcode == "dynamic-update-slice":  # the update, read and written
+        return _sizes(sources[1])[0] * (_in_hbm(sources[1]) + _in_hbm(one.shape))
     if one.opcode == "fusion" and (inner := computations.get(dict(_calls(one)).get("calls", ""))):
         reads = sum(_read(inner, number, source, computations) for number, source in enumerate(sources))
         return reads + _written(inner, one.shape)

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from absl import app, flags
@@ -46,6 +46,7 @@ class Needs:
     collectives: dict[str, dict[str, float]]  # kind → {"count", "bytes"}
     sure: bool  # compiled, and not estimated
     unknown_loops: int = 0  # whose runs the compiled text does not say; they count once
+    unknown_opcodes: dict[str, int] = field(default_factory=dict)  # opcode → runs, of what the reader does not know
 
 
 def plan(fields: dict, topology: Topology, searching: bool, trials: int, price: float | None) -> dict:
@@ -71,7 +72,10 @@ def plan(fields: dict, topology: Topology, searching: bool, trials: int, price: 
     config.check_together()
     config = replace(config, model=model_of(config))
     report = search(config, topology, trials) if searching else estimate(config, topology)
-    return report if price is None else report | {"cost": [hours * price for hours in report["chip_hours"]]}
+    for name in ("in_turn", "bound", "forecast") if price is not None else ():
+        if report[name]:
+            report[name]["cost"] = price * report[name]["chip_hours"]
+    return report
 
 
 def search(config: Any, topology: Topology, trials: int) -> dict:
@@ -99,8 +103,8 @@ def search(config: Any, topology: Topology, trials: int) -> dict:
             print(f"{label}: {error}", file=sys.stderr, flush=True)
             continue
         fitted.append(wants)
-        print(f"{label}: {report['seconds_overlapped']:.4g} s a step at best", file=sys.stderr, flush=True)
-        if best is None or report["seconds_serial"] < best["seconds_serial"]:
+        print(f"{label}: {report['in_turn']['seconds']:.4g} s a step", file=sys.stderr, flush=True)
+        if best is None or report["in_turn"]["seconds"] < best["in_turn"]["seconds"]:
             best = report
     if best is None:
         raise UserError(f"nothing that was tried fits {topology.name}; take a larger slice or allow more --trials.")
@@ -121,26 +125,35 @@ def candidates(config: Any, topology: Topology) -> Iterator[Any]:
 
 
 def estimate(config: Any, topology: Topology) -> dict:
-    """The whole report of one config on one slice. All times are of the roofline: nothing was run.
+    """The whole report of one config on one slice; nothing is run.
+
+    Its times are those of compute, memory and interconnect one after another, `in_turn`; the longest of the three alone, a
+    `bound` that no step beats; and where steps have been measured on the chip the `forecast` that they make of the former.
 
     Raises:
       DoesNotFit: the compiler said so, or what it asks for is more than a chip has.
     """
-    from roberta_jax.model.flops import PEAK_FLOPS, train_flops
+    from roberta_jax.model.flops import train_flops
 
-    needs = estimated(config, topology) if topology.gpu and not _cuda() else compiled(config, topology)
+    compiles = not topology.gpu or (_cuda() and topology.chip.cuda)
+    needs = compiled(config, topology) if compiles else estimated(config, topology)
     chip, chips, used = topology.chip, topology.chips, sum(needs.memory.values())
     if used > chip.hbm:  # the compiler itself looks at temporaries alone
         raise DoesNotFit(f"does not fit: needs {used / GIB:.2f} of {chip.hbm / GIB:.2f} GiB HBM.")
     model_flops = train_flops(config.model, config.batch_size, config.data.length, _slots(config)) / chips
-    peak = PEAK_FLOPS[chip.kind]
+    peak = chip.flops[config.model.dtype]
     seconds = {
         "compute": needs.matmul_flops / peak,
         "HBM": needs.hbm_bytes / chip.hbm_bandwidth,
         "interconnect": needs.sent_bytes / topology.sends if needs.sent_bytes else 0.0,
     }
-    fastest, slowest = max(seconds.values()), sum(seconds.values())
-    days = [config.steps * step / 86_400 for step in (fastest, slowest)]
+
+    def run(step: float) -> dict[str, float]:
+        times = {"seconds": step, "mfu": model_flops / step / peak}
+        times |= {"tokens_per_second": config.batch_size * config.data.length / step, "days": config.steps * step / 86_400}
+        return times | {"chip_hours": 24 * chips * times["days"]}
+
+    in_turn = sum(seconds.values())
     return {
         "topology": topology.name,
         "chips": chips,
@@ -158,15 +171,13 @@ def estimate(config: Any, topology: Topology) -> dict:
         "sent_bytes": needs.sent_bytes,
         "collectives": needs.collectives,
         "unknown_loops": needs.unknown_loops,
+        "unknown_opcodes": needs.unknown_opcodes,
         "seconds": seconds,
         "binds": max(seconds, key=seconds.get),
-        "seconds_overlapped": fastest,
-        "seconds_serial": slowest,
-        "mfu": [model_flops / step / peak for step in (fastest, slowest)],
-        "tokens_per_second": [config.batch_size * config.data.length / step for step in (fastest, slowest)],
         "steps": config.steps,
-        "days": days,
-        "chip_hours": [24 * chips * number for number in days],
+        "in_turn": run(in_turn),
+        "bound": run(max(seconds.values())),
+        "forecast": run(in_turn * chip.measured) if chip.measured else None,
     }
 
 
@@ -205,7 +216,7 @@ def compile_step(config: Any, topology: Topology) -> Needs:
     if topology.gpu:
         options = {"platform": "cuda", "topology": f"1x1x{topology.chips}", "target_config": topology.target}
     else:
-        whole_chips = {"chip_config_name": "megacore"} if topology.chip.kind == "TPU v4" else {}  # one device each, as in JAX
+        whole_chips = {"chip_config_name": "megacore"} if "TPU v4" in topology.chip.kinds else {}  # one device each, as in JAX
         alone = {"chips_per_host_bounds": (1, 1, 1)} if topology.chips == 1 else {}
         options = {"platform": "tpu"} | whole_chips | alone
     try:
@@ -250,7 +261,8 @@ def compile_step(config: Any, topology: Topology) -> Needs:
     sent = sum(one.wire for one in read.collectives)
     flops = matmul_flops(jax.make_jaxpr(train_step)(state, batch, seed).jaxpr) / topology.chips
     by_compiler = (step.cost_analysis() or {}).get("flops")
-    return Needs(memory, read.hbm_bytes, sent, flops, by_compiler, read.by_kind(), True, read.unknown_loops)
+    unknown = dict(read.unknown_opcodes)
+    return Needs(memory, read.hbm_bytes, sent, flops, by_compiler, read.by_kind(), True, read.unknown_loops, unknown)
 
 
 def _cuda() -> bool:
@@ -329,11 +341,8 @@ def _sentence(error: Exception) -> str:
 def table(report: dict) -> Iterator[str]:
     r = report
     yield f"{r['topology']}: {r['chips']} chips, microbatch_size {r['microbatch_size']}, remat {r['remat']}, fsdp {r['fsdp']}"
-    yield (
-        "compiled for this slice; times are its roofline"
-        if r["sure"]
-        else "estimated by arithmetic, less sure; where JAX's CUDA plugin is installed it is compiled"
-    )
+    plugin = "" if not parse_topology(r["topology"]).chip.cuda else "; where JAX's CUDA plugin is installed it is compiled"
+    yield "compiled for this slice" if r["sure"] else f"estimated by arithmetic, less sure{plugin}"
     yield f"fits: {r['memory_used'] / GIB:.2f} of {r['memory_had'] / GIB:.2f} GiB HBM a chip"
     for name, size in r["memory"].items():
         yield f"  {name:36} {size / GIB:10.3f} GiB"
@@ -344,20 +353,24 @@ def table(report: dict) -> Iterator[str]:
         yield f"  {'FLOPs by XLA, each loop counted once':36} {r['compiler_flops'] / 1e12:10.4g} T"
     if r["unknown_loops"]:
         yield f"  {r['unknown_loops']} loops run nobody knows how often and count once: the figures below are too low"
+    if unknown := r["unknown_opcodes"]:
+        kinds = ", ".join(f"{kind} {number:,} times" for kind, number in sorted(unknown.items()))
+        yield f"  instructions of a kind that this reader does not know count nothing: {kinds}; HBM below is too low"
     for kind, total in sorted(r["collectives"].items()):
         yield f"  {kind:36} {total['count']:10,} times, {total['bytes'] / 1e9:.4g} GB"
     for name, amount in (("compute", r["matmul_flops"]), ("HBM", r["hbm_bytes"]), ("interconnect", r["sent_bytes"])):
         unit = "T at the peak" if name == "compute" else "TB at the full bandwidth"
-        bound = ", binds" if name == r["binds"] else ""
-        yield f"  {name:36} {r['seconds'][name]:10.4g} s   {amount / 1e12:.4g} {unit}{bound}"
-    yield f"{'':38} {'at best':>12} {'in turn':>12}   compute, HBM and interconnect all at once, or one after another"
-    yield f"  {'seconds a step':36} {r['seconds_overlapped']:12.4g} {r['seconds_serial']:12.4g}"
-    yield f"  {'MFU':36} {r['mfu'][0]:12.1%} {r['mfu'][1]:12.1%}"
-    yield f"  {'tokens/s':36} {r['tokens_per_second'][0]:12,.0f} {r['tokens_per_second'][1]:12,.0f}"
-    yield f"  {'days for ' + format(r['steps'], ',') + ' steps':36} {r['days'][0]:12.1f} {r['days'][1]:12.1f}"
-    yield f"  {'chip-hours':36} {r['chip_hours'][0]:12,.0f} {r['chip_hours'][1]:12,.0f}"
-    if "cost" in r:
-        yield f"  {'cost':36} {r['cost'][0]:12,.0f} {r['cost'][1]:12,.0f}"
+        binds = ", binds" if name == r["binds"] else ""
+        yield f"  {name:36} {r['seconds'][name]:10.4g} s   {amount / 1e12:.4g} {unit}{binds}"
+    columns = [name for name in ("forecast", "in_turn", "bound") if r[name]]
+    yield f"{'':38} " + " ".join(f"{name.replace('_', ' '):>12}" for name in columns)
+    labels = "seconds a step", "MFU", "tokens/s", f"days for {r['steps']:,} steps", "chip-hours", "cost"
+    for name, label, form in zip(r["in_turn"], labels, (".4g", ".1%", ",.0f", ".1f", ",.0f", ",.0f")):
+        yield f"  {label:36} " + " ".join(f"{r[column][name]:>12{form}}" for column in columns)
+    if r["forecast"]:
+        yield "forecast: in turn, times what steps that were measured on this chip took of it"
+    yield "in turn: compute, HBM and interconnect one after another at their data sheets' rates; nothing was run"
+    yield "bound: the longest of the three alone, which no step beats; it is no forecast"
 
 
 def command() -> None:

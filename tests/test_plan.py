@@ -154,7 +154,7 @@ def test_topologies():
     [
         ("v5e", "expected a TPU slice as v5e:16x16"),
         ("v9:2x2", "plan knows the TPUs v4, v5e, v5p, v6e"),
-        ("gpu:t4x8", "plan knows the GPUs a100, h100, h200"),
+        ("gpu:mi300xx8", "plan knows the GPUs a100, a100-40gb, .*h100, h100-pcie"),
         ("gpu:h100x16", "one machine of 1 to 8 GPUs"),
     ],
 )
@@ -168,16 +168,54 @@ def test_the_roofline(monkeypatch):
     monkeypatch.setattr(plan, "compiled", lambda config, topology: needs)
     report = plan.estimate(BASE, parse_topology("v5e:16x16"))
     assert report["seconds"] == {"compute": 0.5, "HBM": 1.0, "interconnect": 2.0} and report["binds"] == "interconnect"
-    assert (report["seconds_overlapped"], report["seconds_serial"]) == (2.0, 3.5)
+    assert (report["bound"]["seconds"], report["in_turn"]["seconds"], report["forecast"]) == (2.0, 3.5, None)
     assert report["memory_used"] == 2e9 and report["memory_had"] == 15.75 * GIB
-    assert report["mfu"][0] == pytest.approx(train_flops(BASE.model, 8192, 512, 78) / 256 / 2 / 197e12)
-    assert report["tokens_per_second"][0] == 8192 * 512 / 2
-    assert report["days"][0] == pytest.approx(500_000 * 2 / 86_400)
-    assert report["chip_hours"][1] == pytest.approx(500_000 * 3.5 / 3600 * 256)
+    assert report["bound"]["mfu"] == pytest.approx(train_flops(BASE.model, 8192, 512, 78) / 256 / 2 / 197e12)
+    assert report["bound"]["tokens_per_second"] == 8192 * 512 / 2
+    assert report["bound"]["days"] == pytest.approx(500_000 * 2 / 86_400)
+    assert report["in_turn"]["chip_hours"] == pytest.approx(500_000 * 3.5 / 3600 * 256)
     with pytest.raises(plan.DoesNotFit, match="needs 1.86 of 1.00 GiB HBM"):  # though the compiler let it pass
         plan.estimate(BASE, replace(parse_topology("v5e:16x16"), chip=replace(parse_topology("v5e:2x2").chip, hbm=GIB)))
     assert "2 loops run nobody knows how often" in "\n".join(plan.table(report))
     assert any("binds" in line and "interconnect" in line for line in plan.table(report))
+
+
+def lines_of(report: dict, *beginnings: str) -> list[list[str]]:
+    return [line.split() for line in plan.table(report) if line.strip().startswith(beginnings)]
+
+
+def test_in_turn_leads_and_a_forecast_comes_with_a_measured_ratio(monkeypatch):
+    needs = plan.Needs({"parameters": 1e9}, 819e9, 400e9, 98.5e12, None, {}, True)
+    monkeypatch.setattr(plan, "compiled", lambda config, topology: needs)
+    topology = parse_topology("v5e:16x16")
+    report = plan.estimate(BASE, topology)
+    assert lines_of(report, "in turn  ", "seconds a step") == [["in", "turn", "bound"], ["seconds", "a", "step", "3.5", "2"]]
+    report = plan.estimate(BASE, replace(topology, chip=replace(topology.chip, measured=1.2)))
+    assert report["forecast"]["seconds"] == pytest.approx(1.2 * 3.5)
+    assert report["forecast"]["mfu"] == pytest.approx(report["in_turn"]["mfu"] / 1.2)
+    assert lines_of(report, "forecast  ", "seconds a step")[1][3:] == ["4.2", "3.5", "2"]
+    assert "at best" not in "\n".join(plan.table(report))
+
+
+def test_the_peak_is_that_of_the_runs_arithmetic(monkeypatch):
+    needs = plan.Needs({"parameters": 1e9}, 1.0, 0.0, 989e12, None, {}, True)
+    monkeypatch.setattr(plan, "_cuda", lambda: True)
+    monkeypatch.setattr(plan, "compiled", lambda config, topology: needs)
+    h100 = parse_topology("gpu:h100x1")
+    assert plan.estimate(BASE, h100)["seconds"]["compute"] == 1
+    assert plan.estimate(replace(BASE, model=replace(BASE.model, dtype="float32")), h100)["seconds"]["compute"] == 2  # TF32
+
+
+def test_an_opcode_that_the_reader_does_not_know_is_counted_and_said(monkeypatch):
+    text = TEXT.replace("ROOT %next", "%new = (f32[8,4]{1,0}, f32[8,4]{1,0}) teleport(%y)\n  ROOT %next")
+    step, before = read_step(text), read_step(TEXT)
+    assert step.unknown_opcodes == {"teleport": 3} and before.unknown_opcodes == {}
+    assert step.hbm_bytes == before.hbm_bytes  # not guessed
+    needs = plan.Needs({"parameters": 1e9}, 1e9, 0.0, 1e12, None, {}, True, unknown_opcodes=dict(step.unknown_opcodes))
+    monkeypatch.setattr(plan, "compiled", lambda config, topology: needs)
+    report = plan.estimate(BASE, parse_topology("v5e:2x2"))
+    assert report["unknown_opcodes"] == {"teleport": 3}
+    assert "does not know count nothing: teleport 3 times" in "\n".join(plan.table(report))
 
 
 def test_gpus_are_estimated_without_cudas_plugin_and_said_to_be(monkeypatch):
@@ -206,7 +244,7 @@ def test_a_search_leaves_out_what_it_can_know(monkeypatch, capsys):
         if config.microbatch_size > {"none": 16, "dots": 32, "full": 64}[config.model.remat]:
             raise plan.DoesNotFit("does not fit: needs 20 of 15.75 GiB HBM.")
         seconds = {"none": 3.0, "dots": 2.0, "full": 4.0}[config.model.remat]
-        return {"seconds_overlapped": seconds, "seconds_serial": seconds, "tried": seen[-1]}
+        return {"in_turn": {"seconds": seconds}, "tried": seen[-1]}
 
     monkeypatch.setattr(plan, "estimate", estimate)
     assert plan.search(BASE, parse_topology("v5e:2x4"), 50)["tried"] == (32, "dots", 1)
@@ -278,7 +316,8 @@ def test_without_libtpu_a_slice_is_refused_and_gpus_are_not(monkeypatch):
 def test_json_and_price_and_help():
     done = run("--config=configs/base.py", "--topology=gpu:h200x8", "--price_per_chip_hour=3", "--json")
     report = json.loads(done.stdout)
-    assert report["cost"] == [3 * hours for hours in report["chip_hours"]], done.stderr
+    for name in ("in_turn", "bound"):
+        assert report[name]["cost"] == 3 * report[name]["chip_hours"], done.stderr
     code = "import sys, roberta_jax.plan; sys.exit('jax' in sys.modules or 'tensorflow' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
 

@@ -1,22 +1,13 @@
 """How much arithmetic the model needs, and how much the device can do: the two sides of MFU."""
 
 import time
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 
+from roberta_jax.hardware import chip_of
 from roberta_jax.model.encoder import RobertaConfig
-
-# Dense bfloat16 FLOP/s a device, from the vendors' data sheets; the first whose name begins the device's kind.
-PEAK_FLOPS = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5": 459e12,  # v5p
-    "TPU v6": 918e12,
-    "NVIDIA H100": 989e12,
-    "NVIDIA H200": 989e12,
-    "NVIDIA A100": 312e12,
-}
 
 
 def forward_flops(config: RobertaConfig, rows: int, length: int, slots: int) -> int:
@@ -32,18 +23,51 @@ def train_flops(config: RobertaConfig, rows: int, length: int, slots: int) -> in
     return 3 * forward_flops(config, rows, length, slots)
 
 
-def peak_flops() -> float:
-    """FLOP/s of all devices together: from the table, else measured by large products (one CPU serves all its devices)."""
-    device = jax.devices()[0]
-    for kind, peak in PEAK_FLOPS.items():
-        if device.device_kind.startswith(kind):
-            return peak * jax.device_count()
-    return measured_matmul_flops() * (1 if device.platform == "cpu" else jax.device_count())
+class Peak:
+    """What all devices together can do at most, FLOP/s of products in `dtype`; a run's rate as a share of it is its MFU.
+
+    It is the data sheet's, or measured where there is none. Other work on the machine lowers what is measured: a run that
+    comes near it has it measured again, and one that beats it has raised it.
+
+    Args:
+      report: is told, in a sentence, of a peak that a run has raised.
+    """
+
+    def __init__(self, dtype: str, report: Callable[[str], None]):
+        device, self._dtype, self._report = jax.devices()[0], dtype, report
+        chip = chip_of(device.device_kind)
+        known = chip.flops.get(dtype) if chip else None
+        self._units = jax.process_count() if device.platform == "cpu" else jax.device_count()  # a CPU serves all its devices
+        self._doubts = 0 if known else 4
+        self.flops = self._units * (known or best_matmul_flops(dtype))
+
+    def mfu(self, flops: float) -> float:
+        """Of a run that does so many FLOP/s; at most 1."""
+        if self._doubts and flops > 0.85 * self.flops:
+            self._doubts -= 1
+            self.flops = max(self.flops, self._units * best_matmul_flops(self._dtype))
+        if flops > 1.001 * self.flops:
+            self._report(
+                f"the run does {flops / 1e12:.4g} TFLOP/s, more than the {self.flops / 1e12:.4g} that were held to be the "
+                "devices' peak: MFU is of the run's own best rate from here on"
+            )
+        self.flops = max(self.flops, flops)
+        return flops / self.flops
+
+
+def best_matmul_flops(dtype: str, seconds: float = 0.5) -> float:
+    """The best rate of matrix products in `dtype` of several sizes, over about `seconds`: small ones find a busy CPU's gaps."""
+    rates = []
+    for size in (512, 1_024, 2_048, 4_096, 8_192):
+        rates.append(measured_matmul_flops(size, seconds / 5, dtype))
+        if 2 * (2 * size) ** 3 / rates[-1] > seconds:  # the next one would take longer than that
+            break
+    return max(rates)
 
 
 def measured_matmul_flops(size: int = 2048, seconds: float = 0.5, dtype: str = "float32") -> float:
-    """The best rate of products of two `size` × `size` matrices, over about `seconds`."""
-    x = jnp.ones((size, size), dtype)
+    """The best rate of products of two `size` × `size` matrices of random values, over about `seconds`."""
+    x = jax.random.normal(jax.random.key(0), (size, size), dtype)  # equal ones take less power, and so less time
     product = jax.jit(jnp.matmul)
     product(x, x).block_until_ready()
     best, end = float("inf"), time.perf_counter() + seconds

@@ -290,6 +290,7 @@ def run(
         rows=size,
         cost=cost,
         initial=lambda: {} if config.from_scratch else source.params,
+        dtype=model.dtype,
         metric=f"valid/{task.metrics[0]}",
         patience=config.patience,
         trials=several,

@@ -220,6 +220,7 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
         rows=config.batch_size,
         cost=lambda batch: cost,
         initial=lambda: _with_token_types(initial[1](), model.num_token_types) if initial else {},
+        dtype=model.dtype,
         derived=perplexity,
         rows_of=rows_of,
     )

@@ -18,7 +18,8 @@ from jax.sharding import Mesh
 from roberta_jax import __version__
 from roberta_jax.data import storage
 from roberta_jax.errors import UserError, check
-from roberta_jax.model.flops import peak_flops
+from roberta_jax.hardware import cautions
+from roberta_jax.model.flops import Peak
 from roberta_jax.training.checkpoint import Checkpoints
 from roberta_jax.training.distributed import Stop, whole
 from roberta_jax.training.guard import GuardConfig
@@ -90,6 +91,7 @@ class Job:
     rows: int  # of a batch: config.batch_size, or a few more that weigh nothing
     cost: Callable[[dict], tuple[int, float]]  # a batch → (its ids, the FLOPs that a training step on it needs)
     initial: Callable[[], dict]  # of a run that does not resume: parameters in place of `init`'s of the same names
+    dtype: str = "float32"  # of the arithmetic, by whose peak MFU is measured
     derived: Callable[[dict[str, float]], dict[str, float]] = lambda means: {}  # from a step's means, further ones
     metric: str = ""  # the state keeps the parameters where this was greatest; "": checkpoints, where valid/loss was least
     patience: int = 0  # evaluations without a better one that end the run; 0: none do
@@ -143,8 +145,10 @@ def _train(job: Job, config: RunConfig, workdir: Path) -> dict | None:
         say(f"resuming from step {first_step:,}")
     _note_config(config, workdir, first_step)
 
-    metrics, peak = Metrics(workdir, first_step), peak_flops()
+    metrics, peak = Metrics(workdir, first_step), Peak(job.dtype, say)
     say(f"{sum(x.size for x in jax.tree.leaves(abstract['params'])):,} parameters on {_devices()}")
+    for sentence in cautions(jax.devices()[0], job.dtype, jax.__version_info__):
+        say(sentence)
     update = make_train_step(job.loss, optimizer, microbatches, mesh, config.guard)
     if trials:
         update = jax.vmap(update)
@@ -195,7 +199,7 @@ def _train(job: Job, config: RunConfig, workdir: Path) -> dict | None:
                 "skipped": float(np.sum(~made)),
                 "learning_rate": float(learning_rate(step - 1)),
                 "tokens_per_second": float(ids / seconds),
-                "mfu": float(flops / seconds / peak),
+                "mfu": peak.mfu(float(flops / seconds)),
                 "goodput": ledger.goodput,
             }
             apart = {f"loss/{trial.name}": float(series["loss"][:, i].mean()) for i, trial in enumerate(trials)}
