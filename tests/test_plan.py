@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import pytest
 
 from roberta_jax import plan
-from roberta_jax.compiled import Collective, matmul_flops, read_step
+from roberta_jax.compiled import COLLECTIVES, Collective, matmul_flops, read_step
 from roberta_jax.config import typed
 from roberta_jax.errors import UserError
 from roberta_jax.hardware import GIB, parse_topology
@@ -112,6 +112,80 @@ def test_hbm_bytes_are_those_of_slices_and_not_of_other_memories():
     gathered = 6 * array  # read; the result lies elsewhere
     conditions = 3 * (1 + 2 * 4) + 6 * (1 + 2 * 4)  # the compared integers
     assert read_step(TEXT).hbm_bytes == outside + reduced + gathered + conditions
+
+
+def test_a_step_moves_as_much_under_each_jax():
+    texts = {path.stem: path.read_text() for path in sorted((Path(__file__).parent / "compiled").glob("h100x8-*.txt"))}
+    assert [name.split("-")[-1][:4] for name in texts] == ["0.10", "0.11", "0.12"]
+    assert ["fusion-start" in text for text in texts.values()] == [False, True, True]  # what one of them writes anew
+    steps = [read_step(text) for text in texts.values()]
+    assert max(step.hbm_bytes for step in steps) < 1.1 * min(step.hbm_bytes for step in steps)
+    gradient = 6 * 256 * 256 * 4
+    for step in steps:
+        assert step.by_kind() == {kind: {"count": 1, "bytes": gradient} for kind in ("reduce-scatter", "all-gather")}
+        assert not step.unknown_opcodes and not step.unknown_loops
+
+
+def test_a_tpus_text_of_a_later_libtpu():
+    step = read_step((Path(__file__).parent / "compiled" / "v5e-2x4-jax-0.11.2.txt").read_text())
+    gradient = 6 * 256 * 256 * 4
+    assert step.by_kind() == {kind: {"count": 1, "bytes": gradient} for kind in ("reduce-scatter", "all-gather")}
+    assert not step.unknown_opcodes and not step.unknown_loops
+    assert 3 * gradient < step.hbm_bytes < 6 * gradient  # much of it stays in the chip's own memory
+
+
+A, B, ELSEWHERE = "f32[8,4]{1,0}", "f32[8,16]{1,0}", "f32[8,4]{1,0:S(1)}"
+SMALL, LARGE = 8 * 4 * 4, 8 * 16 * 4
+AMONG = "replica_groups=[1,4]<=[4]"
+
+
+@pytest.mark.parametrize(
+    ("shape", "operation", "result", "moved"),
+    [
+        (f"(({A}), {B}, u32[])", "fusion-start(%a), kind=kLoop, calls=%widen", B, SMALL + LARGE),
+        (f"(({A}), {B})", "fusion-start(%a), kind=kLoop, calls=%widen", B, SMALL + LARGE),
+        (f"(({A}, {A}), ({A}, {A}), u32[])", "sort-start(%a, %a), to_apply=%sum", f"({A}, {A})", 4 * SMALL),
+        (f"(({B}), {A}, u32[])", "slice-start(%b), slice={[0:8], [0:4]}", A, 2 * SMALL),
+        (f"(({B}), {ELSEWHERE}, u32[])", "slice-start(%b), slice={[0:8], [0:4]}", ELSEWHERE, SMALL),
+        (f"({A}, {A}, u32[])", "copy-start(%a)", A, 2 * SMALL),
+        (f"({ELSEWHERE}, {A}, u32[])", "copy-start(%a)", ELSEWHERE, SMALL),
+        (f"(({A}), {B}, u32[])", 'custom-call-start(%a), custom_call_target="x"', B, SMALL + LARGE),
+        (f"({A}, {B})", f"all-gather-start(%a), {AMONG}", B, SMALL + LARGE),
+        (f"(({A}), {B})", f"all-gather-start(%a), {AMONG}", B, SMALL + LARGE),
+        (A, f"all-reduce-start(%a), {AMONG}, to_apply=%sum", A, 2 * SMALL),
+        (f"({A}, {A})", f"all-reduce-start(%a, %a), {AMONG}, to_apply=%sum", f"({A}, {A})", 4 * SMALL),
+        (f"(({A}), {A})", f"all-reduce-start(%a), {AMONG}, to_apply=%sum", A, 2 * SMALL),
+        (f"({A}, {A}, u32[], u32[])", "collective-permute-start(%a), source_target_pairs={{0,1}}", A, 2 * SMALL),
+        (f"(({A}), {B}, u32[])", "async-start(%a), calls=%wrapped", B, SMALL + LARGE),
+        (f"(({A}), {B}, u32[])", "call-start(%a), to_apply=%wrapped", B, SMALL + LARGE),
+    ],
+)
+def test_what_is_begun_and_done_elsewhere_counts_as_if_it_were_not(shape, operation, result, moved):
+    opcode = operation.split("-start")[0]
+    step = read_step(f"""HloModule test
+%sum (x: f32[], y: f32[]) -> f32[] {{
+  %x = f32[] parameter(0)
+  %y = f32[] parameter(1)
+  ROOT %z = f32[] add(%x, %y)
+}}
+%widen (p: f32[8,4]) -> f32[8,16] {{
+  %p = {A} parameter(0)
+  %twice = {A} add(%p, %p)
+  ROOT %wide = {B} pad(%twice, %p), padding=0_0x0_12
+}}
+%wrapped (q: f32[8,4]) -> f32[8,16] {{
+  %q = {A} parameter(0)
+  ROOT %inner = {B} fusion(%q), kind=kLoop, calls=%widen
+}}
+ENTRY %main (a: f32[8,4], b: f32[8,16]) -> f32[8,16] {{
+  %a = {A} parameter(0)
+  %b = {B} parameter(1)
+  %begun = {shape} {operation}
+  ROOT %done = {result} {opcode}-done(%begun)
+}}
+""")
+    assert step.hbm_bytes == moved and not step.unknown_opcodes
+    assert [one.kind for one in step.collectives] == [kind for kind in COLLECTIVES if kind == opcode]
 
 
 @pytest.mark.parametrize(
