@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-import torch
 
 from roberta_jax.errors import UserError
 from roberta_jax.training.optimizer import OptimizerConfig, decayed, make_optimizer, schedule
@@ -37,6 +36,7 @@ def test_weight_decay_takes_all_or_leaves_out_biases_and_norms():
 
 @pytest.mark.parametrize("clip", [0.0, 0.5])
 def test_updates_are_pytorchs(clip):
+    torch = pytest.importorskip("torch", reason="PyTorch, which this compares with, is not installed")
     rng = np.random.default_rng(0)
     start, gradients = rng.normal(size=(7, 5)), rng.normal(size=(20, 7, 5))
     config = OptimizerConfig(learning_rate=1e-2, warmup_steps=5, weight_decay=0.1, clip_norm=clip)
