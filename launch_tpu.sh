@@ -243,7 +243,7 @@ require_commit() { # before anything is made that costs
 require_same() { # a slice that is there already is taken only if it is what was asked for
   local found=''
   if [[ -n $its_type && ${its_type,,} != "${type,,}" ]]; then found+=" --type=$its_type"; fi
-  if [[ -n $its_version && $its_version != "$version" ]]; then found+=" --version=$its_version"; fi
+  if [[ -n $its_version && -n $version && $its_version != "$version" ]]; then found+=" --version=$its_version"; fi
   found=${found:+"$name is there already, with$found; expected --type=$type --version=$version"}
   [[ -z $found ]] || die "$found. Take another --name, delete it, or ask for what it is"
 }
@@ -360,7 +360,8 @@ follow() { # looks, and does what is missing, until the run ends
 name=${TPU_NAME:-} project=${PROJECT_ID:-} zone=${ZONE:-} type=${ACCELERATOR_TYPE:-} version=${RUNTIME_VERSION:-}
 valid_until_duration='' config='' workdir='' retries=3 poll=60 spot=false queued=false yes=false dry_run=false flags=()
 problem='' hopeless=false failures=0 counted=false state='' why='' status='' culprit='' code='' told=''
-its_type='' its_version='' rest='' workers='' standing=no interrupted=false # standing: whether a slice is there that costs: no, maybe, yes
+its_type='' its_version='' rest='' workers='' interrupted=false
+standing=no # whether a slice is there that costs: no, maybe or yes
 known=' name project zone type version valid_until_duration config workdir retries poll '
 ((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1] >= 404)) || die "this is bash $BASH_VERSION; expected 4.4 or newer"
 root=$(cd -- "$(dirname -- "${BASH_SOURCE[0]}")" && pwd)

@@ -151,8 +151,8 @@ def make(
             work = Work(folder if within else f"{folder}.{made}.partial", made)
             if within and storage.names(folder) - NOTHING and not work.found():
                 raise UserError(f"{folder} holds the beginning of another corpus: name a new folder, or empty this one.")
+            work.save_plan(recipe, shards)  # first: by it a folder is known to be a preparation's
             tokenizer.save(storage.join(work.folder, "tokenizer"))
-            work.save_plan(recipe, shards)
             if recipe.exclude:
                 save_overlap(work, excluded, recipe.reading)
             spills = cache / f"spills-{made}" if remote else Path(work.path("spills"))
@@ -178,8 +178,8 @@ def make(
 
 def _refuse_foreign(out: str | Path) -> None:
     """Raises where a corpus can't be made: something else stands there, or nothing can be written."""
-    names = storage.names(out)
-    if names - NOTHING and not names & {"manifest.json", "work"}:
+    names, begun = storage.names(out), storage.exists(storage.join(out, "work", "plan.json"))
+    if names - NOTHING and "manifest.json" not in names and not begun:
         raise UserError(f"{out} is not empty and holds no prepared corpus: name a new folder.")
     if "manifest.json" not in names and (there := storage.local(out)):
         storage.require_writable(there if os.path.lexists(there) else there.parent)
@@ -254,18 +254,20 @@ def parser(program: str, description: str) -> argparse.ArgumentParser:
 
 def run_command(args: argparse.Namespace, **how) -> None:
     tokenizer = int(args.tokenizer) if args.tokenizer.isdigit() else args.tokenizer
-    reading = Reading(args.text_column, args.documents, args.invalid_utf8, args.bad_records)
-    recipe = Recipe(
-        tuple(args.source),
-        tokenizer,
-        args.format,
-        args.length,
-        args.valid_fraction,
-        reading,
-        args.deduplicate,
-        tuple(args.exclude),
-        args.encoding,
-    )
+    try:
+        recipe = Recipe(
+            tuple(args.source),
+            tokenizer,
+            args.format,
+            args.length,
+            args.valid_fraction,
+            Reading(args.text_column, args.documents, args.invalid_utf8, args.bad_records),
+            args.deduplicate,
+            tuple(args.exclude),
+            args.encoding,
+        )
+    except UserError as error:  # of a field, which is a flag here
+        raise UserError(str(error).replace("config.data.", "--")) from None
     with redirect_stdout(sys.stderr if args.json else sys.stdout):
         folder = make(recipe, args.out, workers=args.processes, **how)
     if args.json:

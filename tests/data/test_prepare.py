@@ -332,6 +332,9 @@ def test_a_folder_that_holds_something_else_is_not_written_to(small_corpus, docu
     (tmp_path / "mine" / "thesis.txt").touch()
     with pytest.raises(UserError, match="mine is not empty and holds no prepared corpus"):
         prepare.prepare(recipe, tmp_path / "mine", tmp_path / "cache", 1)
+    (tmp_path / "mine" / "thesis.txt").rename(tmp_path / "mine" / "work")  # a name that ours has too
+    with pytest.raises(UserError, match="mine is not empty and holds no prepared corpus"):
+        prepare.prepare(recipe, tmp_path / "mine", tmp_path / "cache", 1)
     with pytest.raises(UserError, match="holds a corpus made from something else"):
         prepare.prepare(recipe, small_corpus.folder, tmp_path / "cache", 1)
 
@@ -425,6 +428,17 @@ def test_the_command_prepares_and_prints_json(documents, tmp_path):
         done = run(*arguments)
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout) == Corpus(out).manifest
+
+
+def test_a_flag_that_cannot_be_is_named_as_one(monkeypatch, tmp_path):
+    for flag, said in (
+        ("--length=7", "--length is 7; expected 8 or more"),
+        ("--tokenizer=9", "--tokenizer is 9; expected a folder"),
+    ):
+        arguments = ["--source=no/such", "--tokenizer=400", f"--out={tmp_path / 'out'}", flag]
+        monkeypatch.setattr(sys, "argv", ["prepare", *arguments])
+        with pytest.raises(UserError, match=said):
+            prepare.main()
 
 
 @pytest.mark.parametrize("fault", ["no such path", "in a worker", "tokenizer"])
