@@ -237,4 +237,4 @@ def test_an_export_leaves_other_things_alone_and_goes_on_with_its_own(tmp_path):
     (tmp_path / "stopped").mkdir()
     for name in ("model.safetensors", "vocab.json", "README.md", ".gitattributes"):
         (tmp_path / "stopped" / name).touch()
-    hub.require_place(tmp_path / "stopped")
+    hub.require_room(tmp_path / "stopped")

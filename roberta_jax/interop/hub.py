@@ -244,7 +244,7 @@ def save(pretrained: Pretrained, folder: Path, card: str = "") -> None:
     text, config = pretrained.text, pretrained.config
     if text is None:
         raise UserError(f"{pretrained.origin} has no tokenizer, and a model without one is of no use elsewhere.")
-    require_place(folder)
+    require_room(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").unlink(missing_ok=True)  # without it there is no model, until it comes again as the last file
     fields = config_to_transformers(
@@ -271,7 +271,7 @@ def save(pretrained: Pretrained, folder: Path, card: str = "") -> None:
     _write_json(folder / "config.json", fields)
 
 
-def require_place(folder: Path) -> None:
+def require_room(folder: Path) -> None:
     """Raises where a model can't be exported: something else is there, or nothing can be written."""
     if folder.is_file():
         raise UserError(f"{folder} is a file; the model needs a folder.")
@@ -299,7 +299,7 @@ def _write_json(path: Path, fields: dict) -> None:
 
 def export(source: str | Path, folder: Path, checkpoint: str | int = "newest") -> Pretrained:
     """Writes any model that `load` reads as a folder of transformers; a workdir's with its model card."""
-    require_place(folder)
+    require_room(folder)
     pretrained, workdir = load(source, checkpoint), Path(source).expanduser()
     card = ""
     if (workdir / "checkpoints").is_dir():

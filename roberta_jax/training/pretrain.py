@@ -99,9 +99,12 @@ class PretrainConfig(RunConfig):
         warmup(self.optimizer, self.steps)
         model, entries = self.model, self.data.tokenizer
         if entries.isdigit() and model.vocab_size > int(entries):  # a text may give fewer than it is asked for, but not more
+            whose, instead = "config.model.vocab_size", "set it to 0, which takes as many as there are"
+            if self.init_from:
+                whose, instead = f"config.init_from {self.init_from}: its vocab_size", "name its tokenizer's folder there"
             raise UserError(
-                f"config.model.vocab_size is {model.vocab_size}, the tokenizer has at most {entries} entries, by "
-                "config.data.tokenizer; set it to 0, which takes as many as there are."
+                f"{whose} is {model.vocab_size}, the tokenizer has at most {entries} entries, by config.data.tokenizer; "
+                f"{instead}."
             )
         expected = f"at least config.data.length, {self.data.length}, or 0: that"
         check(not 0 < model.max_length < self.data.length, "model.max_length", model.max_length, expected)
