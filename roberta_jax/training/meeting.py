@@ -73,8 +73,12 @@ def split(address: str) -> tuple[str, int]:
 def _listen(address: str, port: int) -> socket.socket:
     """At the port where JAX's coordinator is going to listen."""
     bind = os.environ.get("JAX_COORDINATOR_BIND_ADDRESS")
-    host, port = split(bind) if bind else ("", port)
-    both = not host and socket.has_dualstack_ipv6()
+    try:
+        host, port = split(bind) if bind else ("::", port)
+    except ValueError:
+        raise UserError(f"JAX_COORDINATOR_BIND_ADDRESS={bind}, expected host:port of this host, on process 0 alone.") from None
+    both = host == "::" and socket.has_dualstack_ipv6()
+    host = "" if host == "::" and not both else host
     family = socket.AF_INET6 if both or ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=1024, dualstack_ipv6=both)

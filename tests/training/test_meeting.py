@@ -151,6 +151,15 @@ def _until(done: threading.Event, serve) -> None:
             pass
 
 
+@pytest.mark.parametrize("bind", ["[::]", "0.0.0.0", "127.0.0.1"])
+def test_it_listens_where_jax_is_told_to(address, monkeypatch, bind):
+    monkeypatch.setenv("JAX_COORDINATOR_BIND_ADDRESS", f"{bind}:{meeting.split(address)[1]}")
+    assert outcomes(address, [(2, 0), (2, 1)]) == [""] * 2
+    monkeypatch.setenv("JAX_COORDINATOR_BIND_ADDRESS", bind)
+    with pytest.raises(UserError, match=f"JAX_COORDINATOR_BIND_ADDRESS={re.escape(bind)}, expected host:port"):
+        meeting.meet(address, 2, 0)
+
+
 def test_a_port_that_may_not_be_used_is_a_sentence():
     if os.geteuid() == 0:
         pytest.skip("root may use every port")
