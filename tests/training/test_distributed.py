@@ -208,9 +208,9 @@ def test_a_port_in_use_ends_all_hosts_with_a_sentence(arguments, tmp_path, launc
 
         command, began = [*arguments, f"--workdir={tmp_path / 'run'}"], time.time()
         hosts = [Process(command, simulated(1) | environment(i), tmp_path / f"{i}.log") for i in range(2)]
-        taken.settimeout(60)
+        taken.settimeout(120)
         taken.accept()[0].close()  # host 1 came here
-        assert [host.wait(timeout=60) for host in hosts] == [2, 2] and time.time() - began < 60
+        assert [host.wait(timeout=120) for host in hosts] == [2, 2] and time.time() - began < 120
     sentences = (
         f"error: port {address[10:]} of this host, where the processes are to meet ({address}), is in use by ",
         f"error: what answers at {address} is no process 0 that waits for others: ",
