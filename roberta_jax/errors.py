@@ -7,6 +7,8 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 
+from roberta_jax.output import show
+
 STREAMS = ("standard output", "standard error")
 # What the system's words do not say of a path; the rest is said in its own.
 REASONS = {
@@ -124,7 +126,7 @@ def exit_with_sentence(main: Callable[[], None], outlives_output: bool = False) 
             line, code = found
             with contextlib.suppress(OSError):
                 if line:
-                    print(line, file=sys.stderr, flush=True)
+                    show(line, sys.stderr)
             _discard_output()
     sys.exit(code)
 

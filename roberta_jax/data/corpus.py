@@ -4,7 +4,6 @@
 often each id stands in the train rows) and `tokenizer/`. `roberta_jax.data.prepare` makes it.
 """
 
-import json
 import os
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -13,12 +12,18 @@ from pathlib import Path
 import numpy as np
 import pyarrow
 
-from roberta_jax.data import encodings, packing, storage
+from roberta_jax.data import encodings, lock, packing, storage
 from roberta_jax.data.storage import sha256
 from roberta_jax.data.tokenizer import Encoding
 from roberta_jax.errors import UserError
+from roberta_jax.output import show
 
 SPLITS = ("train", "valid")
+_FIELDS = {  # of a manifest, without which it is none; others came later
+    **dict.fromkeys(("key", "format", "tokenizer"), str),
+    **dict.fromkeys(("length", "vocabulary", "documents", "bytes"), int),
+    **dict.fromkeys(("shards", "rows", "tokens", "row_lengths", "recipe", "tokenizer_files"), dict),
+}
 
 
 class Rows:
@@ -112,7 +117,10 @@ class Corpus:
 def _verify(folder: Path, shards: dict[str, str]) -> None:
     """Compares every file with its hash, once: `verified.json` remembers what has not changed since."""
     stamp = folder / "verified.json"
-    known = json.loads(stamp.read_text()) if stamp.is_file() else {}
+    try:
+        known = storage.parse_json(stamp.read_bytes())
+    except (OSError, ValueError):  # not there, or damaged: then all is compared again
+        known = {}
     missing = [name for name in shards if not (folder / name).is_file()]
     if missing:
         raise UserError(f"{folder}: the shard {missing[0]} that its manifest lists is missing; prepare the corpus again.")
@@ -125,14 +133,24 @@ def _verify(folder: Path, shards: dict[str, str]) -> None:
                     f"{folder / name}: its SHA-256 is {found[:12]}…, the manifest says {shards[name][:12]}…: the shard "
                     "is damaged; delete the folder and prepare the corpus again."
                 )
-    if unknown and os.access(folder, os.W_OK):
-        storage.write_text(stamp, json.dumps(now))
+    if unknown and os.access(folder, os.W_OK) and not stamp.is_dir():
+        storage.write_json(stamp, now, indent=None)
 
 
 def read_manifest(folder: str | Path) -> dict:
     if not storage.exists(path := storage.join(folder, "manifest.json")):
         raise UserError(f"{folder}: no manifest.json there, so this is not a whole prepared corpus.")
-    return json.loads(storage.read_bytes(path))
+    manifest = {"tokenizer_files": {}} | storage.read_json(path)
+    for name, kind in _FIELDS.items():
+        if not isinstance(manifest.get(name), kind):
+            raise UserError(f"{path}: {name!r} is {manifest.get(name)!r}; it is damaged, prepare the corpus again.")
+    storage.plain_name(manifest["key"], f"{path}: key")
+    for field in ("shards", "tokenizer_files"):
+        for name, digest in manifest[field].items():
+            storage.plain_name(name, f"{path}: {field}")
+            if not isinstance(digest, str) or field == "shards" and not name.endswith(".npy"):
+                raise UserError(f"{path}: {field} has {name} with SHA-256 {digest!r}; it is damaged, prepare the corpus again.")
+    return manifest
 
 
 def bytes_per_token(manifest: dict) -> float:
@@ -153,17 +171,22 @@ def on_this_machine(folder: str, cache: Path) -> Path:
     copy = Path(cache).expanduser() / f"corpus-{manifest['key']}"
     if (copy / "manifest.json").is_file():
         return copy
+    hashes = manifest["shards"] | {f"tokenizer/{name}": digest for name, digest in manifest["tokenizer_files"].items()}
 
     def fetch(name: str) -> None:
-        to, wanted = copy / name, manifest["shards"].get(name)
-        if not to.is_file():
-            storage.download(storage.join(folder, name), to, wanted)
+        if not (copy / name).is_file():
+            storage.download(storage.join(folder, name), copy / name, hashes[name])
 
-    print(f"copying {folder} to {copy}", flush=True)
-    with ThreadPoolExecutor(8) as threads:
-        vocabulary = [f"tokenizer/{name}" for name in storage.names(storage.join(folder, "tokenizer"))]
-        list(threads.map(fetch, [*manifest["shards"], *vocabulary]))
-    storage.write_text(copy / "manifest.json", json.dumps(manifest, indent=1))
+    with lock.waiting(cache / f"copying-{manifest['key']}.lock"):
+        if (copy / "manifest.json").is_file():  # another process has made it meanwhile
+            return copy
+        show(f"copying {folder} to {copy}")
+        there = storage.join(folder, "tokenizer")
+        if not manifest["tokenizer_files"]:  # it was made before they were noted
+            hashes |= {f"tokenizer/{storage.plain_name(name, there)}": None for name in storage.names(there)}
+        with ThreadPoolExecutor(8) as threads:
+            list(threads.map(fetch, hashes))
+        storage.write_json(copy / "manifest.json", manifest)
     return copy
 
 

@@ -10,6 +10,7 @@ similarity to it of at least NEAR; whether that one is itself dropped does not m
 import functools
 import io
 import json
+import zipfile
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from roberta_jax.data import ngrams, storage
 from roberta_jax.data.distinct import hash64
 from roberta_jax.data.documents import Counts, Piece, Reading, read
 from roberta_jax.data.recipe import Recipe, Work, plan_of
+from roberta_jax.errors import UserError
 
 NEAR = 0.8  # the estimated Jaccard similarity of two documents' shingles from which the later one is dropped
 EXACT, SIMILAR, OVERLAPPING = KINDS = ("exact_duplicates", "near_duplicates", "overlapping_documents")
@@ -49,8 +51,8 @@ def save_overlap(work: Work, shards: list[list[Piece]], reading: Reading) -> Non
 
 @functools.lru_cache(1)
 def _overlap_of(work: Work) -> ngrams.Overlap:
-    with load_arrays(work.path("exclude.npz")) as saved:
-        return ngrams.Overlap(saved["grams"], saved["lengths"])
+    saved = load_arrays(work.path("exclude.npz"))
+    return ngrams.Overlap(saved["grams"], saved["lengths"])
 
 
 def save_arrays(path: str, **arrays) -> None:
@@ -58,8 +60,15 @@ def save_arrays(path: str, **arrays) -> None:
         np.savez(file, **arrays)
 
 
-def load_arrays(path: str) -> np.lib.npyio.NpzFile:
-    return np.load(storage.local(path) or io.BytesIO(storage.read_bytes(path)))
+def load_arrays(path: str) -> dict[str, np.ndarray]:
+    """Raises a UserError where the file is damaged."""
+    try:
+        with np.load(io.BytesIO(storage.read_bytes(path))) as saved:
+            return dict(saved)
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{path} is damaged ({storage.reason(error)}); delete it, and the same command makes it anew."
+        ) from None
 
 
 def sketch(work: Work, shard: int, _: Blocks) -> Iterator[tuple[int, bytes]]:
@@ -67,10 +76,10 @@ def sketch(work: Work, shard: int, _: Blocks) -> Iterator[tuple[int, bytes]]:
     if not storage.exists(path):
         _write_sketch(work, shard, path)
     recipe = plan_of(work).recipe
-    with load_arrays(path) as saved:
-        digests, signatures = saved["digests"], saved["signatures"]
-        taken = np.ones(len(digests), bool)
-        taken[list(map(int, json.loads(str(saved["overlaps"]))))] = False
+    saved = load_arrays(path)
+    digests, signatures = saved["digests"], saved["signatures"]
+    taken = np.ones(len(digests), bool)
+    taken[list(map(int, json.loads(str(saved["overlaps"]))))] = False
     positions = np.arange(len(digests), dtype=np.uint64) + np.uint64(shard << 32)
     records = []
     if recipe.deduplicate != "none":
@@ -139,8 +148,7 @@ def compare(work: Work, shard: int, blocks: Blocks) -> Iterator[tuple[int, bytes
         return
     pairs = pairs[np.lexsort([pairs[name] for name in PAIR.names])]
     pairs = pairs[np.append(True, pairs[1:] != pairs[:-1])]  # most near duplicates meet in several bands
-    with load_arrays(work.path(f"sketch-{shard:05d}.npz")) as saved:
-        signatures = saved["signatures"]
+    signatures = load_arrays(work.path(f"sketch-{shard:05d}.npz"))["signatures"]
     for other, block in _grouped(pairs["position"] >> np.uint64(32), pairs):
         part = np.frombuffer(block, PAIR)
         candidates = np.empty(len(part), _candidates(signatures.shape[1]))
@@ -157,8 +165,8 @@ def _number(positions: np.ndarray) -> np.ndarray:
 def verdicts(work: Work, shard: int, blocks: Blocks) -> dict[int, Dropped]:
     """The documents of a shard that are dropped, by their number."""
     recipe = plan_of(work).recipe
-    with load_arrays(work.path(f"sketch-{shard:05d}.npz")) as saved:
-        signatures, overlaps = saved["signatures"], json.loads(str(saved["overlaps"]))
+    saved = load_arrays(work.path(f"sketch-{shard:05d}.npz"))
+    signatures, overlaps = saved["signatures"], json.loads(str(saved["overlaps"]))
     dropped = {int(number): Dropped(OVERLAPPING, ngram=ngram) for number, ngram in overlaps.items()}
     candidates = _joined(blocks, _candidates(_width(recipe)))
     numbers = _number(candidates["position"])

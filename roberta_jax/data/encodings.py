@@ -57,11 +57,15 @@ def load(folder: str | Path) -> Encoding:
     Raises:
       UserError: no such file is there, or it is damaged.
     """
+    storage.check_hashes(folder)
     encoding = found(folder) or "bytes"  # whose error names what is missing
     if encoding == "bytes":
         return Tokenizer.load(folder)
     path = storage.join(folder, FILES[encoding])
-    content = storage.read_bytes(path)
+    try:
+        content = storage.read_bytes(path)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {storage.reason(error)}.") from None
     if encoding == "wordpiece":
         return WordPiece(content.decode("utf-8", "replace").removesuffix("\n").split("\n"), path)
     return SentencePiece(content, encoding, path)

@@ -6,7 +6,6 @@ The corpus is opened, or prepared, as training would do it; rows and masks are t
 prints all of it as one object, `--html` writes it as one page that needs nothing else.
 """
 
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -18,8 +17,9 @@ from ml_collections import config_flags
 
 from roberta_jax.config import parse_flags, typed
 from roberta_jax.data import storage
-from roberta_jax.data.page import LEGEND, blocks, marked, page, row_title, shares_of, spaced, visible
+from roberta_jax.data.page import LEGEND, blocks, marked, page, row_title, shares_of, spaced
 from roberta_jax.errors import UserError, exit_with_sentence
+from roberta_jax.output import printable, show, to_json
 
 # Of what is predicted: on a terminal, and elsewhere.
 COLOURS = {"masked": "\x1b[30;43m{0}\x1b[0m", "random": "\x1b[97;41m{0}→{1}\x1b[0m", "kept": "\x1b[30;42m{0}\x1b[0m"}
@@ -54,7 +54,7 @@ def lines(found: dict, prepared: str, colours: bool) -> Iterator[str]:
         yield f"\n{dim.format('— ' + row_title(row))}"
         for block in blocks(row["pieces"]):
             yield "".join(_marked(piece, marks, dim) for piece in block)
-    yield "\n" + prepared
+    yield "\n" + printable(prepared)
     run, masks, sample = found["run"], found["masking"], found["sample_rows"]
     yield (
         f"{run['steps']:,} steps of {run['batch_size']:,} rows: {run['epochs']:.2f} epochs of {run['rows']:,} rows, "
@@ -90,7 +90,7 @@ def _marked(piece, marks: dict, dim: str) -> str:
     if piece.kind == "special":
         return dim.format(piece.text)
     if piece.kind == "text":
-        return visible(piece.text)
+        return printable(piece.text)
     return marks[piece.kind].format(*marked(piece))
 
 
@@ -112,7 +112,7 @@ def command() -> None:
             found, prepared = inspect(config.value.to_dict(), rows.value)
         if as_json.value:
             rows_of_ids = [{name: value for name, value in row.items() if name != "pieces"} for row in found["rows"]]
-            print(json.dumps(found | {"rows": rows_of_ids}, ensure_ascii=False))
+            show(to_json(found | {"rows": rows_of_ids}))
         else:
             print("\n".join(lines(found, prepared, sys.stdout.isatty())))
         if html.value:

@@ -3,11 +3,10 @@
 from collections.abc import Iterator
 from html import escape
 
+from roberta_jax.output import printable
+
 BOS = "<s>"  # begins an input
 LEGEND = {"masked": "<mask> in its place", "random": "a random token in its place", "kept": "predicted, but left as it is"}
-# A corpus may hold what would steer a terminal, or be no character of a page.
-_CONTROLS = {code: 0x2400 + code for code in range(32) if chr(code) not in "\t\n"} | {0x7F: 0x2421}
-_CONTROLS |= {code: 0xFFFD for code in range(0x80, 0xA0)}
 
 STYLE = """
 :root { color-scheme: light dark; --paper: #fff; --card: #f6f7f9; --line: #dfe3e8; --ink: #1c2128; --soft: #59636e;
@@ -46,18 +45,14 @@ svg text { fill: var(--soft); font-size: 13px; } svg line { stroke: var(--line);
 """
 
 
-def visible(text: str) -> str:
-    return text.translate(_CONTROLS)
-
-
 def spaced(token: str) -> str:
     """A token with its white space to be seen."""
-    return visible(token).replace(" ", "␣").replace("\n", "↵")
+    return printable(token).replace(" ", "␣").replace("\n", "↵")
 
 
 def marked(piece) -> tuple[str, str]:
     """The text and what it became of a piece that is predicted; a part of a character that others hold is U+FFFD."""
-    return visible(piece.text.replace("\n", "↵\n")) or "\ufffd", visible(piece.became.replace("\n", "↵"))
+    return printable(piece.text.replace("\n", "↵\n")) or "\ufffd", printable(piece.became.replace("\n", "↵"))
 
 
 def row_title(row: dict) -> str:
@@ -185,7 +180,7 @@ def _piece(piece) -> str:
     if piece.kind == "special":
         return f'<bdi dir="ltr" class="special">{escape(piece.text)}</bdi>'
     if piece.kind == "text":
-        return escape(visible(piece.text))
+        return escape(printable(piece.text))
     text, became = map(escape, marked(piece))
     if piece.kind == "random":
         return f'<mark dir="ltr" class="random"><del>{text}</del>→<ins><bdi>{became}</bdi></ins></mark>'

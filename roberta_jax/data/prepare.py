@@ -8,16 +8,14 @@ there, empty, before, it has no manifest; a killed preparation goes on from ther
 """
 
 import argparse
-import fcntl
-import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext, redirect_stdout
+from contextlib import nullcontext, redirect_stdout, suppress
 from dataclasses import asdict
 from pathlib import Path
 
-from roberta_jax.data import encodings, packing, processes, storage
+from roberta_jax.data import encodings, lock, packing, processes, storage
 from roberta_jax.data.corpus import Corpus, on_this_machine, read_manifest, report
 from roberta_jax.data.distinct import hash64
 from roberta_jax.data.documents import CHOICES, Counts, Piece, Reading, read, resolve
@@ -26,20 +24,12 @@ from roberta_jax.data.recipe import DEDUPLICATE, Recipe, Work, deciding, key
 from roberta_jax.data.shards import VERSION, is_valid, summarise
 from roberta_jax.data.tokenizer import Encoding
 from roberta_jax.errors import UserError, exit_with_sentence
+from roberta_jax.output import show, to_json
 
 TOKENIZER_BYTES, TOKENIZER_SHARDS = 64 << 20, 1_024  # of text, from shards alike, to learn a vocabulary from; at most
 DEFAULT_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "roberta_jax"
 LOCK = ".lock"  # in a folder that was there before
-NOTHING = {LOCK, "lost+found"}  # what an empty folder may hold: the latter is what a new disk is mounted with
-
-
-@contextmanager
-def _locked(path: Path):
-    """Two runs that want the same thing: the second waits, and finds it done."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+NOTHING = {LOCK, lock.NAME, "lost+found"}  # what an empty folder may hold: the latter is what a new disk is mounted with
 
 
 def _tokenizer(recipe: Recipe, shards: list[list[Piece]], cache: Path) -> Encoding:
@@ -53,13 +43,21 @@ def _tokenizer(recipe: Recipe, shards: list[list[Piece]], cache: Path) -> Encodi
     reading = deciding(asdict(recipe.reading))
     other = [recipe.encoding] if recipe.encoding != Recipe.encoding else []
     folder = cache / f"tokenizer-{key(VERSION, recipe.tokenizer, reading, recipe.valid_fraction, fingerprints, *other)}"
-    with nullcontext() if encodings.found(folder) else _locked(folder.with_suffix(".lock")):
-        if not encodings.found(folder):
-            print(f"training a vocabulary of {recipe.tokenizer:,} entries: {recipe.encoding}", flush=True)
-            partial = folder.with_suffix(".partial")
-            encodings.train(_training_texts(recipe, shards), recipe.tokenizer, recipe.encoding).save(partial)
-            os.replace(partial, folder)
-    return encodings.load(folder)
+    if encodings.found(folder):
+        with suppress(UserError):  # whatever is damaged is mended below, in a cache that can be written
+            return encodings.load(folder)
+    with lock.waiting(folder.with_suffix(".lock")):
+        if encodings.found(folder):
+            try:
+                return encodings.load(folder)
+            except UserError as error:
+                show(f"! {error} It is {storage.put_aside(folder)} now, and the vocabulary is learned anew.")
+        show(f"training a vocabulary of {recipe.tokenizer:,} entries: {recipe.encoding}")
+        partial = folder.with_suffix(".partial")
+        encodings.train(_training_texts(recipe, shards), recipe.tokenizer, recipe.encoding).save(partial)
+        storage.write_hashes(folder, now_in=partial)
+        os.replace(partial, folder)
+        return encodings.load(folder)
 
 
 def _training_texts(recipe: Recipe, shards: list[list[Piece]]) -> Iterator[str]:
@@ -142,11 +140,14 @@ def make(
     ]
     made = key(VERSION, made_of)
     folder = str(storage.local(out) or out) if out else str(cache / f"corpus-{made}")
-    manifest_path = storage.join(folder, "manifest.json")
-    remote = storage.is_url(folder)
+    remote, manifest_path = storage.is_url(folder), storage.join(folder, "manifest.json")
     within = remote or os.path.isdir(folder)  # a mounted disk, or a link to one, is not to be replaced by another folder
-    lock = Path(folder, LOCK) if within else Path(f"{folder}.lock")
-    with nullcontext() if remote or storage.exists(manifest_path) else _locked(lock):
+    waited_for = Path(folder, LOCK) if within else Path(f"{folder}.lock")
+    if storage.exists(manifest_path):
+        alone = nullcontext()
+    else:
+        alone = lock.held(folder) if remote else lock.waiting(waited_for)
+    with alone:
         if not storage.exists(manifest_path):
             work = Work(folder if within else f"{folder}.{made}.partial", made)
             if within and storage.names(folder) - NOTHING and not work.found():
@@ -161,14 +162,14 @@ def make(
             if not remote:
                 for leftover in Path(work.folder).glob("*.partial"):  # of a kill
                     leftover.unlink()
-            storage.write_text(storage.join(work.folder, "manifest.json"), json.dumps(manifest, indent=1))
+            storage.write_text(storage.join(work.folder, "manifest.json"), to_json(manifest, 1))
             if not within:
                 os.replace(work.folder, folder)
             for done_with in (storage.join(folder, "work"), spills):
                 storage.remove_folder(done_with)
             if within and not remote:
-                lock.unlink()  # who waits for it finds the manifest
-            print(report(manifest), flush=True)
+                waited_for.unlink()  # who waits for it finds the manifest
+            show(report(manifest))
     if read_manifest(folder)["key"] != made:
         raise UserError(
             f"{folder} holds a corpus made from something else (another source, tokenizer or field): name a new folder."
@@ -271,7 +272,7 @@ def run_command(args: argparse.Namespace, **how) -> None:
     with redirect_stdout(sys.stderr if args.json else sys.stdout):
         folder = make(recipe, args.out, workers=args.processes, **how)
     if args.json:
-        print(json.dumps(read_manifest(folder)))
+        show(to_json(read_manifest(folder)))
 
 
 def main() -> None:

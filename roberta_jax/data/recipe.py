@@ -74,7 +74,7 @@ class Work:
     def found(self) -> bool:
         """Whether this preparation has begun here."""
         path = self.path("plan.json")
-        return storage.exists(path) and json.loads(storage.read_bytes(path))["key"] == self.key
+        return storage.exists(path) and storage.read_json(path).get("key") == self.key
 
 
 @dataclass(frozen=True)
@@ -91,7 +91,7 @@ class Plan:
 
 @functools.lru_cache(1)  # once a process, not once a shard
 def plan_of(work: Work) -> Plan:
-    saved = json.loads(storage.read_bytes(work.path("plan.json")))
+    saved = storage.read_json(work.path("plan.json"))
     fields = saved["recipe"] | {"reading": Reading(**saved["recipe"]["reading"])}
     fields |= {name: tuple(fields[name]) for name in ("source", "exclude")}
     shards = [[Piece(**piece) for piece in pieces] for pieces in saved["shards"]]

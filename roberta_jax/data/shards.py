@@ -16,6 +16,7 @@ from roberta_jax.data.recipe import Recipe, Work, plan_of, tokenizer_of
 from roberta_jax.data.storage import sha256
 from roberta_jax.data.tokenizer import Tokenizer
 from roberta_jax.errors import UserError
+from roberta_jax.output import to_json
 
 VERSION = 1  # of the rows that a recipe gives; part of the cache key
 SHOWN = 20  # of each kind of dropped documents stand in dropped.jsonl
@@ -109,7 +110,7 @@ def summarise(work: Work, tokenizer: Tokenizer) -> dict:
     first_bad, ends, dropped = [], [], {kind: [] for kind in duplicates.KINDS}
     distinct = {"documents": Distinct(), "lines": Distinct()}
     with ThreadPoolExecutor(8) as threads:
-        for note in threads.map(lambda i: dict(duplicates.load_arrays(_note(work, i))), range(len(plan.shards))):
+        for note in threads.map(lambda i: duplicates.load_arrays(_note(work, i)), range(len(plan.shards))):
             for name, value in json.loads(str(note["numbers"])).items():
                 totals[name] = totals.get(name, 0) + value
             hashes |= json.loads(str(note["hashes"]))
@@ -131,7 +132,7 @@ def summarise(work: Work, tokenizer: Tokenizer) -> dict:
         hashes["token_counts.npy"] = sha256(partial)
     if recipe.drops:
         examples = [_example(each, plan.shards, ends) for kind in duplicates.KINDS for each in dropped[kind]]
-        text = "".join(json.dumps(each, ensure_ascii=False) + "\n" for each in examples)
+        text = "".join(to_json(each) + "\n" for each in examples)
         storage.write_text(storage.join(work.folder, "dropped.jsonl"), text)
     ids = np.arange(recipe.length + 1)
     return {
@@ -162,6 +163,7 @@ def summarise(work: Work, tokenizer: Tokenizer) -> dict:
         "bad_records": totals["bad_records"],
         "first_bad_records": first_bad,
         "shards": dict(sorted(hashes.items())),
+        "tokenizer_files": storage.hashes_in(storage.join(work.folder, "tokenizer")),
     }
 
 

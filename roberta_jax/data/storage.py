@@ -1,21 +1,28 @@
 """Files of this machine, or behind a URL (gs://, s3://, whatever fsspec knows): found, read in ranges, written whole."""
 
 import errno
+import fcntl
 import hashlib
+import json
 import os
 import re
+import secrets
+import socket
 import stat
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from glob import glob, has_magic
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import fsspec
 import pyarrow
 
 from roberta_jax.errors import UserError
+from roberta_jax.output import to_json
 
 
 @dataclass(frozen=True)
@@ -173,29 +180,175 @@ def naming(path: Path) -> Iterator[None]:
         raise
 
 
+# NAME.HOST-PID-RANDOM.partial; before hosts were told apart, NAME.PID.partial
+_PARTIAL = re.compile(r".\.(?:(?P<host>[\w-]+)-\d+-[0-9a-f]{8}|\d+)\.partial$")
+_ABANDONED = 24 * 3600  # seconds without a change after which nobody on another host writes to a partial file any more
+_swept: set[Path] = set()
+
+
+def _host() -> str:
+    return re.sub(r"[^\w-]", "_", socket.gethostname())[:40]
+
+
 @contextmanager
 def written(path: str | Path) -> Iterator[Path]:
-    """A file to write here and now; it takes its place whole where the block ends without an error."""
-    if there := local(path):
+    """A file to write here and now; it takes its place whole where the block ends without an error.
+
+    Until then it has a name of its own, which no other process has, whatever its host and pid, and is locked: so what a
+    killed process left is told from what another one is writing.
+    """
+    there = local(path)
+    if there:
         there.parent.mkdir(parents=True, exist_ok=True)
-        partial = there.with_name(f"{there.name}.{os.getpid()}.partial")
-        with naming(there):
+        if there.is_dir():
+            raise UserError(f"{there} is a folder, and a file is to be written there; move it away.")
+    folder = there.parent if there else Path(tempfile.gettempdir())
+    if folder not in _swept:
+        _swept.add(folder)
+        remove_abandoned(folder)
+    name = there.name if there else PurePosixPath(str(path)).name
+    short = os.fsdecode(os.fsencode(name)[:150])  # a name has 255 bytes at most
+    partial = folder / f"{short}.{_host()}-{os.getpid()}-{secrets.token_hex(4)}.partial"
+    with naming(there or partial), open(partial, "xb") as file:
+        with suppress(OSError):  # not every file system has locks
+            fcntl.flock(file, fcntl.LOCK_EX)
+        try:
             yield partial
-            with open(partial, "rb") as file:
-                os.fsync(file.fileno())
-            os.replace(partial, there)
-        return
-    system, name = _filesystem(path)
-    with tempfile.TemporaryDirectory() as folder:
-        partial = Path(folder, PurePosixPath(name).name)
-        yield partial
-        system.makedirs(PurePosixPath(name).parent.as_posix(), exist_ok=True)
-        system.put_file(str(partial), name)
+            with open(partial, "rb") as done:  # which may be another file than the one that was locked
+                os.fsync(done.fileno())
+            if there:
+                os.replace(partial, there)
+            else:
+                system, far = _filesystem(path)
+                system.makedirs(PurePosixPath(far).parent.as_posix(), exist_ok=True)
+                system.put_file(str(partial), far)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def remove_abandoned(folder: Path) -> None:
+    """Deletes the partial files of processes that have ended: this host's, and others' after a day without a change."""
+    for each in os.scandir(folder) if os.access(folder, os.R_OK) else ():
+        if not (found := _PARTIAL.search(each.name)):
+            continue
+        with suppress(OSError):  # it has just taken its place, or belongs to somebody else
+            if found["host"] != _host() and time.time() - each.stat(follow_symlinks=False).st_mtime < _ABANDONED:
+                continue
+            with open(os.open(each.path, os.O_RDWR | os.O_NOFOLLOW), "rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.unlink(each.path)
 
 
 def write_text(path: str | Path, text: str) -> None:
     with written(path) as partial:
         partial.write_text(text, "utf-8")
+
+
+def write_json(path: str | Path, value: Any, indent: int | None = 1) -> None:
+    """Numbers that are not finite become null."""
+    write_text(path, to_json(value, indent) + "\n")
+
+
+def read_text(path: str | Path) -> str:
+    """Raises a UserError where there is no file of UTF-8."""
+    try:
+        return read_bytes(path).decode()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as UTF-8 text: {reason(error)}.") from None
+
+
+def read_json(path: str | Path, kind: type = dict) -> Any:
+    """Raises a UserError where there is no file of JSON, or one of another kind of value."""
+    try:
+        return parse_json(read_bytes(path), kind)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} is not a JSON file that can be read: {reason(error)}.") from None
+
+
+def parse_json(content: bytes | str, kind: type = dict) -> Any:
+    """Raises a ValueError where it is not JSON, or another kind of value."""
+    try:
+        found = json.loads(content)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    if not isinstance(found, kind):
+        raise ValueError(f"it holds {_KINDS.get(type(found), 'null')}, expected {_KINDS[kind]}")
+    return found
+
+
+_KINDS = {dict: "an object", list: "a list", str: "a string", int: "a number", float: "a number", bool: "true or false"}
+
+
+def reason(error: Exception) -> str:
+    """Why a file cannot be read, in a line."""
+    if isinstance(error, KeyError):
+        return f"it has no {error.args[0]!r}"
+    return " ".join((getattr(error, "strerror", None) or str(error) or type(error).__name__).split()).rstrip(".")
+
+
+def put_aside(path: str | Path) -> str:
+    """Moves what cannot be read to NAME.damaged, or NAME.damaged-2 where that is taken, … Returns the new name."""
+    folder, _, name = str(path).rpartition("/")
+    taken, number = names(folder or "."), 1
+    while (aside := f"{name}.damaged" + (f"-{number}" if number > 1 else "")) in taken:
+        number += 1
+    if there := local(path):
+        there.rename(there.with_name(aside))
+    else:
+        system, far = _filesystem(path)
+        system.mv(far, f"{far.removesuffix(name)}{aside}", recursive=True)
+    return aside
+
+
+def plain_name(name: Any, where: str) -> str:
+    """A name that somebody else wrote: of something right in a folder, and no path out of it.
+
+    Raises:
+      UserError: it is none; `where` says who named it.
+    """
+    if not isinstance(name, str) or name in ("", ".", "..") or re.search(r"[/\\\0-\x1f\x7f]", name) or len(name) > 255:
+        raise UserError(f"{where} names {name!r}, which is no plain name of a file; it is damaged, or not to be trusted.")
+    return name
+
+
+def _hashes(folder: str | Path) -> str:
+    return f"{str(folder).rstrip('/')}.hashes.json"
+
+
+def hashes_in(folder: str | Path) -> dict[str, str]:
+    """The SHA-256 of every whole file of a folder, by its name."""
+    whole = sorted(name for name in names(folder) if not name.endswith(".partial"))
+    return {name: sha256_of(join(folder, name)) for name in whole}
+
+
+def write_hashes(folder: str | Path, now_in: str | Path | None = None) -> None:
+    """Notes the hash of every file of a folder in FOLDER.hashes.json beside it.
+
+    Args:
+      now_in: where the files are until they are moved to the folder.
+    """
+    write_json(_hashes(folder), hashes_in(now_in or folder))
+
+
+def check_hashes(folder: str | Path) -> None:
+    """Raises a UserError where a file whose hash was noted has changed; a folder without notes is not checked."""
+    if not exists(noted := _hashes(folder)):
+        return
+    for name, wanted in read_json(noted).items():
+        path = join(folder, plain_name(name, noted))
+        try:
+            damaged = "it is not what was saved there" if sha256_of(path) != wanted else ""
+        except OSError as error:
+            damaged = reason(error)
+        if damaged:
+            raise UserError(
+                f"{path}: {damaged}, by {PurePosixPath(noted).name} beside its folder; put the file back, or, if it was "
+                "changed on purpose, delete that list."
+            )
+
+
+def sha256_of(path: str) -> str:
+    return hashlib.sha256(read_bytes(path)).hexdigest()
 
 
 def sha256(path: Path) -> str:
@@ -211,11 +364,16 @@ def download(path: str, to: Path, wanted: str | None = None) -> None:
     with written(to) as partial:
         system.get_file(name, str(partial))
         if wanted and (found := sha256(partial)) != wanted:
-            partial.unlink()
             raise UserError(
-                f"{path}: its SHA-256 is {found[:12]}…, the manifest says {wanted[:12]}…: the shard is damaged; prepare "
+                f"{path}: its SHA-256 is {found[:12]}…, the manifest says {wanted[:12]}…: the file is damaged; prepare "
                 "the corpus again."
             )
+
+
+def remove_file(path: str | Path) -> None:
+    system, name = _filesystem(path)
+    with suppress(FileNotFoundError):
+        system.rm_file(name)
 
 
 def remove_folder(folder: str | Path) -> None:

@@ -185,10 +185,12 @@ class Tokenizer(Encoding):
                 name = path.rpartition("/")[2]
                 raise UserError(f"{folder}: no {name} there; a tokenizer is a folder with vocab.json and merges.txt.")
         try:
-            vocab = json.loads(storage.read_bytes(vocab_path))
+            vocab = storage.parse_json(storage.read_bytes(vocab_path))
         except ValueError as error:
             raise UserError(f"{vocab_path} is not JSON: {error}.") from None
-        lines = storage.read_bytes(merges_path).decode().replace("\r\n", "\n").split("\n")
+        if unlike := next((token for token, i in vocab.items() if type(i) is not int), None):
+            raise UserError(f"{vocab_path}: the id of {unlike!r} is {vocab[unlike]!r}; expected a whole number.")
+        lines = storage.read_text(merges_path).replace("\r\n", "\n").split("\n")
         merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
         broken = next((merge for merge in merges if len(merge) != 2 or not set("".join(merge)) <= BYTE_OF.keys()), None)
         if broken is not None:
