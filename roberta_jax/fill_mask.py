@@ -6,11 +6,11 @@ python -m roberta_jax.fill_mask --model=/tmp/run "Paris is the <mask> of France.
 import argparse
 import dataclasses
 import itertools
-import json
 import sys
 from collections.abc import Iterable, Iterator
 
 from roberta_jax.errors import exit_with_sentence
+from roberta_jax.output import show, to_json
 
 CHUNK = 1_024  # texts that are answered together
 
@@ -32,9 +32,9 @@ def main() -> None:
         for text, masks in zip(chunk, model.fill_mask(chunk, args.top_k)):
             if args.json:
                 guesses = [[dataclasses.asdict(guess) for guess in mask] for mask in masks]
-                print(json.dumps({"text": text, "masks": guesses}, ensure_ascii=False))
+                show(to_json({"text": text, "masks": guesses}))
             else:
-                print("\n".join(_table(text, masks)))
+                show("\n".join(_table(text, masks)))
 
 
 def _lines() -> Iterator[str]:

@@ -45,13 +45,16 @@ def main(_) -> None:
 
 def run(fields: dict, workdir: Path) -> None:
     """The job that `fields` describe."""
+    from roberta_jax.training.distributed import alone_in
+
     check_choice("job", fields.get("job"), ("pretrain", "finetune", "ablations"))
     if fields["job"] == "finetune":
         from roberta_jax.tasks import runs
 
         config = typed(runs.FinetuneConfig, fields)
         _require_writable(workdir)
-        runs.run(config, workdir)
+        with alone_in(workdir):
+            runs.run(config, workdir)
     elif fields["job"] == "ablations":
         from roberta_jax.ablations import run as ablations
 
@@ -63,7 +66,8 @@ def run(fields: dict, workdir: Path) -> None:
 
         config = typed(PretrainConfig, fields)
         _require_writable(workdir)
-        pretrain(config, workdir, _initial(config.init_from, workdir) if config.init_from else None)
+        with alone_in(workdir):
+            pretrain(config, workdir, _initial(config.init_from, workdir) if config.init_from else None)
 
 
 def _require_writable(workdir: Path) -> None:

@@ -7,7 +7,6 @@ plugin; without it memory and traffic are estimates, and less sure.
 
 import importlib.util
 import itertools
-import json
 import math
 import multiprocessing
 import os
@@ -26,6 +25,7 @@ from roberta_jax.compiled import matmul_flops, read_step
 from roberta_jax.config import parse_flags, typed
 from roberta_jax.errors import UserError, exit_with_sentence
 from roberta_jax.hardware import GIB, Topology, parse_topology
+from roberta_jax.output import show, to_json
 
 REMAT = ("none", "dots", "full")  # each keeps less than the one before and computes more again
 
@@ -92,7 +92,7 @@ def search(config: Any, topology: Topology, trials: int) -> dict:
         if any(mb >= wants[0] and remat == wants[1] and fsdp <= wants[2] for mb, remat, fsdp in fitted):
             continue  # what accumulates less does fit; more remat may still be faster, for it moves less
         if tried == trials:
-            print(f"stopped after {trials} trials; --trials allows more", file=sys.stderr)
+            show(f"stopped after {trials} trials; --trials allows more", sys.stderr)
             break
         tried += 1
         label = f"microbatch_size {wants[0]}, remat {trial.model.remat}, fsdp {wants[2]}"
@@ -100,10 +100,10 @@ def search(config: Any, topology: Topology, trials: int) -> dict:
             report = estimate(trial, topology)
         except DoesNotFit as error:
             failed.append(wants)
-            print(f"{label}: {error}", file=sys.stderr, flush=True)
+            show(f"{label}: {error}", sys.stderr)
             continue
         fitted.append(wants)
-        print(f"{label}: {report['in_turn']['seconds']:.4g} s a step", file=sys.stderr, flush=True)
+        show(f"{label}: {report['in_turn']['seconds']:.4g} s a step", sys.stderr)
         if best is None or report["in_turn"]["seconds"] < best["in_turn"]["seconds"]:
             best = report
     if best is None:
@@ -388,9 +388,9 @@ def command() -> None:
         try:
             report = plan(fields, where, searching.value, trials.value, price.value)
         except DoesNotFit as error:
-            print(f"microbatch_size {fields['microbatch_size']} on {where.name} {error}", file=sys.stderr)
+            show(f"microbatch_size {fields['microbatch_size']} on {where.name} {error}", sys.stderr)
             sys.exit(1)
-        print(json.dumps(report) if as_json.value else "\n".join(table(report)))
+        show(to_json(report) if as_json.value else "\n".join(table(report)))
 
     app.run(main, flags_parser=lambda argv: parse_flags(argv, config))
 

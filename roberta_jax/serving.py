@@ -22,10 +22,12 @@ import jax
 import jax.export  # not loaded by `import jax`
 import jax.numpy as jnp
 import numpy as np
+import safetensors
 import safetensors.numpy
 
 from roberta_jax.batching import map_rows, power_of_two
 from roberta_jax.errors import UserError, exit_with_sentence
+from roberta_jax.output import show, to_json
 
 BATCH_TOKENS = 1_024
 
@@ -54,8 +56,10 @@ def write(model, path: str | Path, lengths: Sequence[int] | None = None, platfor
     }
     shapes = [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in weights.values()]
     rows, slots = jax.export.symbolic_shape("rows, slots")
-    with zipfile.ZipFile(path, "w") as archive:  # not compressed: weights do not shrink
-        archive.writestr("manifest.json", json.dumps(manifest, indent=1))
+    from roberta_jax.data import storage  # here, so that reading a file needs none of its packages
+
+    with storage.written(path) as partial, zipfile.ZipFile(partial, "w") as archive:  # not compressed: weights do not shrink
+        archive.writestr("manifest.json", to_json(manifest, 1))
         archive.writestr("weights.safetensors", safetensors.numpy.save(weights))
         archive.writestr("tokenizer.json", text.to_json())
         for name, function in model.functions().items():
@@ -86,11 +90,11 @@ class Served:
                     for name in archive.namelist()
                     if name.endswith(".bin")
                 }
-        except (OSError, KeyError, zipfile.BadZipFile, ValueError) as error:
+            self._weights = [jax.device_put(weights[name]) for name in self.manifest["weights"]]
+            ids = self.manifest["ids"]
+            self.lengths, self.pad, self.mask = self.manifest["lengths"], ids["pad"], ids["mask"]
+        except (OSError, KeyError, TypeError, zipfile.BadZipFile, ValueError, safetensors.SafetensorError) as error:
             raise UserError(f"{path} is not a whole file of roberta_jax.serving: {error}.") from None
-        self._weights = [jax.device_put(weights[name]) for name in self.manifest["weights"]]
-        ids = self.manifest["ids"]
-        self.lengths, self.pad, self.mask = self.manifest["lengths"], ids["pad"], ids["mask"]
 
     def hidden(self, rows: Sequence[np.ndarray]) -> list[np.ndarray]:
         """The states of each row's tokens: [n, D] each."""
@@ -136,9 +140,8 @@ def main() -> None:
     from roberta_jax.inference import load  # here, so that reading a file does not load the model's code
 
     storage.require_place(args.out)
-    with storage.written(args.out) as partial:
-        write(load(args.model, args.checkpoint, args.dtype), partial, args.lengths, args.platforms)
-    print(f"{args.out}: {args.out.stat().st_size / 2**20:.1f} MiB")
+    write(load(args.model, args.checkpoint, args.dtype), args.out, args.lengths, args.platforms)
+    show(f"{args.out}: {args.out.stat().st_size / 2**20:.1f} MiB")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ blame it is found by doing both runs again without it. It says on what it ran an
 two undisturbed runs are equal it tries --xla_gpu_deterministic_ops.
 """
 
-import json
 import os
 import random
 import re
@@ -28,6 +27,7 @@ from ml_collections import config_flags
 
 from roberta_jax.config import parse_flags
 from roberta_jax.errors import UserError, exit_with_sentence
+from roberta_jax.output import show, to_json
 
 # Settings that could break it, and what each is without them; tried in turn where runs differ.
 PLAIN = {
@@ -63,9 +63,12 @@ def kills_for(steps: int, number: int, rng: random.Random) -> list[Kill]:
 
 
 def last_logged(workdir: Path) -> int:
+    from roberta_jax.training.logging import entry_of  # here, so that --help does not wait for JAX
+
     path = workdir / "metrics.jsonl"
     lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
-    return json.loads(lines[-1])["step"] if lines else 0
+    entry = entry_of(lines[-1]) if lines else None
+    return entry["step"] if entry else 0
 
 
 def _halves(workdir: Path) -> set[str]:
@@ -124,7 +127,13 @@ def differences(one: Path, other: Path, steps: int) -> list[str]:
     losses = []
     for workdir in (one, other):
         losses.append({line["step"]: line["train/loss"] for line in read_metrics(workdir) if "train/loss" in line})
-    return found + [f"the loss of step {step}" for step in sorted(losses[0]) if losses[0][step] != losses[1].get(step)]
+    return found + [
+        f"the loss of step {step}" for step in sorted(losses[0]) if not _equal(losses[0][step], losses[1].get(step))
+    ]
+
+
+def _equal(one: float, other: float | None) -> bool:
+    return one == other or (one != one and other != other)  # both no number
 
 
 def _same(one: Any, other: Any) -> bool:
@@ -151,7 +160,7 @@ def verify(arguments: list[str], fields: dict, folder: Path, steps: int, number:
         events = []
         for event in run_killed([*arguments, *more], killed, kills_for(steps, number, random.Random(seed))):
             events.append(event)
-            print(f"{event['what']} after step {event['after_step']:,}", file=sys.stderr, flush=True)
+            show(f"{event['what']} after step {event['after_step']:,}", sys.stderr)
         return differences(undisturbed, killed, steps), events
 
     found, events = pair("config", [])
@@ -210,7 +219,7 @@ def command() -> None:
         finally:
             if not workdir.value:
                 shutil.rmtree(folder, ignore_errors=True)
-        print(json.dumps(result) if as_json.value else result["sentence"])
+        show(to_json(result) if as_json.value else result["sentence"])
         sys.exit(0 if result["same"] else 1)
 
     app.run(main, flags_parser=lambda argv: parse_flags(argv, config))

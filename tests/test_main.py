@@ -121,6 +121,30 @@ def test_a_run_killed_three_times_and_stopped_once_ends_as_an_undisturbed_one(ar
     assert valid[0] == valid[1]
 
 
+def test_a_second_start_is_refused_and_a_third_after_a_kill_goes_on(arguments, tmp_path):
+    first = start(arguments, tmp_path, "--config.steps=100000")
+    wait_for(lambda: (tmp_path / "metrics.jsonl").exists() and (tmp_path / "metrics.jsonl").stat().st_size, first)
+    code, output = finish(start(arguments, tmp_path))
+    assert code == 2 and f"{tmp_path}: another process (pid {first.pid} on " in output and "Traceback" not in output, output
+    assert first.poll() is None
+    wait_for(lambda: any((tmp_path / "checkpoints").glob("[0-9]*")), first)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    done = [line["step"] for line in metrics(tmp_path)]
+    assert done == sorted(done) and len(done) >= 2  # nothing of what the first wrote was lost
+    last = max(int(path.name) for path in (tmp_path / "checkpoints").glob("[0-9]*") if path.name.isdigit())
+    third = start(arguments, tmp_path, "--config.steps=100000")
+    wait_for(lambda: "resuming from step" in third.output(), third)
+    third.send_signal(signal.SIGTERM)
+    code, output = finish(third)
+    assert (
+        code == 0
+        and "waiting" not in output
+        and int(output.split("resuming from step ")[1].split()[0].replace(",", "")) <= last
+    )
+    assert not (tmp_path / "run.lock").exists()
+
+
 def test_a_finished_run_says_again_what_it_learned(arguments, undisturbed):
     workdir, before = undisturbed
     code, output = finish(start(arguments, workdir))

@@ -16,6 +16,7 @@ from PIL import Image
 from roberta_jax.ablations.page import COLORS, FAINT, INK
 from roberta_jax.ablations.results import BETTER_WHEN_SMALLER, Run, Study, title, unit
 from roberta_jax.ablations.statistics import Difference
+from roberta_jax.data import storage
 
 MARKERS = "sD^vPX"
 STYLE = {
@@ -175,7 +176,9 @@ def _write_png(figure: Figure, path: Path) -> None:
     """In 64 colours, a third of the bytes."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(64).save(path, optimize=True)
+    picture = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB").quantize(64)
+    with storage.written(path) as partial:
+        picture.save(partial, "PNG", optimize=True)
 
 
 def _svg(figure: Figure) -> str:

@@ -1,6 +1,5 @@
 """What an ablation asks and what its runs said: the report is written from these alone."""
 
-import json
 import math
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
@@ -108,16 +107,21 @@ def save(path: Path, results: Iterable[Run]) -> None:
     for run in results:
         metrics = {name: _written(value) for name, value in run.metrics.items()}
         runs.append(asdict(run) | {"metrics": metrics, "curve": [(tokens, _written(loss)) for tokens, loss in run.curve]})
-    storage.write_text(path, json.dumps(runs, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
+    storage.write_json(path, runs)
 
 
 def load(path: Path) -> list[Run]:
     try:
-        return [_read(fields) for fields in json.loads(storage.read_bytes(path))]
+        return parse(storage.read_bytes(path))
     except FileNotFoundError:
         raise UserError(f"{path}: not there; it is where the runs of an ablation are kept.") from None
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise UserError(f"{path}: is not a list of runs of an ablation ({error}).") from None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise UserError(f"{path}: is not a list of runs of an ablation ({storage.reason(error)}).") from None
+
+
+def parse(content: bytes) -> list[Run]:
+    """The runs of a file; what is no such file raises a ValueError, TypeError, KeyError or AttributeError."""
+    return [_read(fields) for fields in storage.parse_json(content, list)]
 
 
 def _written(value: float) -> float | str:
@@ -125,5 +129,9 @@ def _written(value: float) -> float | str:
 
 
 def _read(fields: dict[str, Any]) -> Run:
-    metrics = {name: float(value) for name, value in fields["metrics"].items()}
-    return Run(**fields | {"metrics": metrics, "curve": [(tokens, float(loss)) for tokens, loss in fields["curve"]]})
+    metrics = {name: _number(value) for name, value in fields["metrics"].items()}
+    return Run(**fields | {"metrics": metrics, "curve": [(tokens, _number(loss)) for tokens, loss in fields["curve"]]})
+
+
+def _number(value: float | str | None) -> float:
+    return math.nan if value is None else float(value)

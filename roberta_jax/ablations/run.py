@@ -5,7 +5,6 @@ two studies share is run once.
 """
 
 import functools
-import json
 import os
 import platform
 import shlex
@@ -35,8 +34,9 @@ from roberta_jax.tasks.examples import TaskData, read_splits
 from roberta_jax.tasks.finetune import FinetuneConfig
 from roberta_jax.tasks.table import TASKS
 from roberta_jax.training import provenance
+from roberta_jax.training.distributed import alone_in
 from roberta_jax.training.evaluate import evaluate, make_eval_step
-from roberta_jax.training.logging import say
+from roberta_jax.training.logging import recovered, say
 from roberta_jax.training.losses import masked_lm_loss
 from roberta_jax.training.optimizer import OptimizerConfig
 from roberta_jax.training.pretrain import DataConfig, PretrainConfig, check_devices, open_corpus, perplexity, pretrain
@@ -106,8 +106,9 @@ def run(config: AblationsConfig, workdir: Path) -> None:
                 folder = workdir / "runs" / study.name / variant.name / f"seed_{seed}"
                 named = key(asdict(made))
                 if named not in done:
-                    one = _pretrained(base, made, folder, named)
-                    one = one and finetuned(one, config.downstream, folder)
+                    with alone_in(folder):  # other studies run in the same workdir at the same time
+                        one = _pretrained(base, made, folder, named)
+                        one = one and finetuned(one, config.downstream, folder)
                     if one is None:
                         return
                     done[named] = one
@@ -131,21 +132,21 @@ def _task_folder(downstream: Downstream, task: str) -> Path:
 
 def _pretrained(base: PretrainConfig, config: PretrainConfig, folder: Path, named: str) -> Run | None:
     """One variant with one seed. None where a signal ended it."""
-    path, noted = folder / "run.json", folder / "made_by.json"
+    noted = folder / "made_by.json"
     started = time.perf_counter()
     corpus, common = _corpus(config.data), _corpus(base.data)
     made_by = _made_by(config, corpus, common)
     config = replace(config, batch_size=_rows_of_as_many_tokens(config, corpus, common))
-    if storage.exists(noted) or storage.exists(path):
-        before = hub.read_json(noted) if storage.exists(noted) else {}
+    one, before = recovered(folder / "run.json", _only_run, None), recovered(noted, storage.parse_json, {})
+    if one or before:
         if differs := provenance.difference(before, made_by):
             raise UserError(
                 f"{folder} holds a run of another config; take another workdir, or delete that folder. Its was {differs}."
             )
     else:
-        storage.write_text(noted, json.dumps(made_by, indent=1) + "\n")
-    if storage.exists(path):
-        return results.load(path)[0]
+        storage.write_json(noted, made_by)
+    if one:
+        return one
     if not pretrain(config, folder):
         return None
     source = hub.load(folder)
@@ -168,7 +169,14 @@ def _pretrained(base: PretrainConfig, config: PretrainConfig, folder: Path, name
         parameters=sum(np.size(x) for x in jax.tree.leaves(source.params)),
         details={"key": named, "batch_size": config.batch_size} | _of_encoding(corpus.folder, common),
     )
-    results.save(path, [one])
+    results.save(folder / "run.json", [one])
+    return one
+
+
+def _only_run(content: bytes) -> Run:
+    (one,) = results.parse(content)
+    if not isinstance(one.details, dict) or not isinstance(one.details["key"], str):
+        raise ValueError("it does not say which config it is of")
     return one
 
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from roberta_jax.data import storage
 from roberta_jax.data.tokenizer import BYTE_OF, MASK, SPECIAL_TOKENS, Tokenizer
 from roberta_jax.errors import UserError
 from roberta_jax.interop import torch_files
@@ -128,7 +129,7 @@ def _text(folder: Path, vocab_size: int) -> Text | None:
     path = folder / "dict.txt"
     if not path.is_file():
         raise UserError(f"{folder} has model.pt but no dict.txt, which says what its ids mean; put it there.")
-    lines = path.read_text("utf-8").splitlines()
+    lines = storage.read_text(path).splitlines()
     tokens = [*SPECIAL_TOKENS[:4], *(line.rsplit(" ", 1)[0] for line in lines), MASK]
     if len(tokens) != vocab_size:
         raise UserError(
@@ -138,7 +139,7 @@ def _text(folder: Path, vocab_size: int) -> Text | None:
     merges_path = next((folder / name for name in ("vocab.bpe", "merges.txt") if (folder / name).is_file()), None)
     if merges_path is None or not any(token.isdigit() for token in tokens):
         return read_text(folder)
-    merges = [tuple(line.split(" ")) for line in merges_path.read_text("utf-8").split("\n")]
+    merges = [tuple(line.split(" ")) for line in storage.read_text(merges_path).split("\n")]
     merges = [merge for merge in merges if len(merge) == 2 and not merge[0].startswith("#version")]
     gpt2 = [*sorted(BYTE_OF), *(left + right for left, right in merges), "<|endoftext|>"]
     named = [gpt2[int(token)] if token.isdigit() and int(token) < len(gpt2) else token for token in tokens]

@@ -4,7 +4,6 @@ python -m roberta_jax.interop.hub export --workdir=W --out=DIR [--push_to=NAME]
 """
 
 import argparse
-import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ import safetensors.numpy
 
 from roberta_jax.config import typed
 from roberta_jax.data import encodings, storage
+from roberta_jax.data.storage import read_json
 from roberta_jax.data.tokenizer import BOS, EOS, MASK, PAD, UNK, Tokenizer
 from roberta_jax.errors import UserError, exit_with_sentence
 from roberta_jax.interop import fairseq, torch_files
@@ -30,6 +30,7 @@ from roberta_jax.interop.conversion import (
 from roberta_jax.interop.model_card import model_card
 from roberta_jax.interop.text import Text, read_text
 from roberta_jax.model.encoder import RobertaConfig
+from roberta_jax.output import show
 
 # Files of a hub repository: the small ones, and the weights in the order of preference.
 _SMALL_FILES = ["config.json", "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json"]
@@ -124,11 +125,14 @@ def _download(name: str) -> Path:
 def _load_workdir(workdir: Path, checkpoint: str | int) -> Pretrained:
     from roberta_jax.training.checkpoint import read_params, saved_steps  # here, so that the rest needs no Orbax
 
-    config = typed(RobertaConfig, read_json(workdir / "config.json").get("model", {}), "model.")
+    model = read_json(workdir / "config.json").get("model")
+    if not isinstance(model, dict):
+        raise UserError(f'{workdir / "config.json"} has no section "model": it is not the config of a run.')
+    config = typed(RobertaConfig, model, "model.")
     steps = saved_steps(workdir / "checkpoints")
     if not steps:
         raise UserError(f"{workdir / 'checkpoints'} holds no checkpoint yet.")
-    task = read_json(workdir / "task.json") if (workdir / "task.json").is_file() else {}
+    task = _read_task(workdir / "task.json")
     step = steps[-1] if task and checkpoint == "best" else _choose(workdir, steps, str(checkpoint))
     params = read_params(workdir / "checkpoints", step)
     has_no_place = params.pop("next_sentence", None)
@@ -142,7 +146,7 @@ def _load_workdir(workdir: Path, checkpoint: str | int) -> Pretrained:
                 f"{workdir}: {path} is {found.get(path, 'not there')} in checkpoint {step}, by config.json {shape}."
             )
     named = dict(enumerate(task.get("labels", ())))
-    labels, problem = _labels(params, head, named), PROBLEMS.get(task.get("kind"), "")
+    labels, problem = _labels(params, head, named), PROBLEMS.get(task.get("kind", ""), "")
     if named and labels and len(named) != len(labels):
         raise UserError(f"{workdir / 'task.json'} has {len(named)} labels, checkpoint {step} {len(labels)} outputs.")
     text, origin = read_text(workdir / "tokenizer"), f"{workdir}, step {step}"
@@ -163,7 +167,9 @@ def _choose(workdir: Path, steps: Sequence[int], checkpoint: str) -> int:
     if checkpoint == "newest":
         return steps[-1]
     if checkpoint == "best":
-        losses = {entry["step"]: entry["valid/loss"] for entry in read_metrics(workdir) if "valid/loss" in entry}
+        losses = {
+            entry["step"]: loss for entry in read_metrics(workdir) if np.isfinite(loss := entry.get("valid/loss", np.nan))
+        }
         measured = [step for step in steps if step in losses]
         if not measured:
             raise UserError(f"{workdir / 'metrics.jsonl'} has no valid/loss for a saved step; take the newest.")
@@ -173,17 +179,29 @@ def _choose(workdir: Path, steps: Sequence[int], checkpoint: str) -> int:
     return int(checkpoint)
 
 
-def read_metrics(workdir: Path) -> list[dict]:
+def _read_task(path: Path) -> dict:
+    """task.json; {} where there is none."""
+    if not path.exists():
+        return {}
+    task = read_json(path)
+    for name, kind in (("labels", list), ("kind", str), ("model_type", str)):
+        if not isinstance(task.get(name, kind()), kind):
+            raise UserError(f"{path}: {name} is {task[name]!r}, which no run writes; it is damaged.")
+    return task
+
+
+def read_metrics(workdir: Path) -> list[dict[str, float]]:
+    """The lines of metrics.jsonl that can be read; null, which stands for a number that is not finite, is NaN."""
+    from roberta_jax.training.logging import entry_of  # here, so that the rest needs no TensorBoard
+
     path = workdir / "metrics.jsonl"
-    lines = path.read_text("utf-8").splitlines(keepends=True) if path.is_file() else []
-    return [json.loads(line) for line in lines if line.endswith("\n")]
-
-
-def read_json(path: Path) -> dict:
-    try:
-        return json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} is not a JSON file that can be read: {error}.") from None
+    lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+    numbers = (float, int)
+    return [
+        {name: np.nan if value is None else value for name, value in entry.items() if value is None or type(value) in numbers}
+        for entry in map(entry_of, lines)
+        if entry is not None
+    ]
 
 
 def _load_transformers(folder: Path) -> Pretrained:
@@ -191,7 +209,13 @@ def _load_transformers(folder: Path) -> Pretrained:
     config = config_from_transformers(fields, str(folder / "config.json"))
     tensors, path = _read_tensors(folder)
     params, head, ignored = from_transformers(tensors, config, fields.get("architectures") or [], str(path))
-    labels = _labels(params, head, {int(i): label for i, label in (fields.get("id2label") or {}).items()})
+    try:
+        named = {int(i): label for i, label in (fields.get("id2label") or {}).items()}
+    except (AttributeError, TypeError, ValueError):
+        raise UserError(
+            f"{folder / 'config.json'}: id2label is {fields['id2label']!r}; expected a label for each number."
+        ) from None
+    labels = _labels(params, head, named)
     problem = (fields.get("problem_type") or "") if head == "classification" else ""
     if problem and problem not in PROBLEMS.values():
         raise UserError(f"{folder / 'config.json'}: problem_type is {problem!r}; expected {', '.join(PROBLEMS.values())}.")
@@ -213,10 +237,12 @@ def _read_tensors(folder: Path) -> tuple[dict[str, np.ndarray], Path]:
             return read(folder / name), folder / name
         index = folder / f"{name}.index.json"
         if index.is_file():
-            places = read_json(index).get("weight_map", {})
+            places = read_json(index).get("weight_map")
+            if not isinstance(places, dict) or not places:
+                raise UserError(f"{index} has no weight_map that says which tensor is in which file.")
             tensors: dict[str, np.ndarray] = {}
-            for shard in sorted(set(places.values())):
-                if Path(shard).name != shard or not (folder / shard).is_file():
+            for shard in sorted({storage.plain_name(shard, str(index)) for shard in places.values()}):
+                if not (folder / shard).is_file():
                     raise UserError(f"{index} names the file {shard}, which is not in {folder}.")
                 tensors |= read(folder / shard)
             if lacking := places.keys() - tensors.keys():
@@ -262,13 +288,13 @@ def save(pretrained: Pretrained, folder: Path, card: str = "") -> None:
         "pad_token": PAD,
     }
     mask = {"content": MASK, "lstrip": True, "rstrip": False, "normalized": False, "single_word": False}
-    _write_json(folder / "special_tokens_map.json", tokens | {"mask_token": mask})
+    storage.write_json(folder / "special_tokens_map.json", tokens | {"mask_token": mask}, 2)
     tokenizer_class = "RobertaTokenizer" if isinstance(text.tokenizer, Tokenizer) else "PreTrainedTokenizerFast"
     settings = {"tokenizer_class": tokenizer_class, "model_max_length": config.max_length, "add_prefix_space": False}
     mask |= {"__type": "AddedToken", "special": True}
-    _write_json(folder / "tokenizer_config.json", settings | tokens | {"mask_token": mask})
+    storage.write_json(folder / "tokenizer_config.json", settings | tokens | {"mask_token": mask}, 2)
     storage.write_text(folder / "README.md", card or f"Converted from {pretrained.origin}.\n")
-    _write_json(folder / "config.json", fields)
+    storage.write_json(folder / "config.json", fields, 2)
 
 
 def require_room(folder: Path) -> None:
@@ -293,10 +319,6 @@ def _ours(name: str) -> bool:
     return name in files or name.startswith(".") or name.endswith(".partial")
 
 
-def _write_json(path: Path, fields: dict) -> None:
-    storage.write_text(path, json.dumps(fields, indent=2, ensure_ascii=False) + "\n")
-
-
 def export(source: str | Path, folder: Path, checkpoint: str | int = "newest") -> Pretrained:
     """Writes any model that `load` reads as a folder of transformers; a workdir's with its model card."""
     require_room(folder)
@@ -304,7 +326,7 @@ def export(source: str | Path, folder: Path, checkpoint: str | int = "newest") -
     card = ""
     if (workdir / "checkpoints").is_dir():
         noted = workdir / "command.txt"
-        command = noted.read_text("utf-8").strip() if noted.is_file() else ""
+        command = noted.read_bytes().decode("utf-8", "replace").strip("\0 \n") if noted.is_file() else ""
         card = model_card(pretrained, read_json(workdir / "config.json"), read_metrics(workdir), command)
     save(pretrained, folder, card)
     return pretrained
@@ -336,11 +358,11 @@ def main() -> None:
     command.add_argument("--push_to", metavar="NAME", help="upload the folder as this hub repository")
     args = parser.parse_args()
     pretrained = export(args.workdir, args.out, args.checkpoint)
-    print(f"{pretrained.origin} → {args.out}")
+    show(f"{pretrained.origin} → {args.out}")
     for name, reason in sorted(pretrained.ignored.items()):
-        print(f"left out {name}: {reason}")
+        show(f"left out {name}: {reason}")
     if args.push_to:
-        print(f"uploaded to {push(args.out, args.push_to)}")
+        show(f"uploaded to {push(args.out, args.push_to)}")
 
 
 if __name__ == "__main__":

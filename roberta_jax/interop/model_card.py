@@ -1,7 +1,8 @@
 """README.md of an exported model: what it was trained on, for how long, how well it did, and by which command."""
 
-import json
 from typing import TYPE_CHECKING, Any
+
+from roberta_jax.output import to_json
 
 if TYPE_CHECKING:
     from roberta_jax.interop.hub import Pretrained
@@ -62,7 +63,7 @@ def model_card(pretrained: "Pretrained", fields: dict[str, Any], metrics: list[d
         "",
         "The config, with every field:",
         "",
-        *("```json", json.dumps(fields, indent=1), "```"),
+        *("```json", to_json(fields, 1), "```"),
         "",
     ]
     return "\n".join(lines)

@@ -199,6 +199,7 @@ def read_text(folder: Path) -> Text | None:
     Raises:
       UserError: the files are damaged, or only such that nothing here reads.
     """
+    storage.check_hashes(folder)
     encoding = encodings.found(folder)
     if encoding not in (None, Tokenizer.encoding):
         tokenizer = encodings.load(folder)

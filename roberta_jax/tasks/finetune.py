@@ -1,7 +1,6 @@
 """The fine-tuning job: a task's features, its head's loss, how a split is measured, and one run, or several together."""
 
 import functools
-import json
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 
 from roberta_jax.data import storage
 from roberta_jax.errors import check
-from roberta_jax.interop.hub import PROBLEMS, Pretrained, read_json
+from roberta_jax.interop.hub import PROBLEMS, Pretrained
 from roberta_jax.interop.text import Text
 from roberta_jax.model.encoder import RobertaConfig
 from roberta_jax.model.flops import train_flops
@@ -313,8 +312,8 @@ def run(
 def _write_task(config: FinetuneConfig, prepared: Prepared, source: Pretrained, workdir: Path, made_by: dict) -> None:
     """task.json and the tokenizer, for `interop.hub`, and for the next start what made this run."""
     path = workdir / "task.json"
-    if path.exists():
-        require_same_run(workdir, read_json(path).get("made_by"), made_by)
+    if (before := recovered(path, storage.parse_json, None)) is not None:
+        require_same_run(workdir, before.get("made_by"), made_by)
     if jax.process_index():
         return
     fields = {
@@ -325,9 +324,15 @@ def _write_task(config: FinetuneConfig, prepared: Prepared, source: Pretrained, 
         "model_type": source.model_type,
         "made_by": made_by,
     }
-    storage.write_text(path, json.dumps(fields, indent=1, ensure_ascii=False) + "\n")
     (workdir / "tokenizer").mkdir(exist_ok=True)
+    storage.write_json(path, fields)
     prepared.text.save(workdir / "tokenizer")
+    storage.write_hashes(workdir / "tokenizer")
+
+
+def _parse_task(content: bytes) -> dict:
+    before = storage.parse_json(content)
+    return before | {name: before[name] for name in ("task", "kind", "labels")}
 
 
 def how_many_together(config: FinetuneConfig, parameters: int, trials: int) -> int:

@@ -22,7 +22,7 @@ from roberta_jax.tasks.finetune import FinetuneConfig
 from roberta_jax.tasks.table import GLUE, TASKS
 from roberta_jax.training import provenance
 from roberta_jax.training.distributed import require_same, wait_for_all
-from roberta_jax.training.logging import say
+from roberta_jax.training.logging import recovered, say
 from roberta_jax.training.train import Trial
 
 GRID = {"learning_rate": (1e-5, 2e-5, 3e-5), "batch_size": (16, 32)}  # the paper, Table 10
@@ -217,13 +217,13 @@ def _begun(
     groups: dict[Path, tuple[Trial, ...]] = {}
     below = sorted(path for path in base.iterdir() if not path.name.startswith("batch_")) if base.is_dir() else []
     for folder in [base, *below]:
-        if not (folder / "task.json").is_file():
+        if (noted := recovered(folder / "task.json", storage.parse_json, None)) is None:
             continue
-        before = hub.read_json(folder / "task.json").get("made_by")
+        before = noted.get("made_by")
         provenance.require_same_run(folder, before, made)
         names = before["trials"]
         path = folder / "results.json"
-        own = {result.name: result for result in read_results(path) if result.folder == "."} if path.is_file() else {}
+        own = {result.name: result for result in recovered(path, _parse_results, []) if result.folder == "."}
         if own.keys() >= set(names) and all(result.predicted == predicted for result in own.values()):
             found = {name: _seen_from(base, folder, own[name]) for name in names if name in wanted and name not in done}
             done |= found
@@ -261,17 +261,30 @@ def _collapsed(prepared: finetune.Prepared, workdir: Path, name: str, end: int, 
 
 def _write_json(path: Path, results: Sequence[Result]) -> None:
     if jax.process_index() == 0:
-        storage.write_text(path, json.dumps([asdict(result) for result in results], indent=1) + "\n")
+        storage.write_json(path, [asdict(result) for result in results])
 
 
 def read_results(path: Path) -> list[Result]:
     try:
-        return [Result(**fields) for fields in hub.read_json(path)]
+        return _parse_results(storage.read_bytes(path))
     except TypeError as error:
         raise UserError(
             f"{path} does not say of each result what made it ({error}): it is damaged or an earlier version's; take another "
             "workdir, or remove it, and the run goes on from its checkpoint."
         ) from None
+    except (OSError, ValueError, KeyError, AttributeError) as error:
+        raise UserError(f"{path} does not hold the results of a run ({storage.reason(error)}); delete it.") from None
+
+
+def _parse_results(content: bytes) -> list[Result]:
+    """The results of a file; what is no such file raises a ValueError, TypeError, KeyError or AttributeError."""
+    found = []
+    for fields in storage.parse_json(content, list):
+        metrics = {name: np.nan if value is None else float(value) for name, value in fields["metrics"].items()}
+        found.append(Result(**fields | {"metrics": metrics}))
+    if not found:
+        raise ValueError("its list is empty")
+    return found
 
 
 def _write_results(results: Sequence[Result], config: FinetuneConfig, workdir: Path) -> None:
@@ -281,9 +294,8 @@ def _write_results(results: Sequence[Result], config: FinetuneConfig, workdir: P
     if jax.process_index() == 0:
         note = f"Fine-tuned from {config.init_from}" + (", its shape with random weights" if config.from_scratch else "")
         note += f"; {', '.join(FROM_MNLI)} from its MNLI run" if config.from_mnli else ""
-        (workdir / "results.md").write_text(
-            "\n".join([f"{note}. In percent, valid split, best epoch.", "", *lines, ""]), "utf-8"
-        )
+        text = "\n".join([f"{note}. In percent, valid split, best epoch.", "", *lines, ""])
+        storage.write_text(workdir / "results.md", text)
     for line in lines:
         say(line)
 
@@ -323,7 +335,8 @@ def _zip_submission(best: Mapping[str, Path], workdir: Path) -> None:
         if path.exists()
     ]
     if files and jax.process_index() == 0:
-        with zipfile.ZipFile(workdir / "submission.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-            for path in files:
-                archive.write(path, path.name)
+        with storage.written(workdir / "submission.zip") as partial:
+            with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+                for path in files:
+                    archive.write(path, path.name)
         say(f"{workdir / 'submission.zip'}: {', '.join(path.name for path in files)}")

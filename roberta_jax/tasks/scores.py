@@ -1,6 +1,5 @@
 """From a model's logits to answers: what is measured, and what a person or GLUE's server is given."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import scipy.special
 
+from roberta_jax.data import storage
+from roberta_jax.output import to_json
 from roberta_jax.tasks import metrics, spans
 from roberta_jax.tasks.features import word_tags
 from roberta_jax.tasks.table import Example, Task
@@ -95,15 +96,15 @@ def write(
     ending = ("_test" if test else "") + (f"_{part}" if part else "")
     path = workdir / f"predictions{ending}.jsonl"
     lines, files = _found_spans(task, split, logits) if task.kind == "span" else (answers(task, labels, split, logits), {})
-    path.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), "utf-8")
+    storage.write_text(path, "".join(to_json(line) + "\n" for line in lines))
     written = [path]
     for name, content in files.items():
         written.append(workdir / f"{Path(name).stem}{ending}.json")
-        written[-1].write_text(json.dumps(content, ensure_ascii=False, indent=1) + "\n", "utf-8")
+        storage.write_json(written[-1], content)
     if test and part in SUBMISSION.get(task_name, {}):
         written.append(workdir / f"{SUBMISSION[task_name][part]}.tsv")
         rows = (f"{line['id']}\t{_for_glue(line['prediction'])}\n" for line in lines)
-        written[-1].write_text("index\tprediction\n" + "".join(rows), "utf-8")
+        storage.write_text(written[-1], "index\tprediction\n" + "".join(rows))
     return written
 
 

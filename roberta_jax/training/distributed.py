@@ -12,7 +12,7 @@ import signal
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,9 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from roberta_jax.data import lock
 from roberta_jax.errors import UserError, outcome
+from roberta_jax.output import show
 from roberta_jax.training.meeting import PATIENCE, meet, split
 
 EXPLICIT = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
@@ -71,7 +73,7 @@ def joined() -> Iterator[None]:
             traceback.print_exception(error)
             sentence = f"error: {GONE}" if "Gloo" in str(error) else ""
         if sentence:
-            print(sentence, file=sys.stderr)
+            show(sentence, sys.stderr)
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
@@ -180,6 +182,27 @@ def require_shared(workdir: Path) -> None:
     if not seen.all():
         blind = np.flatnonzero(~seen.ravel())[0]
         raise UserError(f"--workdir {workdir} of host {blind} is not the folder of host 0; expected one that all hosts share.")
+
+
+@contextmanager
+def alone_in(workdir: Path) -> Iterator[None]:
+    """Within it no other run is in the workdir: the first host holds its lock, for all.
+
+    Raises:
+      UserError: another run is there; on every host.
+    """
+    refused: UserError | None = None
+    with ExitStack() as stack:
+        if jax.process_index() == 0:
+            try:
+                stack.enter_context(lock.held(workdir))
+            except UserError as error:
+                refused = error
+        if jax.process_count() > 1 and multihost_utils.broadcast_one_to_all(np.uint8(refused is not None)):
+            refused = refused or lock.refusal(workdir, lock.record_in(workdir))
+        if refused:
+            raise refused
+        yield
 
 
 def wait_for_all(what: str) -> None:

@@ -1,6 +1,6 @@
 """Where a run's time goes: `<workdir>/ledger.json`, summed over all its starts, and a word where nothing moves."""
 
-import json
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -10,9 +10,19 @@ from pathlib import Path
 import jax
 
 from roberta_jax.data import storage
+from roberta_jax.training.logging import recovered
 
 KINDS = ("step", "start", "compile", "data", "evaluate", "checkpoint", "lost")  # lost: steps that were made twice
 LONGEST = {"data": 60.0, "step": 600.0}  # seconds, after which it is said that nothing moves
+
+
+def _read(content: bytes) -> tuple[dict[str, float], int, int]:
+    """(seconds of each kind, starts, step) of a ledger.json."""
+    before = storage.parse_json(content)
+    seconds = {kind: float(before["seconds"].get(kind, 0.0)) for kind in KINDS}
+    if not all(math.isfinite(value) and value >= 0 for value in seconds.values()):
+        raise ValueError("its seconds are no numbers")
+    return seconds, int(before["starts"]), int(before["step"])
 
 
 class Ledger:
@@ -24,9 +34,8 @@ class Ledger:
 
     def __init__(self, workdir: Path, report: Callable[[str], None]):
         self._path = workdir / "ledger.json"
-        before = json.loads(storage.read_bytes(self._path)) if storage.exists(self._path) else {}
-        self.seconds = {kind: before.get("seconds", {}).get(kind, 0.0) for kind in KINDS}
-        self.starts, self._last_step = before.get("starts", 0) + 1, before.get("step", 0)
+        self.seconds, starts, self._last_step = recovered(self._path, _read, (dict.fromkeys(KINDS, 0.0), 0, 0))
+        self.starts = starts + 1
         self._kind, self._since, self._lap = "start", time.perf_counter(), 0.0
         self._report, self._closed = report, threading.Event()
         threading.Thread(target=self._watch, daemon=True).start()
@@ -71,7 +80,7 @@ class Ledger:
     def save(self, step: int) -> None:
         self._switch(self._kind)
         if jax.process_index() == 0:
-            storage.write_text(self._path, json.dumps({"step": step, "starts": self.starts, "seconds": self.seconds}, indent=1))
+            storage.write_json(self._path, {"step": step, "starts": self.starts, "seconds": self.seconds})
 
     def close(self) -> str:
         """Ends the watch; a line that sums all up."""

@@ -1,40 +1,80 @@
 """What a run says while it runs: metrics.jsonl, TensorBoard, a progress line."""
 
+import itertools
 import json
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 
 from roberta_jax.data import storage
 from roberta_jax.imports import without
+from roberta_jax.output import show, to_json
 
 with without("torch"):  # tensorboardX can write its tensors too
-    from tensorboardX import SummaryWriter
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+    from tensorboardX.record_writer import directory_check
+    from tensorboardX.summary import scalar
+
+T = TypeVar("T")
 
 
 def say(text: str) -> None:
     """Prints, on the first host alone."""
     if jax.process_index() == 0:
-        print(text, flush=True)
+        show(text)
+
+
+def recovered(path: str | Path, parse: Callable[[bytes], T], default: T) -> T:
+    """What `parse` makes of one of a run's files; `default` where it is not there.
+
+    Where it cannot be read it is put aside, which is said, and `default` takes its place: no run ends for such a file.
+    """
+    try:
+        return parse(storage.read_bytes(path))
+    except FileNotFoundError:
+        return default
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        put_aside(path, storage.reason(error))
+        return default
+
+
+def put_aside(path: str | Path, why: str) -> None:
+    """By the first host, which says so."""
+    if jax.process_index() == 0:
+        say(f"! {path} is damaged ({why}); it is {storage.put_aside(path)} now, and the run goes on without it")
 
 
 class Journal:
-    """A file of lines that grows: appended to on this machine, written anew behind a URL.
+    """A file of JSON objects, a line each, that grows: appended to on this machine, written anew behind a URL.
 
     Args:
-      kept: which lines that are there already to keep; a half one never is.
+      kept: which lines that are there already to keep. A half one at the end, which a kill leaves, never is; where there are
+        others that hold no object with a step, the file is put aside, and its whole lines go on in a new one.
     """
 
     def __init__(self, path: Path, kept: Callable[[str], bool] = lambda line: True):
-        before = storage.read_bytes(path).decode() if storage.exists(path) else ""
-        self._path, self._lines = path, [line for line in before.splitlines(True) if line.endswith("\n") and kept(line)]
+        self._path = path
+        self._lines = [line for line in recovered(path, self._whole_lines, []) if kept(line)]
         storage.write_text(path, "".join(self._lines))
-        self._file = None if storage.is_url(path) else open(path, "a")
+        self._file = None if storage.is_url(path) else open(path, "a", encoding="utf-8")
+
+    def _whole_lines(self, content: bytes) -> list[str]:
+        *lines, half = content.split(b"\n")
+        found = [entry_of(line) for line in lines]
+        garbage = [number for number, entry in enumerate(found, 1) if entry is None]
+        if half and not half.startswith(b"{"):
+            garbage.append(len(lines) + 1)
+        if garbage:
+            put_aside(self._path, f"line {garbage[0]} is no JSON object with a step")
+        return [line.decode() + "\n" for line, entry in zip(lines, found) if entry is not None]
 
     def write(self, values: dict[str, Any]) -> None:
-        self._lines.append(json.dumps(values) + "\n")
+        self._lines.append(to_json(values) + "\n")
         if self._file is None:
             storage.write_text(self._path, "".join(self._lines))
         else:
@@ -46,6 +86,38 @@ class Journal:
             self._file.close()
 
 
+def entry_of(line: bytes) -> dict[str, Any] | None:
+    """A journal's line; None where it is none."""
+    try:
+        found = storage.parse_json(line.decode())
+        return found if type(found["step"]) is int else None
+    except (ValueError, KeyError):
+        return None
+
+
+class Events:
+    """TensorBoard's file of events. What is written is on the disk: tensorboardX's own writer keeps it for two minutes."""
+
+    _numbers = itertools.count()
+
+    def __init__(self, folder: str, purge_step: int | None):
+        directory_check(folder)
+        # By itself it is named after host and second: a run that goes back would write over its own.
+        self._writer = EventsWriter(f"{folder}/events", f".{os.getpid()}.{next(self._numbers)}")
+        if purge_step is not None:
+            session = SessionLog(status=SessionLog.START)
+            self._writer.write_event(Event(wall_time=time.time(), step=purge_step, session_log=session))
+        self._writer.flush()
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        for name, value in values.items():
+            self._writer.write_event(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
+        self._writer.flush()
+
+    def close(self) -> None:
+        self._writer.close()
+
+
 class Metrics:
     """`<workdir>/metrics.jsonl` and TensorBoard events, from a step on: what a killed run wrote after it is dropped."""
 
@@ -55,9 +127,8 @@ class Metrics:
             return
         self._journal = Journal(workdir / "metrics.jsonl", lambda line: json.loads(line)["step"] <= first_step)
         try:
-            purge = first_step + 1 if first_step else None
-            self._events = SummaryWriter(str(workdir / "tensorboard"), purge_step=purge)
-        except ImportError as error:
+            self._events = Events(str(workdir / "tensorboard"), first_step + 1 if first_step else None)
+        except (ImportError, FileExistsError, NotADirectoryError) as error:
             say(f"no TensorBoard events in {workdir}: {error}")
             self._events = None
 
@@ -66,8 +137,7 @@ class Metrics:
             return
         self._journal.write({"step": step} | values)
         if self._events:
-            for name, value in values.items():
-                self._events.add_scalar(name, value, step)
+            self._events.write(step, values)
 
     def close(self) -> None:
         if self._active:

@@ -27,7 +27,7 @@ from roberta_jax.training.distributed import require_same, whole
 from roberta_jax.training.evaluate import evaluate, make_eval_step
 from roberta_jax.training.incidents import Incidents
 from roberta_jax.training.kernel_check import with_sound_attention
-from roberta_jax.training.logging import say
+from roberta_jax.training.logging import put_aside, say
 from roberta_jax.training.losses import masked_lm_loss, means_of_pairs, valid_loss, weigh_pairs
 from roberta_jax.training.optimizer import warmup
 from roberta_jax.training.sharding import batch_sharding, local_rows, make_mesh
@@ -177,7 +177,12 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
             raise UserError(
                 f"config.model.vocab_size is {wanted}, the tokenizer has {len(tokenizer)} entries; set it to that, or to 0."
             )
-        if encodings.found(kept) and encodings.load(kept).hash != tokenizer.hash:
+        try:
+            another = encodings.found(kept) and encodings.load(kept).hash != tokenizer.hash
+        except UserError as error:
+            put_aside(kept, str(error))
+            another = False
+        if another:
             raise UserError(f"{kept} is another tokenizer than the corpus'; take another workdir or that run's corpus.")
 
     corpus, pairs, masking = open_corpus(config.data, agree), of_pairs(config), masking_of(config.data)
@@ -193,6 +198,7 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
     require_same(f"the tokenizer of the corpus in {corpus.folder}", corpus.tokenizer.hash)
     if jax.process_index() == 0:
         corpus.tokenizer.save(kept)
+        storage.write_hashes(kept)
     model = with_sound_attention(model, [corpus.length], make_mesh(config.fsdp), workdir)
     loss = masked_lm_loss(model)
     eval_step = make_eval_step(valid_loss(loss) if pairs else loss)

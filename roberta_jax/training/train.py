@@ -20,12 +20,13 @@ from roberta_jax.data import storage
 from roberta_jax.errors import UserError, check
 from roberta_jax.hardware import cautions
 from roberta_jax.model.flops import Peak
+from roberta_jax.output import to_json
 from roberta_jax.training.checkpoint import Checkpoints
-from roberta_jax.training.distributed import Stop, whole
+from roberta_jax.training.distributed import Stop, alone_in, whole
 from roberta_jax.training.guard import GuardConfig
 from roberta_jax.training.incidents import Incidents
 from roberta_jax.training.ledger import Ledger
-from roberta_jax.training.logging import Metrics, duration, say
+from roberta_jax.training.logging import Metrics, duration, recovered, say
 from roberta_jax.training.optimizer import OptimizerConfig, make_optimizer, schedule
 from roberta_jax.training.sharding import make_mesh
 from roberta_jax.training.step import (
@@ -109,7 +110,8 @@ def train(job: Job, config: RunConfig, workdir: Path) -> dict | None:
       UserError: the run cannot go on; its last whole checkpoint is as it was.
     """
     try:
-        return _train(job, config, workdir)
+        with alone_in(workdir):
+            return _train(job, config, workdir)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -309,13 +311,12 @@ def _note_config(config: RunConfig, workdir: Path, first_step: int) -> None:
     """Writes config.json, with our version, and command.txt, and says which fields have changed since the run began."""
     if jax.process_index():
         return
-    path, fields = workdir / "config.json", json.loads(json.dumps(dataclasses.asdict(config)))
-    if first_step and storage.exists(path):
-        before = json.loads(storage.read_bytes(path))
-        for name in sorted(fields):
-            if fields[name] != before.get(name):
-                say(f"config.{name} was {before.get(name)} when this run began and is {fields[name]} now")
-    storage.write_text(path, json.dumps(fields | {"version": __version__}, indent=1) + "\n")
+    path, fields = workdir / "config.json", json.loads(to_json(dataclasses.asdict(config)))
+    before = recovered(path, storage.parse_json, {})
+    for name in sorted(fields) if first_step and before else ():
+        if fields[name] != before.get(name):
+            say(f"config.{name} was {before.get(name)} when this run began and is {fields[name]} now")
+    storage.write_json(path, fields | {"version": __version__})
     storage.write_text(workdir / "command.txt", f"python -m roberta_jax.main {shlex.join(sys.argv[1:])}\n")
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import shutil
 import signal
 import socket
@@ -11,6 +12,7 @@ from collections.abc import Sequence
 import pytest
 from forked import Process, simulated, tiny_on
 
+from roberta_jax.data import lock, storage
 from roberta_jax.errors import UserError
 from roberta_jax.training import distributed
 from tests.tasks.written import jsonl, random_model
@@ -218,6 +220,16 @@ def test_a_port_in_use_ends_all_hosts_with_a_sentence(arguments, tmp_path, launc
     for host, sentence in zip(hosts, sentences):
         (line,) = [line for line in host.output().splitlines() if not line.startswith(("I0", "W0", "WARNING"))]
         assert line.startswith(sentence), host.output()
+
+
+def test_every_host_of_a_second_run_is_told_who_the_first_is(arguments, tmp_path):
+    with lock.held(tmp_path / "run"):
+        hosts = Hosts([[*arguments, f"--workdir={tmp_path / 'run'}"]] * 2, 1, tmp_path)
+        for process in hosts.processes:
+            assert process.wait() != 0
+            named = f"error: {tmp_path / 'run'}: another process (pid {os.getpid()} on {socket.gethostname()}, since "
+            assert named in process.output() and "Traceback" not in process.output(), process.output()
+        assert storage.names(tmp_path / "run") == {lock.NAME}
 
 
 def test_a_host_that_dies_ends_the_others_with_a_sentence_within_a_minute(bereaved):

@@ -1,11 +1,19 @@
 """metrics.jsonl: whole lines, and none from after the step that a run resumes from."""
 
 import json
+import math
 import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
 
 from roberta_jax.data import storage
 from roberta_jax.data.host import tf
-from roberta_jax.training.logging import Journal, Metrics, duration
+from roberta_jax.interop import hub
+from roberta_jax.training.incidents import Incidents
+from roberta_jax.training.logging import Journal, Metrics, duration, say
 
 
 def lines(workdir):
@@ -49,6 +57,58 @@ def test_tensorboard_is_told_to_drop_what_was_written_after_the_checkpoint(tmp_p
     assert values == [(30, "train/loss", 7.0)]
 
 
+def test_numbers_that_are_not_finite_are_null_and_read_as_none(tmp_path):
+    metrics = Metrics(tmp_path, first_step=0)
+    values = {"train/loss": float("nan"), "train/perplexity": float("inf"), "valid/loss": -float("inf"), "train/mfu": 0.5}
+    metrics.write(1, values)
+    metrics.close()
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    strictly = json.loads(line, parse_constant=pytest.fail)
+    assert strictly == {"step": 1} | dict.fromkeys(list(values)[:3]) | {"train/mfu": 0.5}
+    (read,) = hub.read_metrics(tmp_path)
+    assert all(math.isnan(read[name]) for name in list(values)[:3]) and read["train/mfu"] == 0.5
+    Metrics(tmp_path, first_step=1).close()  # and the next start keeps the line
+    assert (tmp_path / "metrics.jsonl").read_text() == line + "\n"
+
+
+def events(workdir) -> list[tuple[int, str]]:
+    paths = sorted((workdir / "tensorboard").iterdir())
+    found = [event for path in paths for event in tf.compat.v1.train.summary_iterator(str(path))]
+    return [(event.step, value.tag) for event in found for value in event.summary.value]
+
+
+def test_tensorboard_has_every_point_at_a_kill(tmp_path):
+    code = """
+import os, sys
+from pathlib import Path
+from roberta_jax.training.logging import Metrics
+metrics = Metrics(Path(sys.argv[1]), 0)
+for step in range(1, 21):
+    metrics.write(step, {"train/loss": 1.0, "train/mfu": 0.5})
+os.kill(os.getpid(), 9)
+"""
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path)], cwd=Path(__file__).parents[2])
+    assert done.returncode == -9
+    assert events(tmp_path) == [(step, name) for step in range(1, 21) for name in ("train/loss", "train/mfu")]
+
+
+def test_a_run_that_goes_back_within_a_second_keeps_its_points(tmp_path):
+    for first_step in (0, 1, 2):
+        metrics = Metrics(tmp_path, first_step)
+        metrics.write(first_step + 1, {"train/loss": 1.0})
+        metrics.close()
+    assert events(tmp_path) == [(step, "train/loss") for step in (1, 2, 3)]
+
+
+def test_a_file_where_tensorboard_wants_its_folder_stops_nobody(tmp_path, capsys):
+    (tmp_path / "tensorboard").write_text("x")
+    metrics = Metrics(tmp_path, 0)
+    metrics.write(1, {"train/loss": 1.0})
+    metrics.close()
+    assert lines(tmp_path) == [{"step": 1, "train/loss": 1.0}]
+    assert f"no TensorBoard events in {tmp_path}" in capsys.readouterr().out
+
+
 def test_durations_read_as_a_clock_does():
     assert [duration(seconds) for seconds in (5, 5025, 90_061)] == ["0:00:05", "1:23:45", "1d 1:01:01"]
 
@@ -62,3 +122,9 @@ def test_behind_a_url_the_same_lines_stand():
     again.write({"step": 7})
     again.close()
     assert storage.read_bytes(path) == b'{"step": 1}\n{"step": 7}\n'
+
+
+def test_what_is_said_of_a_corpus_cannot_steer_a_terminal(tmp_path, capsys):
+    say("was '\x1b[2J\x9b31m'; answers \u202e'x' 3%")
+    Incidents(tmp_path).write("stall", 1, "\x1b]0;title\x07")
+    assert not set(capsys.readouterr().out) & set("\x1b\x9b\u202e\x07")
