@@ -194,7 +194,7 @@ class Tokenizer(Encoding):
         merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
         broken = next((merge for merge in merges if len(merge) != 2 or not set("".join(merge)) <= BYTE_OF.keys()), None)
         if broken is not None:
-            raise UserError(f"{merges_path}: {' '.join(broken)!r} is not two tokens of the byte alphabet and a space.")
+            raise UserError(f"{merges_path}: {' '.join(broken)[:60]!r} is not two tokens of the byte alphabet and a space.")
         return cls(vocab, merges, origin=str(folder))
 
     @classmethod
