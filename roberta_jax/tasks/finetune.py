@@ -30,7 +30,7 @@ from roberta_jax.tasks.table import Example, Task
 from roberta_jax.training.distributed import whole
 from roberta_jax.training.guard import GuardConfig
 from roberta_jax.training.kernel_check import with_sound_attention
-from roberta_jax.training.logging import say
+from roberta_jax.training.logging import recovered, say
 from roberta_jax.training.losses import cross_entropy
 from roberta_jax.training.optimizer import warmup
 from roberta_jax.training.provenance import require_same_run
@@ -328,11 +328,6 @@ def _write_task(config: FinetuneConfig, prepared: Prepared, source: Pretrained, 
     storage.write_json(path, fields)
     prepared.text.save(workdir / "tokenizer")
     storage.write_hashes(workdir / "tokenizer")
-
-
-def _parse_task(content: bytes) -> dict:
-    before = storage.parse_json(content)
-    return before | {name: before[name] for name in ("task", "kind", "labels")}
 
 
 def how_many_together(config: FinetuneConfig, parameters: int, trials: int) -> int:
