@@ -128,6 +128,8 @@ def exit_with_sentence(main: Callable[[], None], outlives_output: bool = False) 
                 if line:
                     show(line, sys.stderr)
             _discard_output()
+            if isinstance(error, KeyboardInterrupt):
+                os._exit(code)  # no thread, be it in a library's midst of compiling or waiting, is waited for
     sys.exit(code)
 
 

@@ -29,10 +29,11 @@ class Workers(ProcessPoolExecutor):
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     def __exit__(self, kind, error, trace) -> None:
-        if kind is KeyboardInterrupt:
-            for worker in multiprocessing.active_children():
-                worker.terminate()
-        super().__exit__(kind, error, trace)
+        if kind is not KeyboardInterrupt:
+            return super().__exit__(kind, error, trace)
+        for worker in multiprocessing.active_children():
+            worker.kill()
+        self.shutdown(wait=False, cancel_futures=True)
 
 
 def _end_with_parent() -> None:
