@@ -261,9 +261,9 @@ def _moved(one: Instruction, shapes: dict[str, str], computations: dict[str, lis
         return 0
     sources = [shapes.get(name, "") for name in one.operands]
     if one.opcode in ("dynamic-slice", "slice", "gather"):  # as much as they result in, read and written
-        return _sizes(one.shape)[0] * (_in_hbm(sources[0]) + _in_hbm(one.shape))
+        return sum(_sizes(one.shape)) * (_in_hbm(sources[0]) + _in_hbm(one.shape))
     if one.opcode == "dynamic-update-slice":  # the update, read and written
-        return _sizes(sources[1])[0] * (_in_hbm(sources[1]) + _in_hbm(one.shape))
+        return sum(_sizes(sources[1])) * (_in_hbm(sources[1]) + _in_hbm(one.shape))
     if one.opcode == "fusion" and (inner := computations.get(dict(_calls(one)).get("calls", ""))):
         reads = sum(_read(inner, number, source, computations) for number, source in enumerate(sources))
         return reads + _written(inner, one.shape)
