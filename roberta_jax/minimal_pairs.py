@@ -4,13 +4,13 @@ python -m roberta_jax.minimal_pairs --model=/tmp/run --source=blimp/ [--pairs=10
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from roberta_jax.errors import UserError, exit_with_sentence
+from roberta_jax.output import show, to_json
 from roberta_jax.pairs import suites
 
 if TYPE_CHECKING:
@@ -58,13 +58,13 @@ def run(args: argparse.Namespace, read: list[suites.Suite]) -> None:
         results = accuracy.measure(read, lambda texts: model.score(texts, args.metric, sys.stderr.isatty()))  # noqa: B023
         if args.json:
             found = {"model": model.origin, **about, "metric": args.metric, "notes": notes, "intervals": accuracy.INTERVALS}
-            print(json.dumps(found | {"suites": table.as_json(results, args.metric)}, ensure_ascii=False), flush=True)
+            show(to_json(found | {"suites": table.as_json(results, args.metric)}))
             continue
-        print(f"{model.origin}\n{args.metric}: {METRICS[args.metric]}")
-        print("\n".join([*notes, "", *table.lines(results, args.metric), ""]), flush=True)
+        show(f"{model.origin}\n{args.metric}: {METRICS[args.metric]}")
+        show("\n".join([*notes, "", *table.lines(results, args.metric), ""]))
         points.append((_said(about), results))
     if args.all and not args.json:
-        print("\n".join(table.curve(points)))
+        show("\n".join(table.curve(points)))
 
 
 def _models(args: argparse.Namespace) -> Iterator[tuple["Model", dict]]:
@@ -85,7 +85,7 @@ def _models(args: argparse.Namespace) -> Iterator[tuple["Model", dict]]:
         except UserError:
             if step in saved_steps(workdir / "checkpoints"):
                 raise
-            print(f"{workdir}, step {step:,} was removed by the run meanwhile", file=sys.stderr)
+            show(f"{workdir}, step {step:,} was removed by the run meanwhile", sys.stderr)
             continue
         yield model, _about(workdir, step)
 

@@ -4,7 +4,6 @@ A kernel is compiled by what is young and changes, for devices of many kinds, an
 """
 
 import functools
-import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -23,7 +22,7 @@ from roberta_jax.model.dropout import row_keys
 from roberta_jax.model.encoder import RobertaConfig
 from roberta_jax.training.distributed import said_by_any, wait_for_all
 from roberta_jax.training.incidents import Incidents
-from roberta_jax.training.logging import say
+from roberta_jax.training.logging import recovered, say
 from roberta_jax.training.sharding import make_mesh
 
 ROWS = 2  # that each device tries
@@ -45,7 +44,7 @@ def with_sound_attention(model: RobertaConfig, lengths: Sequence[int], mesh: Mes
         return model
     path, fault = workdir / "attention.json", ""
     if jax.process_index() == 0 and storage.exists(path):
-        fault = json.loads(storage.read_bytes(path))["fault"]
+        fault = recovered(path, lambda content: str(storage.parse_json(content)["fault"]), "")
     if fault := said_by_any(fault):
         say(f"attention is XLA's, as it was before: {fault} ({path}; without it the kernel is tried again)")
         return replace(model, attention="xla")
@@ -53,7 +52,7 @@ def with_sound_attention(model: RobertaConfig, lengths: Sequence[int], mesh: Mes
         if jax.process_index() == 0:
             workdir.mkdir(parents=True, exist_ok=True)
             record = {"attention": "xla", "fault": fault, "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "jax": jax.__version__}
-            storage.write_text(path, json.dumps(record, indent=1) + "\n")
+            storage.write_json(path, record)
         wait_for_all("attention.json is written")
         sentence = f"{fault}; the run goes on with XLA's attention, which is right and slower, and keeps to it"
         Incidents(workdir).write("attention kernel", _step(workdir), sentence)

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 from roberta_jax.errors import UserError
+from roberta_jax.output import show
 
 PATIENCE = 300.0  # seconds in which all have to come: JAX's own
 NAME_PATIENCE = 30.0  # seconds in which a host's name has to be known: new machines' are not at once
@@ -127,7 +128,7 @@ def _connect(address: str, host: str, port: int) -> socket.socket:
             )
         if waited > 10 and not said:
             said = True
-            print(f"waiting for process 0 at {address} ({reason})", flush=True)
+            show(f"waiting for process 0 at {address} ({reason})")
         time.sleep(0.1)
 
 

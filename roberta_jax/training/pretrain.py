@@ -27,7 +27,7 @@ from roberta_jax.training.distributed import require_same, whole
 from roberta_jax.training.evaluate import evaluate, make_eval_step
 from roberta_jax.training.incidents import Incidents
 from roberta_jax.training.kernel_check import with_sound_attention
-from roberta_jax.training.logging import put_aside, say
+from roberta_jax.training.logging import put_aside, recovered, say
 from roberta_jax.training.losses import masked_lm_loss, means_of_pairs, valid_loss, weigh_pairs
 from roberta_jax.training.optimizer import warmup
 from roberta_jax.training.sharding import batch_sharding, local_rows, make_mesh
@@ -252,8 +252,8 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
 
 def _note_order(workdir: Path) -> None:
     """Says where a run goes on that began by the order of rows of versions before 0.2, which config.json does not name."""
-    path, steps = workdir / "config.json", saved_steps(workdir / "checkpoints")
-    if steps and storage.exists(path) and "version" not in json.loads(storage.read_bytes(path)):
+    steps, began = saved_steps(workdir / "checkpoints"), recovered(workdir / "config.json", storage.parse_json, None)
+    if steps and began is not None and "version" not in began:
         what = (
             "this run began with an order of rows that was much the same in every epoch and for every seed; from here on each "
             "epoch is a new one, so its first epoch from now on may hold rows that the broken-off one has had"
