@@ -1,10 +1,16 @@
 """Checkpoints by Orbax: written in the background, whole or not there, the newest few and the best kept.
 
-Each holds a checksum of its arrays' bits, as storage may give back other bits than it was given and say nothing.
+Each holds a checksum of every array's bits, as storage may give back other bits than it was given and say nothing, and
+`Notes` beside the arrays, sealed by a hash.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import logging
+import sys
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,25 +18,40 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
-from orbax.checkpoint.checkpoint_managers import preservation_policy as keep
+from absl import logging as absl_logging
 
 from roberta_jax.data import storage
 from roberta_jax.errors import UserError
-from roberta_jax.training.distributed import wait_for_all
+from roberta_jax.training.checksums import bit_sum, by_path, checksums, shapes, verify
+from roberta_jax.training.distributed import wait_for_all, whole
+from roberta_jax.training.logging import say
+from roberta_jax.training.notes import Damaged, Notes, fingerprint, read_notes, sealed, write_notes
+
+RETRIES = (0.0, 10.0, 60.0)  # seconds from a write that failed to the next try; one more failure ends the run
+# What trying again does not mend, by what is in the error's text.
+FULL = {"No space left on device": "no space left on the disk", "Disk quota exceeded": "the quota of the disk is used up"}
+SUMS, OLD_SUM = "checksums", "checksum"  # in the tree beside the state; older checkpoints have one of all arrays
 
 
-class Damaged(Exception):
-    """A checkpoint that cannot be read, or does not hold what was written."""
+def _say_nothing_of_failed_writes() -> None:
+    """Orbax logs an error with its traceback, some several times, before it raises it; here each becomes a sentence.
+
+    What a failed write leaves behind, coroutines and callbacks of an event loop that is closed, complains too.
+    """
+    warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
+    logging.getLogger("absl").addFilter(
+        lambda record: "orbax" not in record.pathname or absl_logging.get_verbosity() >= absl_logging.DEBUG
+    )
+    others = sys.excepthook
+
+    def hook(kind, error, trace) -> None:
+        if not (kind is RuntimeError and str(error) == "Event loop is closed"):
+            others(kind, error, trace)
+
+    sys.excepthook = hook
 
 
-@jax.jit
-def checksum(tree: Any) -> jax.Array:
-    """Of all bits, the same however the arrays are spread over devices. uint32 []"""
-    total = jnp.zeros((), jnp.uint32)
-    for leaf in jax.tree.leaves(tree):
-        bits = jax.lax.bitcast_convert_type(leaf, jnp.uint32)
-        total = total * jnp.uint32(0x9E3779B1) + bits.sum(dtype=jnp.uint32)
-    return total
+_say_nothing_of_failed_writes()
 
 
 class Checkpoints:
@@ -38,46 +59,149 @@ class Checkpoints:
 
     Args:
       newest: how many of the newest to keep; the best by `metric` (lower is better), if one is named, is kept beside them.
+        These are planned ones. One that is not is kept while it is the newest of all, and in no other's place.
+      report: is told, in a sentence, of a write that failed and is tried again.
     """
 
-    def __init__(self, folder: Path, newest: int, metric: str):
-        policies, best = [keep.LatestN(newest)], {}
-        if metric:
-            of_metric = lambda metrics: metrics[metric]  # noqa: E731
-            policies.append(keep.BestN(get_metric_fn=of_metric, reverse=True, n=1, keep_checkpoints_without_metrics=False))
-            best = {"best_fn": of_metric, "best_mode": "min"}  # without it Orbax forgets the metrics when the run resumes
-        options = ocp.CheckpointManagerOptions(
-            preservation_policy=keep.AnyPreservationPolicy(policies), cleanup_tmp_directories=True, **best
-        )
+    def __init__(self, folder: Path, newest: int, metric: str, report: Callable[[str], None] = say):
         if jax.process_count() == 1:  # Orbax has every device write a share of a replicated array: a compile for each share
-            whole = ocp.type_handlers.ArrayHandler(use_replica_parallel=False)
-            ocp.type_handlers.register_type_handler(jax.Array, whole, override=True)
-        self._manager = ocp.CheckpointManager(_absolute(folder), options=options, item_handlers=ocp.StandardCheckpointHandler())
-        self.folder = folder
+            by_one = ocp.type_handlers.ArrayHandler(use_replica_parallel=False)
+            ocp.type_handlers.register_type_handler(jax.Array, by_one, override=True)
+        self.folder, self._newest, self._metric, self._report = folder, newest, metric, report
+        self._notes: dict[int, Notes] = {}  # by step, as far as they were asked for
+        self._writing: int | None = None  # a step whose write is not known to have ended
+        self._not_begun: Exception | None = None  # why that write did not even begin
+        self._failures, self._next_try = 0, 0.0
+        self._manager = self._open()
+
+    def _open(self) -> ocp.CheckpointManager:
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=self,
+            cleanup_tmp_directories=True,
+            best_fn=lambda _: 0.0,  # without one Orbax writes no metrics; which are the best, `should_preserve` says
+            lightweight_initialize=True,  # else notes that cannot be read would end every start
+            # Else threads wait minutes for a folder that could not be made, and the process for them to end.
+            async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
+        )
+        handler = ocp.StandardCheckpointHandler()
+        return ocp.CheckpointManager(_absolute(self.folder), options=options, item_handlers=handler)
 
     def latest_step(self) -> int | None:
         return self._manager.latest_step()
 
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """What is raised here may have befallen the write before, which went on behind the steps."""
-        try:
-            yield
-        except Exception as error:  # of a class of its own for each cause
-            whole = max(saved_steps(self.folder), default=None)
-            kept = "there is none yet" if whole is None else f"step {whole:,} is whole, and the same command goes on from it"
-            raise UserError(f"{self.folder}: a checkpoint could not be written ({_reason(error)}); {kept}.") from None
+    def notes(self, step: int) -> Notes:
+        """Of one that is there. What cannot be read says nothing here; it is damage once it is restored."""
+        if step not in self._notes:
+            try:
+                self._notes[step] = read_notes(self.folder, step)
+            except Damaged:
+                self._notes[step] = Notes()
+        return self._notes[step]
 
-    def save(self, step: int, state: Any, metrics: dict[str, float] | None = None) -> None:
-        """Copies the state and returns; the writing goes on behind.
+    def newest_planned(self) -> int | None:
+        return max((step for step in self._manager.all_steps() if self.notes(step).planned), default=None)
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        """Which are kept once the last of these is written; Orbax asks."""
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        kept = self._kept(steps)
+        return [step in kept for step in steps]
+
+    def _kept(self, steps: Sequence[int]) -> set[int | None]:
+        planned = [step for step in sorted(steps) if self.notes(step).planned]
+        losses = {step: (self.notes(step).metrics or {}).get(self._metric, np.nan) for step in planned}
+        measured = [step for step in planned if np.isfinite(losses[step])]
+        best = min(measured, key=lambda step: (losses[step], -step), default=None)
+        return {max(steps), best, *planned[-self._newest :]}
+
+    def save(
+        self,
+        step: int,
+        state: Any,
+        metrics: dict[str, float] | None = None,
+        planned: bool = True,
+        memory: dict | None = None,
+        wait: bool = False,
+    ) -> None:
+        """Copies the state and returns; the writing goes on behind, and `failed` tells what became of it.
+
+        Args:
+          wait: return when it is written, which is tried again where it fails.
 
         Raises:
           UserError: it cannot be written, or the last one could not.
         """
-        if step not in self._manager.all_steps():
-            with self._writing():
-                args = ocp.args.StandardSave(state | {"checksum": checksum(state)})
-                self._manager.save(step, args=args, metrics=metrics)
+        self._finished()
+        if step in self._manager.all_steps():
+            return
+        sums, arrays = checksums(state), fingerprint(sorted(shapes(state).items()))
+        while True:
+            self._notes[step], self._writing = Notes(metrics, planned, memory or {}, arrays), step
+            try:
+                args = ocp.args.StandardSave(state | {SUMS: sums})
+                self._manager.save(step, args=args, metrics=sealed(self._notes[step]))
+            except Exception as error:  # of a class of its own for each cause
+                self._not_begun = error
+            if not wait or self._finished():
+                return
+            time.sleep(max(0.0, self._next_try - time.monotonic()))
+
+    def add_metrics(self, step: int, metrics: dict[str, float]) -> None:
+        """To a checkpoint that is there: its evaluation was made up for."""
+        self._notes[step] = replace(self.notes(step), metrics=metrics)
+        if jax.process_index() == 0:
+            write_notes(self.folder, step, self._notes[step])
+        kept = self._kept(self._manager.all_steps())
+        self._delete(lambda step: step not in kept)
+
+    def failed(self) -> bool:
+        """Whether the write that went on behind has failed since this was asked last.
+
+        Raises:
+          UserError: it is not tried again: the disk is full, it failed too often, or other hosts know nothing of it.
+        """
+        return not (self._not_begun is None and self._manager.is_saving_in_progress()) and not self._finished()
+
+    def ready(self) -> bool:
+        """Whether, after a failure, enough time has gone by to try again."""
+        return time.monotonic() >= self._next_try
+
+    def _finished(self) -> bool:
+        """Waits for what is being written; False where it failed."""
+        step, error = self._writing, self._not_begun
+        self._writing = self._not_begun = None
+        if step is not None and error is None:
+            try:
+                self._manager.wait_until_finished()
+            except Exception as raised:
+                error = raised
+        if error is None:
+            self._failures = 0 if step is not None else self._failures
+            return True
+        reason, self._failures = _reason(error), self._failures + 1
+        if self._failures > len(RETRIES) or reason in FULL.values() or jax.process_count() > 1:
+            raise self._not_written(reason)
+        with suppress(Exception):  # the same one again
+            self._manager.close()
+        try:
+            self._manager = self._open()  # deletes what was half written
+        except Exception as error:
+            raise self._not_written(_reason(error)) from None
+        if step in self._manager.all_steps():
+            self._report(f"checkpoint {step:,} is written, but an older one could not be deleted ({reason})")
+            self._failures = 0
+            return True
+        del self._notes[step]
+        pause = RETRIES[self._failures - 1]
+        self._next_try = time.monotonic() + pause
+        when = f"in {pause:.0f} s" if pause else "at once"
+        self._report(f"checkpoint {step:,} could not be written ({reason}); tried again {when}")
+        return False
+
+    def _not_written(self, reason: str) -> UserError:
+        last = max(saved_steps(self.folder), default=None)
+        kept = "there is none yet" if last is None else f"step {last:,} is whole, and the same command goes on from it"
+        return UserError(f"{self.folder}: a checkpoint could not be written ({reason}); {kept}.")
 
     def restore(self, step: int, abstract: Any) -> Any:
         """The state of a step, laid out as `abstract` says.
@@ -89,12 +213,15 @@ class Checkpoints:
         sharding = jax.tree.leaves(abstract)[0].sharding
         if isinstance(sharding, jax.sharding.NamedSharding):
             sharding = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
-        abstract = abstract | {"checksum": jax.ShapeDtypeStruct((), jnp.uint32, sharding=sharding)}
+        notes = read_notes(self.folder, step)
         try:
-            saved = _shapes(self._manager.item_metadata(step).tree)
+            saved = shapes(self._manager.item_metadata(step).tree)
         except Exception as error:
             raise Damaged(_reason(error)) from None
-        wanted = _shapes(abstract)
+        sums, shape = _take_sums(saved, notes)
+        if sums == SUMS and notes.memory is None:
+            raise Damaged("its metrics are gone")
+        wanted = shapes(abstract)
         for path in sorted(saved.keys() | wanted.keys()):
             if saved.get(path) != wanted.get(path):
                 raise UserError(
@@ -102,43 +229,68 @@ class Checkpoints:
                     f"{saved.get(path, 'not there')}, this config's {wanted.get(path, 'not there')}; "
                     "take another workdir or that run's config."
                 )
+        abstract = abstract | {sums: jax.ShapeDtypeStruct(shape, jnp.uint32, sharding=sharding)}
         try:
             state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
         except Exception as error:
             raise Damaged(_reason(error)) from None
-        if state.pop("checksum") != checksum(state):
-            raise Damaged("its arrays do not have the checksum that they were saved with")
+        expected = whole(state.pop(sums))
+        verify(sorted(wanted), whole(checksums(state)), expected)
+        self._notes[step] = notes
         return state
 
-    def restore_newest(self, abstract: Any, report: Callable[[int, str], None], last: int | None = None) -> tuple[int, Any]:
-        """(step, state) of the newest whole checkpoint, not past the step `last`; (0, None) where there is none.
+    def restore_newest(
+        self, abstract: Any, report: Callable[[int, str], None], last: int | None = None, planned: bool = False
+    ) -> tuple[int, Any]:
+        """(step, state) of the newest whole checkpoint; (0, None) where there is none.
 
         A damaged one is put aside as `<step>.damaged`, and `report` is told its step and a sentence.
+
+        Args:
+          last: none past this step is taken.
+          planned: nor one that is not planned.
         """
-        with self._writing():
-            self._manager.wait_until_finished()
+        self._finished()
+        for name in sorted(storage.names(self.folder)):  # what is no folder Orbax neither sees nor writes over
+            if name.isdigit() and (self.folder / name).is_file():
+                self._put_aside(int(name), "it is no folder", report)
         for step in sorted(self._manager.all_steps(), reverse=True):
-            if last is not None and step > last:
+            if (last is not None and step > last) or (planned and not self.notes(step).planned):
                 continue
             try:
                 return step, self.restore(step, abstract)
             except Damaged as error:
-                report(step, f"{self.folder / str(step)} is damaged ({error}) and passed over; it is {step}.damaged now")
-                if jax.process_index() == 0:
-                    (self.folder / str(step)).rename(self.folder / f"{step}.damaged")
-                wait_for_all(f"{step} is put aside")
-                self._manager.reload()
+                self._put_aside(step, str(error), report)
         return 0, None
 
+    def _put_aside(self, step: int, reason: str, report: Callable[[int, str], None]) -> None:
+        taken = storage.names(self.folder)
+        names = (f"{step}.damaged" + (f".{number}" if number else "") for number in range(len(taken) + 1))
+        aside = next(name for name in names if name not in taken)
+        wait_for_all(f"all have seen which name {step} is given")
+        report(step, f"{self.folder / str(step)} is damaged ({reason}) and passed over; it is {aside} now")
+        if jax.process_index() == 0:
+            (self.folder / str(step)).rename(self.folder / aside)
+        wait_for_all(f"{step} is put aside")
+        self._notes.pop(step, None)
+        self._manager.reload()
+
     def delete_past(self, step: int) -> None:
-        for later in self._manager.all_steps():
-            if later > step:
-                self._manager.delete(later)
+        self._delete(lambda later: later > step)
+
+    def _delete(self, chosen: Callable[[int], bool]) -> None:
+        for step in filter(chosen, list(self._manager.all_steps())):
+            self._manager.delete(step)
+            self._notes.pop(step, None)
 
     def close(self) -> None:
-        """Waits for what is being written."""
-        with self._writing():
-            self._manager.wait_until_finished()
+        """Waits for what is being written.
+
+        Raises:
+          UserError: it could not be.
+        """
+        if not self._finished():
+            raise self._not_written("see above")
         self._manager.close()
 
 
@@ -160,41 +312,79 @@ def read_params(folder: Path, step: int) -> dict:
     Raises:
       UserError: the checkpoint is damaged.
     """
-    try:
-        restored = _read(folder, step, ("params", "best"))
-        best = restored.get("best", {"value": -np.inf})
-        params = best["params"] if np.max(best["value"]) > -np.inf else restored["params"]
-        return jax.tree.map(lambda x: x[np.argmax(best["value"])], params) if np.ndim(best["value"]) else params
-    except (OSError, KeyError, ValueError, AttributeError) as error:
-        raise UserError(f"{folder / str(step)} is not a whole checkpoint of a training run: {_reason(error)}") from None
+    restored = _read_or_sentence(folder, step, ("params", "best"))
+    best = restored.get("best", {"value": -np.inf})
+    params = best["params"] if np.max(best["value"]) > -np.inf else restored["params"]
+    return jax.tree.map(lambda x: x[np.argmax(best["value"])], params) if np.ndim(best["value"]) else params
 
 
 def read_arrays(folder: Path, step: int) -> dict[str, np.ndarray]:
-    """All arrays of a checkpoint by their paths, as NumPy's."""
-    return _by_path(_read(folder, step))
+    """All arrays of a checkpoint by their paths, as NumPy's.
+
+    Raises:
+      UserError: the checkpoint is damaged.
+    """
+    return by_path(_read_or_sentence(folder, step))
+
+
+def _read_or_sentence(folder: Path, step: int, names: tuple[str, ...] | None = None) -> dict:
+    try:
+        return _read(folder, step, names)
+    except Damaged as error:
+        others = "no other step is whole"
+        for other in sorted(set(saved_steps(folder)) - {step}, reverse=True):
+            with suppress(Damaged):
+                _read(folder, other, names)
+                others = f"step {other} is whole, take checkpoint={other} or start the run again, which puts {step} aside"
+                break
+        raise UserError(f"{folder / str(step)} is not a whole checkpoint of a training run ({error}); {others}.") from None
 
 
 def _read(folder: Path, step: int, names: tuple[str, ...] | None = None) -> dict:
-    """What is under these names at the top of a checkpoint's tree, as far as they are there; by default all of it."""
+    """What is under these names at the top of a checkpoint's tree, as far as they are there; by default all of it.
+
+    Raises:
+      Damaged: it is not what was saved.
+    """
     path, handler = _absolute(folder) / str(step) / "default", ocp.PyTreeCheckpointHandler()
+    notes = Notes()
+    with suppress(Damaged):  # the arrays are whole without them
+        notes = read_notes(folder, step)
     try:
         tree = handler.metadata(path).tree
-        item = {name: tree[name] for name in names or tree if name in tree}
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
-        return handler.restore(path, args=ocp.args.PyTreeRestore(item=item, restore_args=as_numpy, partial_restore=True))
+        saved = shapes(tree)
+        sums, _ = _take_sums(saved, notes)
+        kept = tree if names is None or sums == OLD_SUM else {name: tree[name] for name in (*names, sums) if name in tree}
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), kept)
+        found = handler.restore(path, args=ocp.args.PyTreeRestore(item=kept, restore_args=as_numpy, partial_restore=True))
+        wanted, arrays = found.pop(sums), by_path(found)
+        paths = sorted(arrays)
+        if np.ndim(wanted):
+            places = {path: place for place, path in enumerate(sorted(saved))}
+            wanted = wanted[[places[path] for path in paths]]
+        verify(paths, np.array([bit_sum(arrays[path]) for path in paths], np.uint32), wanted)
+        if names and "params" not in found:
+            raise Damaged("it has no parameters")
+        return {name: found[name] for name in names or found if name in found}
+    except Damaged:
+        raise
+    except Exception as error:  # of a class of its own for each cause
+        raise Damaged(_reason(error)) from None
     finally:
         handler.close()
 
 
+def _take_sums(saved: dict[str, tuple], notes: Notes) -> tuple[str, tuple]:
+    """Takes the checksums out of a checkpoint's shapes: (their name, their shape). Raises Damaged where shapes are missing."""
+    sums = SUMS if SUMS in saved else OLD_SUM
+    if sums not in saved or (sums == SUMS and saved[sums] != (len(saved) - 1,)):
+        raise Damaged("it has no checksums")
+    shape = saved.pop(sums)
+    if notes.arrays and notes.arrays != fingerprint(sorted(saved.items())):
+        raise Damaged("its arrays are not those that were saved")
+    return sums, shape
+
+
 def _reason(error: Exception) -> str:
     text = " ".join(str(error).split())
-    return "no space left on the disk" if "No space left on device" in text else text[:200] or type(error).__name__
-
-
-def _by_path(tree: Any) -> dict[str, Any]:
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
-    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
-
-
-def _shapes(tree: Any) -> dict[str, tuple]:
-    return {path: tuple(leaf.shape) for path, leaf in _by_path(tree).items()}
+    return next((reason for part, reason in FULL.items() if part in text), text[:200] or type(error).__name__)

@@ -53,3 +53,13 @@ def judge(guard: dict, config: GuardConfig, loss: jax.Array, norm: jax.Array) ->
     after = {"losses": remember(guard["losses"], loss), "norms": remember(guard["norms"], norm), "in_a_row": in_a_row}
     said = {"made": made, "in_a_row": in_a_row, "loss_score": score, "norm_ratio": ratio}
     return after, made, {name: jnp.nan_to_num(value) for name, value in said.items()}
+
+
+def gave_up(guard: GuardConfig, first: int, in_a_row: int, rewinds: int, kept: int | None) -> str:
+    """What is said where a run has gone back often enough; `kept` is its newest planned checkpoint."""
+    before = "There is no checkpoint before them." if kept is None else f"The checkpoint before them, step {kept:,}, is kept."
+    return (
+        f"{in_a_row} steps in a row, from step {first:,} on, were unsound, and the run had gone back {rewinds} times "
+        f"(config.guard.rewinds is {guard.rewinds}); incidents.jsonl tells of each. Try a lower optimizer.learning_rate or a "
+        "longer warm-up; guard.spike_above=0 and guard.skip_above=0 turn the guard off, but for NaN and infinity. " + before
+    )

@@ -23,12 +23,13 @@ from roberta_jax.model.flops import Peak
 from roberta_jax.output import to_json
 from roberta_jax.training.checkpoint import Checkpoints
 from roberta_jax.training.distributed import Stop, alone_in, whole
-from roberta_jax.training.guard import GuardConfig
+from roberta_jax.training.guard import GuardConfig, gave_up
 from roberta_jax.training.incidents import Incidents
 from roberta_jax.training.ledger import Ledger
 from roberta_jax.training.logging import Metrics, duration, recovered, say
+from roberta_jax.training.notes import Memory
 from roberta_jax.training.optimizer import OptimizerConfig, make_optimizer, schedule
-from roberta_jax.training.sharding import make_mesh
+from roberta_jax.training.sharding import make_mesh, map_paths
 from roberta_jax.training.step import (
     Loss,
     abstract_state,
@@ -128,21 +129,32 @@ def _train(job: Job, config: RunConfig, workdir: Path) -> dict | None:
     incidents = Incidents(workdir)
     ledger = Ledger(workdir, lambda sentence: incidents.write("stall", step, sentence))
     stop = Stop()
-    checkpoints = Checkpoints(workdir / "checkpoints", config.keep_checkpoints, "" if job.metric else "valid/loss")
+    lower_is_better = "" if job.metric else "valid/loss"
+    checkpoints = Checkpoints(
+        workdir / "checkpoints",
+        config.keep_checkpoints,
+        lower_is_better,
+        lambda sentence: incidents.write("checkpoint", step, sentence),
+    )
 
-    def start(last: int | None = None) -> tuple[int, dict]:
-        """(step, state) of the newest whole checkpoint, or of the beginning."""
-        found, state = checkpoints.restore_newest(abstract, lambda *what: incidents.write("damaged checkpoint", *what), last)
-        if state is None:
-            seeds = np.array([trial.seed for trial in trials]) if trials else config.seed
-            state = init_state(job.init, optimizer, seeds, abstract)
-            state["params"] |= place(job.initial(), abstract["params"], bool(trials))
-        return found, state
+    def start(last: int | None = None) -> tuple[int, dict, Memory]:
+        """(step, state, memory) of the newest whole checkpoint, planned and not past `last` if given, or of the beginning."""
+        damaged = lambda *what: incidents.write("damaged checkpoint", *what)  # noqa: E731
+        found, state = checkpoints.restore_newest(abstract, damaged, last, planned=last is not None)
+        if state is not None:
+            memory = checkpoints.notes(found).memory
+            return found, state, Memory.from_json(memory) if memory else Memory()
+        seeds = np.array([trial.seed for trial in trials]) if trials else config.seed
+        state = init_state(job.init, optimizer, seeds, abstract)
+        initial = job.initial()
+        _require_finite(initial)
+        state["params"] |= place(initial, abstract["params"], bool(trials))
+        return found, state, Memory()
 
     step = checkpoints.latest_step() or 0
     if step > config.steps:
         raise UserError(f"{checkpoints.folder} holds step {step}, past config.steps {config.steps}: nothing to do.")
-    first_step, state = start()
+    first_step, state, memory = start()
     if first_step:
         say(f"resuming from step {first_step:,}")
     _note_config(config, workdir, first_step)
@@ -167,7 +179,8 @@ def _train(job: Job, config: RunConfig, workdir: Path) -> dict | None:
         return state, jnp.stack([values[name].astype(jnp.float32) for name in names])
 
     compiled: dict[tuple, Callable] = {}  # by the batch's shape
-    interval, pending, in_a_row, rewinds = [], None, 0, 0
+    costs: list[tuple[int, float]] = []  # of the steps since the last line that this start has made
+    pending, in_a_row = None, 0  # the last step's metrics, not waited for yet; unsound steps up to the last that was
 
     def compiled_for(batch: dict) -> Callable:
         shape = batch["input_ids"].shape
@@ -181,91 +194,118 @@ def _train(job: Job, config: RunConfig, workdir: Path) -> dict | None:
 
     def settle() -> bool:
         """Takes in the last step's metrics, waiting for that step alone; whether the run has to go back."""
-        nonlocal in_a_row
+        nonlocal in_a_row, pending
         if pending is None:
             return False
-        step, batch_number, values, cost = pending
+        (step, batch_number, values, cost), pending = pending, None
         values = dict(zip(names, np.asarray(values)))
-        interval.append((values, cost))
+        memory.steps.append(values)
+        costs.append(cost)
         in_a_row = 0 if trials else int(values["in_a_row"])
         if np.any(values["in_a_row"]):
             _report_unsound(incidents, job, step, batch_number, values)
         if step % config.log_every == 0 or step == config.steps:
-            seconds = ledger.lap()
-            series = {name: np.array([values[name] for values, _ in interval]) for name in values}
-            made = series.pop("made") > 0
-            means = {name: float(values[made].mean()) for name, values in series.items() if name not in JUDGED and made.any()}
-            ids, flops = np.sum([cost for _, cost in interval], axis=0)
-            means |= job.derived(means) if means else {}
-            means |= {
-                "skipped": float(np.sum(~made)),
-                "learning_rate": float(learning_rate(step - 1)),
-                "tokens_per_second": float(ids / seconds),
-                "mfu": peak.mfu(float(flops / seconds)),
-                "goodput": ledger.goodput,
-            }
-            apart = {f"loss/{trial.name}": float(series["loss"][:, i].mean()) for i, trial in enumerate(trials)}
-            metrics.write(step, {f"train/{name}": value for name, value in (means | apart).items()})
-            ledger.save(step)
-            say(_progress(step, config.steps, means, seconds / len(interval)))
-            interval.clear()
+            log(step)
         return in_a_row >= config.guard.spike_steps and bool(config.guard.rewinds or not values["made"])
+
+    def log(step: int) -> None:
+        """A line of the means since the last one."""
+        seconds = ledger.lap()
+        steps = [values for values in memory.steps if values.keys() == memory.steps[-1].keys()]
+        series = {name: np.array([values[name] for values in steps]) for name in steps[-1]}
+        made = series.pop("made") > 0
+        means = {name: float(values[made].mean()) for name, values in series.items() if name not in JUDGED and made.any()}
+        ids, flops = np.sum(costs, axis=0)
+        means |= job.derived(means) if means else {}
+        means |= {
+            "skipped": float(np.sum(~made)),
+            "learning_rate": float(learning_rate(step - 1)),
+            "tokens_per_second": float(ids / seconds),
+            "mfu": peak.mfu(float(flops / seconds)),
+            "goodput": ledger.goodput,
+        }
+        apart = {f"loss/{trial.name}": float(series["loss"][:, i].mean()) for i, trial in enumerate(trials)}
+        metrics.write(step, {f"train/{name}": value for name, value in (means | apart).items()})
+        ledger.save(step)
+        say(_progress(step, config.steps, means, seconds / len(costs)))
+        memory.steps.clear()
+        costs.clear()
+
+    def evaluate(step: int) -> dict[str, float]:
+        """Measures the parameters, and keeps them if they are the best so far and the state has a place for these."""
+        with ledger("evaluate"):
+            found = job.evaluate(state["params"], mesh)
+        if job.metric:
+            value, at = np.float32(found[job.metric]), np.full(len(trials), step, np.int32) if trials else np.int32(step)
+            # A trial whose patience has ended waits for the others: its best is what it was alone.
+            ended = _out_of_patience(job, state, (step - 1) // config.eval_every * config.eval_every, config.eval_every)
+            value = np.where(ended, np.float32(-np.inf), value)
+            state["best"] = best_so_far(state["best"], state["params"], value, at)
+        evaluated = {name: float(np.median(value)) for name, value in found.items()}
+        apart = {f"{name}/{trial.name}": float(value[i]) for name, value in found.items() for i, trial in enumerate(trials)}
+        metrics.write(step, evaluated | apart)
+        say(f"step {step:,}: " + ", ".join(f"{name} {value:.4f}" for name, value in evaluated.items()))
+        return evaluated
 
     def next_batch() -> dict:
         with ledger("data"):
             return next(batches)
 
+    def is_evaluated(step: int) -> bool:
+        return step % config.eval_every == 0 or step == config.steps
+
     step, batch_number = first_step, first_step if trials else int(state["batch"])
     batches = job.train_batches(batch_number, mesh) if step < config.steps else iter(())
-    done, due = bool(np.all(_out_of_patience(job, state, step, config.eval_every))), False
     ledger.begin(step)
+    if step and is_evaluated(step) and (notes := checkpoints.notes(step)).memory is not None and notes.metrics is None:
+        checkpoints.add_metrics(step, evaluate(step))  # a signal came in this step, which the next start makes up for
+    owed = False
+    done = bool(np.all(_out_of_patience(job, state, step, config.eval_every)))
     while step < config.steps and not done:
         step, batch_number, batch = step + 1, batch_number + 1, next_batch()
         state, values = compiled_for(batch)(state, batch, *constants)
-        go_back, pending = settle(), (step, batch_number - 1, values, job.cost(batch))
-        stopping = stop.requested()
-        evaluating = step % config.eval_every == 0 or step == config.steps
-        due = due or step % config.checkpoint_every == 0 or step == config.steps
-        settled = step - 1
-        if not go_back and (evaluating or due or stopping):
-            go_back, pending, settled = settle(), None, step
+        go_back, settled = settle(), step - 1
+        pending = step, batch_number - 1, values, job.cost(batch)
+        stopping, evaluating = stop.requested(), is_evaluated(step)
+        memory.due |= checkpoints.failed() or step % config.checkpoint_every == 0 or step == config.steps
+        saving = memory.due and checkpoints.ready()
+        if not go_back and (evaluating or saving or stopping):
+            go_back, settled = settle(), step
         if go_back:
-            if rewinds >= config.guard.rewinds:
+            # The step behind the last unsound one was under way when that was known, unless this one was to be saved or
+            # measured. Both go on alike, as a run must not hang on when a signal came.
+            sound, reached, batch_number = settled - in_a_row, settled + 1, batch_number + (settled == step)
+            if memory.rewinds >= config.guard.rewinds:
+                checkpoints.delete_past(sound)
                 checkpoints.close()
-                raise UserError(_gave_up(config.guard, settled - in_a_row + 1, in_a_row, rewinds))
-            rewinds, pending, due, reached = rewinds + 1, None, False, step
-            step, state = start(last=settled - in_a_row)
+                raise UserError(gave_up(config.guard, sound + 1, in_a_row, memory.rewinds, checkpoints.newest_planned()))
+            rewinds, pending = memory.rewinds + 1, None
+            step, state, memory = start(last=sound)
+            memory.rewinds = rewinds
             state["batch"] = jax.device_put(np.int32(batch_number), state["batch"].sharding)
             checkpoints.delete_past(step)
             what = f"{in_a_row} unsound steps in a row: back to step {step:,}, and on with batch {batch_number:,}"
             incidents.write("rewind", reached, what, batch=batch_number)
             ledger.lose(reached, step)
-            interval.clear()
+            costs.clear()
+            ledger.lap()
             metrics.close()
             metrics = Metrics(workdir, step)
             batches = job.train_batches(batch_number, mesh)
             continue
-        if not (evaluating or due or stopping):
+        if not (evaluating or saving or stopping):
             continue
-        evaluated = None
-        if evaluating and (job.metric or not stopping):  # what the state keeps as the best depends on it
-            with ledger("evaluate"):
-                found = job.evaluate(state["params"], mesh)
-            if job.metric:
-                value, at = np.float32(found[job.metric]), np.full(len(trials), step, np.int32) if trials else np.int32(step)
-                # A trial whose patience has ended waits for the others: its best is what it was alone.
-                ended = _out_of_patience(job, state, (step - 1) // config.eval_every * config.eval_every, config.eval_every)
-                value = np.where(ended, np.float32(-np.inf), value)
-                state["best"] = best_so_far(state["best"], state["params"], value, at)
-            evaluated = {name: float(np.median(value)) for name, value in found.items()}
-            apart = {f"{name}/{trial.name}": float(value[i]) for name, value in found.items() for i, trial in enumerate(trials)}
-            metrics.write(step, evaluated | apart)
-            say(f"step {step:,}: " + ", ".join(f"{name} {value:.4f}" for name, value in evaluated.items()))
+        evaluated, owed = None, evaluating and stopping and not job.metric  # a metric's best is kept in the state
+        if evaluating and not owed:
+            evaluated = evaluate(step)
             done = bool(np.all(_out_of_patience(job, state, step, config.eval_every)))
-        if stopping or done or step == config.steps or (due and not in_a_row):  # what is unsound is not kept
+        last = stopping or done or step == config.steps
+        if last or (saving and not in_a_row):  # what is unsound is kept for the next start alone
+            planned = not in_a_row and (memory.due or done)
+            if planned:
+                memory.due, memory.rewinds = False, 0
             with ledger("checkpoint"):
-                checkpoints.save(step, state, evaluated)
-            due, rewinds = False, 0
+                checkpoints.save(step, state, evaluated, planned, memory.to_json(), wait=last)
         if stopping:
             break
     with ledger("checkpoint"):
@@ -274,7 +314,7 @@ def _train(job: Job, config: RunConfig, workdir: Path) -> dict | None:
     stop.release()
     ledger.save(step)
     say(ledger.close())
-    if step < config.steps and not done:
+    if owed or (step < config.steps and not done):
         asked = stop.signal or "a signal on another host"
         say(f"{asked}: saved step {step:,} in {checkpoints.folder}; the same command goes on from there.")
         return None
@@ -294,12 +334,17 @@ def _report_unsound(incidents: Incidents, job: Job, step: int, batch_number: int
     incidents.write(kind, step, sentence, **number, batch=batch_number, rows=job.rows_of(batch_number))
 
 
-def _gave_up(guard: GuardConfig, first: int, in_a_row: int, rewinds: int) -> str:
-    return (
-        f"{in_a_row} steps in a row, from step {first:,} on, were unsound, and the run had gone back {rewinds} times "
-        f"(config.guard.rewinds is {guard.rewinds}); incidents.jsonl tells of each. Try a lower optimizer.learning_rate or a "
-        "longer warm-up; guard.spike_above=0 and guard.skip_above=0 turn the guard off. The checkpoint before them is whole."
-    )
+def _require_finite(initial: dict) -> None:
+    """Raises a UserError where parameters to begin with are no numbers."""
+
+    def check(path: str, array: np.ndarray) -> None:
+        if wrong := np.size(array) - int(np.isfinite(array).sum()):
+            raise UserError(
+                f"config.init_from: {wrong:,} of the {np.size(array):,} values of its {path} are NaN or infinite; take "
+                "another model, or an earlier checkpoint of that one."
+            )
+
+    map_paths(check, initial)
 
 
 def _out_of_patience(job: Job, state: dict, step: int, eval_every: int) -> np.ndarray | bool:

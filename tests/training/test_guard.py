@@ -2,8 +2,12 @@
 
 import json
 import os
+import shutil
 import signal
+import subprocess
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from itertools import count
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +15,9 @@ import numpy as np
 import pytest
 
 from roberta_jax.errors import UserError
+from roberta_jax.training.checkpoint import saved_steps
 from roberta_jax.training.guard import WINDOW, GuardConfig, judge, new_guard
+from roberta_jax.training.notes import read_notes
 from roberta_jax.training.optimizer import OptimizerConfig
 from roberta_jax.training.sharding import batch_sharding
 from roberta_jax.training.train import Job, RunConfig, train
@@ -135,7 +141,7 @@ def test_a_spike_goes_back_and_passes_over_its_batches_and_a_stop_in_it_changes_
 
 
 def test_a_run_that_stays_poisoned_ends_and_keeps_its_last_sound_checkpoint(tmp_path):
-    with pytest.raises(UserError, match=r"5 steps in a row, from step 161 on, .* had gone back 3 times"):
+    with pytest.raises(UserError, match=r"5 steps in a row, from step 161 on, .* had gone back 3 times.*step 160, is kept"):
         train(job(lambda number: np.nan if number >= 190 else 0.0), CONFIG, tmp_path)
     assert max(int(path.name) for path in (tmp_path / "checkpoints").iterdir()) == 160
     assert sum(line["kind"] == "rewind" for line in lines(tmp_path / "incidents.jsonl")) == 3
@@ -153,3 +159,140 @@ def test_it_can_be_turned_off(tmp_path):
     assert {line["kind"] for line in lines(tmp_path / "told" / "incidents.jsonl")} == {"spike"}
     with pytest.raises(UserError, match="had gone back 0 times"):
         train(job(lambda number: np.nan if number > 20 else 0.0), only_told, tmp_path / "nan")
+
+
+# Whatever befalls it, a run decides as one that is left alone. Spikes that are gone back from, beside, on and across the grids
+# of evaluations and of checkpoints; steps that are not made; lines whose steps two starts have made.
+SHORT = replace(
+    CONFIG, steps=218, log_every=5, eval_every=7, checkpoint_every=8, keep_checkpoints=1, guard=GuardConfig(spike_steps=3)
+)
+TIMES = ("train/tokens_per_second", "train/mfu", "train/goodput")
+
+
+def troubled(number: int) -> float:
+    return {150: np.nan, 199: np.nan, 217: np.inf, 228: np.nan}.get(
+        number, 3.0 if 203 <= number < 209 or 212 <= number < 216 else 0.0
+    )
+
+
+def measured_job(at=lambda number: None) -> Job:
+    def evaluate(params, mesh):
+        return {"valid/loss": float(jnp.square(params["kernel"] - 0.1).mean())}
+
+    return replace(job(troubled, at), evaluate=evaluate)
+
+
+def stopping(is_asked: Iterator[bool]) -> Callable:
+    """Asks the run once to stop, with the batch for which that says so; a second signal would end it at once."""
+    asked = []
+
+    def at(number):
+        if next(is_asked) and not asked:
+            asked.append(os.kill(os.getpid(), signal.SIGTERM))
+
+    return at
+
+
+def outcome(workdir) -> tuple:
+    """What of a run has to be the same: its lines but for the times, the steps that are kept, and which is the best."""
+    found = [{name: value for name, value in line.items() if name not in TIMES} for line in lines(workdir / "metrics.jsonl")]
+    kept = {step: read_notes(workdir / "checkpoints", step) for step in saved_steps(workdir / "checkpoints")}
+    return found, kept
+
+
+@pytest.fixture(scope="module")
+def measured_once():
+    """How fast this machine multiplies is asked for at every start, and takes longer than all else that these runs do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("roberta_jax.training.train.peak_flops", lambda: 1e12)
+        yield
+
+
+@pytest.fixture(scope="module")
+def left_alone(tmp_path_factory, measured_once):
+    """(a folder of the run's beginning, its whole run's state and outcome)."""
+    folder = tmp_path_factory.mktemp("runs")
+    sparse = replace(SHORT, checkpoint_every=190, eval_every=190)
+    assert train(measured_job(stopping(number == 197 for number in count())), sparse, folder / "begun") is None
+    shutil.copytree(folder / "begun", folder / "alone")
+    state = train(measured_job(), SHORT, folder / "alone")
+    kinds = [line["kind"] for line in lines(folder / "alone" / "incidents.jsonl")]
+    assert kinds.count("rewind") == 2 and {"spike", "skipped"} <= set(kinds)
+    return folder / "begun", state, outcome(folder / "alone")
+
+
+@pytest.mark.parametrize("share", [1.0, 0.3])
+def test_a_run_that_is_stopped_in_any_steps_is_the_one_that_is_left_alone(left_alone, tmp_path, share):
+    begun, state, expected = left_alone
+    shutil.copytree(begun, tmp_path / "run")
+    rng, again, starts = np.random.default_rng(int(10 * share)), None, 0
+    is_asked = (rng.random() < share for _ in count())
+    while again is None:
+        again, starts = train(measured_job(stopping(is_asked)), SHORT, tmp_path / "run"), starts + 1
+    assert starts > 20 * share
+    jax.tree.map(np.testing.assert_array_equal, again, state)
+    assert outcome(tmp_path / "run") == expected
+
+
+def test_what_a_run_that_gives_up_says_of_its_checkpoints_is_so(tmp_path):
+    """None is promised where there is none, and a stop's amid the unsound steps is not what the next start begins with."""
+    with pytest.raises(UserError, match="from step 1 on, .*There is no checkpoint before them"):
+        train(job(lambda number: np.nan), CONFIG, tmp_path / "none")
+    assert not list((tmp_path / "none" / "checkpoints").iterdir())
+    config, sick = replace(CONFIG, guard=GuardConfig(rewinds=1)), lambda number: np.nan if number >= 43 else 0.0
+    assert train(job(sick, stopping(number == 51 for number in count())), config, tmp_path / "run") is None
+    with pytest.raises(UserError, match="from step 41 on, .*The checkpoint before them, step 40, is kept"):
+        train(job(sick), config, tmp_path / "run")
+    assert saved_steps(tmp_path / "run" / "checkpoints") == [40]
+
+
+@pytest.mark.parametrize("wrong", [np.nan, -np.inf])
+def test_parameters_to_begin_with_that_are_no_numbers_are_refused_by_name(tmp_path, wrong):
+    kernel = np.ones(16, np.float32)
+    kernel[3] = wrong
+    sentence = "config.init_from: 1 of the 16 values of its kernel are NaN or infinite; take another model"
+    with pytest.raises(UserError, match=sentence):
+        train(replace(job(), initial={"kernel": kernel}), CONFIG, tmp_path)
+
+
+def test_a_stop_in_any_step_changes_neither_the_best_nor_when_patience_ends(tmp_path, measured_once):
+    """As in fine-tuning, where the state keeps the best parameters."""
+    config = replace(SHORT, steps=40, eval_every=4, checkpoint_every=4)
+
+    def finetuning(at=lambda number: None) -> Job:
+        def evaluate(params, mesh):
+            return {"valid/score": -float(jnp.square(params["kernel"] - initial * 0.998).mean())}
+
+        return replace(job(at=at), evaluate=evaluate, metric="valid/score", patience=2)
+
+    initial = job().init(jax.random.key(0))["kernel"]
+    state = train(finetuning(), config, tmp_path / "alone")
+    assert 4 < int(state["best"]["step"]) < int(state["step"]) < 40
+    is_asked, again = (number % 3 == 0 for number in count()), None
+    while again is None:
+        again = train(finetuning(stopping(is_asked)), config, tmp_path / "stopped")
+    jax.tree.map(np.testing.assert_array_equal, again, state)
+    assert outcome(tmp_path / "stopped") == outcome(tmp_path / "alone")
+
+
+def test_a_disk_that_fails_for_a_while_ends_no_run(tmp_path, monkeypatch, measured_once):
+    folder, config = tmp_path / "run" / "checkpoints", replace(CONFIG, steps=60, checkpoint_every=20)
+    folder.mkdir(parents=True)
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=9m", "tmpfs", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip(f"a file system cannot be mounted here: {mounted.stderr.decode().strip()}")
+    monkeypatch.setattr("roberta_jax.training.checkpoint.RETRIES", (0.0, 0.0, 0.0))
+
+    def at(number):
+        if number in (19, 22):  # the steps 20 and 23
+            subprocess.run(["mount", "-o", f"remount,{'ro' if number == 19 else 'rw'}", folder], check=True)
+
+    try:
+        state = train(job(at=at), config, tmp_path / "run")
+        found = lines(tmp_path / "run" / "incidents.jsonl")
+        assert [line["step"] for line in found if line["kind"] == "checkpoint"] == [21, 22, 23]
+        assert "checkpoint 20 could not be written (" in found[0]["what"] and saved_steps(folder) == [40, 60]
+        assert read_notes(folder, 60).planned
+    finally:
+        subprocess.run(["umount", "-l", folder], check=True)
+    jax.tree.map(np.testing.assert_array_equal, state, train(job(), config, tmp_path / "alone"))

@@ -1,0 +1,44 @@
+"""Checksums of arrays' bits: of those on devices as they are saved and restored, and of NumPy's as others read them."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from roberta_jax.training.notes import Damaged
+
+
+@jax.jit
+def checksums(tree: Any) -> jax.Array:
+    """The sum of all bits of each array, in the order of their paths, however they are spread over devices. uint32 [arrays]"""
+    arrays = by_path(tree)
+    bits = [jax.lax.bitcast_convert_type(arrays[path], jnp.uint32) for path in sorted(arrays)]
+    return jnp.stack([each.sum(dtype=jnp.uint32) for each in bits])
+
+
+def bit_sum(array: np.ndarray) -> np.uint32:
+    return np.ascontiguousarray(array).view(np.uint32).sum(dtype=np.uint32)
+
+
+def verify(paths: Sequence[str], sums: np.ndarray, saved: np.ndarray) -> None:
+    """Raises Damaged where checksums are not those that were saved: one for each array, or one for all."""
+    if np.ndim(saved):
+        wrong = [path for path, found, wanted in zip(paths, sums, saved, strict=True) if found != wanted]
+    else:
+        total = 0
+        for found in sums.tolist():
+            total = (total * 0x9E3779B1 + found) % 2**32
+        wrong = ["arrays"] if total != saved else []
+    if wrong:
+        raise Damaged(f"the bits of its {wrong[0]} are not those that were saved")
+
+
+def by_path(tree: Any) -> dict[str, Any]:
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def shapes(tree: Any) -> dict[str, tuple]:
+    return {path: tuple(leaf.shape) for path, leaf in by_path(tree).items()}
