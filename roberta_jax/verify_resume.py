@@ -41,6 +41,8 @@ PLAIN = {
 }
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"  # nothing is chosen by timing it either
 
+TIMES = ("train/tokens_per_second", "train/mfu", "train/goodput")  # what two runs do not share
+
 
 @dataclass(frozen=True)
 class Kill:
@@ -117,23 +119,29 @@ def run_killed(arguments: list[str], workdir: Path, kills: list[Kill]) -> Iterat
 
 
 def differences(one: Path, other: Path, steps: int) -> list[str]:
-    """What is not bit for bit the same in two workdirs: arrays of the final state, losses of steps."""
+    """What is not bit for bit the same in two workdirs: arrays of the final state, the metrics' lines, what is kept."""
     from roberta_jax.interop.hub import read_metrics
-    from roberta_jax.training.checkpoint import read_arrays
+    from roberta_jax.training.checkpoint import read_arrays, saved_steps
 
     states = [read_arrays(workdir / "checkpoints", steps) for workdir in (one, other)]
     names = sorted(states[0].keys() | states[1].keys())
     found = [name for name in names if not _same(states[0].get(name), states[1].get(name))]
-    losses = []
-    for workdir in (one, other):
-        losses.append({line["step"]: line["train/loss"] for line in read_metrics(workdir) if "train/loss" in line})
-    return found + [
-        f"the loss of step {step}" for step in sorted(losses[0]) if not _equal(losses[0][step], losses[1].get(step))
+    lines = [
+        [
+            (line["step"], name, repr(value))
+            for line in read_metrics(workdir)
+            for name, value in line.items()
+            if name not in TIMES
+        ]
+        for workdir in (one, other)
     ]
-
-
-def _equal(one: float, other: float | None) -> bool:
-    return one == other or (one != one and other != other)  # both no number
+    values = [{(step, name): value for step, name, value in each} for each in lines]
+    differ = sorted(place for place in values[0].keys() | values[1].keys() if values[0].get(place) != values[1].get(place))
+    found += [f"the {name.removeprefix('train/')} of step {step}" for step, name in differ]
+    if not differ and lines[0] != lines[1]:
+        found.append("the order of lines in metrics.jsonl")
+    kept = [saved_steps(workdir / "checkpoints") for workdir in (one, other)]
+    return found + ([f"the checkpoints that are kept: {kept[0]} and {kept[1]}"] if kept[0] != kept[1] else [])
 
 
 def _same(one: Any, other: Any) -> bool:
