@@ -7,7 +7,7 @@ position, as their users' scripts do, and weigh those of 15%; ours computes the 
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -33,6 +33,10 @@ class Case:
     remat: str = "none"  # ours
     microbatch: int = 0  # ours: rows at once; 0: all
     attention: str = "kernel"  # ours: where there is one; or "xla", or "jax" for JAX's own
+
+    def of_peers(self) -> "Case":
+        """This one without what is ours alone: the same for all that are the same to the peers."""
+        return replace(self, **{name: getattr(Case, name) for name in ("remat", "microbatch", "attention")})
 
     @property
     def slots(self) -> int:
@@ -68,6 +72,7 @@ class Side:
     step: Callable[[], float]  # does one and tells its seconds
     prepared: float  # seconds to compile; in PyTorch those of the first step
     peak_memory: Callable[[], int]  # bytes so far: the process' on a CPU, the device's elsewhere
+    plan: Callable[[], dict] = dict  # of ours: what the model needs, and what the compiled step does by `plan`'s arithmetic
 
 
 def timed(step: Callable[[], None]) -> Callable[[], float]:
@@ -93,6 +98,8 @@ def masked_lm_step(config, batch: dict[str, np.ndarray], microbatch: int = 0, de
     """This package's training step, on all devices or on `devices`."""
     import jax
 
+    from roberta_jax.compiled import matmul_flops, read_step
+    from roberta_jax.model.flops import train_flops
     from roberta_jax.model.heads import init_masked_lm
     from roberta_jax.training.losses import masked_lm_loss
     from roberta_jax.training.optimizer import OptimizerConfig, make_optimizer
@@ -106,10 +113,9 @@ def masked_lm_step(config, batch: dict[str, np.ndarray], microbatch: int = 0, de
     state = init_state(init, optimizer, 0, abstract)
     microbatches = accumulation(len(batch["input_ids"]), microbatch, mesh)
     batch = jax.device_put(batch, batch_sharding(mesh))
+    update = make_train_step(masked_lm_loss(config), optimizer, microbatches, mesh)
     started = time.perf_counter()
-    train_step = compile_train_step(
-        make_train_step(masked_lm_loss(config), optimizer, microbatches, mesh), abstract, batch, seed
-    )
+    train_step = compile_train_step(update, abstract, batch, seed)
     prepared = time.perf_counter() - started
 
     def step() -> None:
@@ -117,7 +123,16 @@ def masked_lm_step(config, batch: dict[str, np.ndarray], microbatch: int = 0, de
         state, metrics = train_step(state, batch, seed)
         jax.block_until_ready((state, metrics))
 
-    return Side(timed(step), prepared, jax_memory)
+    def plan() -> dict:
+        (rows, length), slots = batch["input_ids"].shape, batch["positions"].shape[1]
+        return {
+            "model_flops": train_flops(config, rows, length, slots - 1),
+            "matmul_flops": matmul_flops(jax.make_jaxpr(update)(abstract, batch, seed).jaxpr),
+            "hbm_bytes": read_step(train_step.as_text()).hbm_bytes,
+            "device_kind": jax.devices()[0].device_kind,
+        }
+
+    return Side(timed(step), prepared, jax_memory, plan)
 
 
 def roberta_config(case: Case):
@@ -250,9 +265,9 @@ def products(case: Case) -> Side:
     return Side(lambda: needed / measured_matmul_flops(size, 1.0, case.dtype), 0.0, jax_memory)
 
 
-LIMIT = "matrix products alone"
+OURS, LIMIT = "roberta_jax", "matrix products alone"
 SIDES: dict[str, Callable[[Case], Side]] = {
-    "roberta_jax": ours,
+    OURS: ours,
     LIMIT: products,
     "PyTorch eager": lambda case: pytorch(case, "eager"),
     "PyTorch SDPA": lambda case: pytorch(case, "sdpa"),

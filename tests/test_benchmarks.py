@@ -3,13 +3,16 @@
 import dataclasses
 import json
 import sys
+import time
 from datetime import date
+from itertools import count
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from benchmarks import attentions, report, tokenizer, train_step
-from benchmarks.sides import LIMIT, Case
+from benchmarks.sides import LIMIT, OURS, Case
 
 BATCH = "tokenizers' encode_batch"
 SMALL = Case("tiny", rows=8, length=32, vocab_size=512, layers=1, dropout=0.0)
@@ -25,9 +28,45 @@ def test_all_sides_predict_the_same_tokens():
 
 
 @pytest.fixture(scope="module")
-def found() -> dict:
+def both() -> list[dict]:
+    """With the kernel where there is one, and with XLA's attention."""
     sides = ["roberta_jax", "PyTorch eager", "FlaxRoberta"]
-    return train_step.measure(SMALL, sides, rounds=2, steps=1, flax_python="no/python", at_once=True)
+    cases = [SMALL, dataclasses.replace(SMALL, attention="xla")]
+    return train_step.measure(cases, sides, rounds=2, steps=1, flax_python="no/python", at_once=True)
+
+
+@pytest.fixture(scope="module")
+def found(both) -> dict:
+    return both[0]
+
+
+def test_peers_are_measured_once_for_cases_that_are_the_same_to_them(both):
+    first, second = both
+    assert [one["case"]["attention"] for one in both] == ["kernel", "xla"]
+    for side in (LIMIT, "PyTorch eager"):
+        assert first["sides"][side]["seconds"] == second["sides"][side]["seconds"]
+    assert first["sides"][OURS]["seconds"] != second["sides"][OURS]["seconds"]
+    assert first["sides"][OURS]["plan"]["hbm_bytes"] > 0
+    cases = [Case(shape, attention=attention) for attention in ("kernel", "xla") for shape in ("base", "large")]
+    assert train_step.alike(cases) == [[cases[0], cases[2]], [cases[1], cases[3]]]
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_minutes_end_what_is_being_measured(at_once):
+    """A worker has not even imported JAX after a second; none is left then."""
+    began = time.monotonic()
+    (found,) = train_step.measure([SMALL], [OURS, "PyTorch eager"], 2, 1, at_once=at_once, end=began + 1)
+    assert time.monotonic() - began < 5
+    assert {side["failed"] for side in found["sides"].values()} == {train_step.NO_TIME}
+    assert all("no time left" in line for line in train_step.lines(found)[4:])
+
+
+def test_rounds_that_there_was_time_for_are_kept(monkeypatch):
+    """By a clock that goes on whenever it is asked: the time is over within the second round."""
+    monkeypatch.setattr(train_step, "time", SimpleNamespace(monotonic=map(lambda tick: 100.0 * tick, count()).__next__))
+    (found,) = train_step.measure([SMALL], [OURS], 5, 1, end=1000.0, limit=False)
+    side = found["sides"][OURS]
+    assert len(side["seconds"]) == 1 and side["memory"] > 0
 
 
 def test_a_step_of_each_side_is_measured_in_its_own_process(found):
@@ -89,7 +128,8 @@ def test_attentions_are_compared_with_float32(capsys, monkeypatch):
 
 
 def test_cases_are_all_that_the_fields_give(monkeypatch, capsys):
-    monkeypatch.setattr(train_step, "measure", lambda case, *_, **__: {"case": dataclasses.asdict(case), "sides": {}})
+    kept = lambda cases, *_: [{"case": dataclasses.asdict(case), "sides": {}} for case in cases]  # noqa: E731
+    monkeypatch.setattr(train_step, "measure", kept)
     monkeypatch.setattr(train_step, "rows_of", lambda found: [])
     monkeypatch.setattr(sys, "argv", ["train_step", "--shape=base,large", "--length=512,128", "--rows=2", "--json"])
     train_step.main()
