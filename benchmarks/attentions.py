@@ -9,6 +9,7 @@ and faster. On a CPU the GPU's kernel is interpreted, which says nothing of its 
 """
 
 import argparse
+import functools
 import json
 from collections.abc import Callable
 from functools import partial
@@ -59,6 +60,7 @@ def use_jaxs(gpu: bool) -> None:
     encoder.attend = cudnn if gpu else splash
 
 
+@functools.cache  # so that one of the same shapes is compiled once
 def forward_and_backward(attention: Callable, heads: int, rate: float) -> Callable:
     """A compiled function of (qkv, segments, keys, gradient) → values and gradient, traced as a training step is."""
 
@@ -71,6 +73,33 @@ def forward_and_backward(attention: Callable, heads: int, rate: float) -> Callab
     return jax.jit(jax.shard_map(both, mesh=mesh, in_specs=none, out_specs=none, check_vma=False))
 
 
+def random_inputs(rows: int, length: int, heads: int, size: int, segments: jax.Array, dtype=jnp.bfloat16) -> tuple:
+    """What `forward_and_backward` takes."""
+    first, second = jax.random.split(jax.random.key(0))
+    qkv = jax.random.normal(first, (rows, length, 3 * heads * size), dtype)
+    gradient = jax.random.normal(second, (rows, length, heads * size), dtype)
+    return qkv, segments, row_keys(0, 0, rows), gradient
+
+
+def two_segments(rows: int, length: int) -> jax.Array:
+    """Two in each row, and padding in every second one. int32 [B, L]"""
+    return jnp.ones((rows, length), jnp.int32).at[:, length // 3 :].set(2).at[::2, -7:].set(0)
+
+
+def in_float32(inputs: tuple, heads: int, rate: float) -> tuple[jax.Array, jax.Array]:
+    """Values and gradient by XLA's attention in float32, whose products a GPU would else round to TF32."""
+    wide = (x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x for x in inputs)
+    with jax.default_matmul_precision("highest"):
+        return forward_and_backward(xla_attention, heads, rate)(*wide)
+
+
+def gpu_kernel() -> Callable:
+    """The GPU's kernel, interpreted where there is no GPU."""
+    from roberta_jax.model.gpu_attention import gpu_attention
+
+    return partial(gpu_attention, interpret=jax.default_backend() != "gpu")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.attentions", description=__doc__.split("\n")[0])
     for name, default in (("rows", 32), ("length", 512), ("heads", 12), ("size", 64)):
@@ -80,22 +109,13 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5, help="default %(default)s")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     args = parser.parse_args()
-    kernel, backend = attend, jax.default_backend()
-    if backend == "cpu":
-        from roberta_jax.model.gpu_attention import gpu_attention
-
-        kernel = partial(gpu_attention, interpret=True)
+    backend = jax.default_backend()
+    kernel = gpu_kernel() if backend == "cpu" else attend
     sides = {"kernel": kernel, "XLA": xla_attention}
     if not args.dropout and backend != "cpu":
         sides |= {"cuDNN": cudnn} if backend == "gpu" else {"splash": splash}
-    width = args.heads * args.size
-    first, second = jax.random.split(jax.random.key(0))
-    qkv = jax.random.normal(first, (args.rows, args.length, 3 * width), jnp.bfloat16)
-    gradient = jax.random.normal(second, (args.rows, args.length, width), jnp.bfloat16)
-    segments = jnp.ones((args.rows, args.length), jnp.int32).at[:, args.length // 3 :].set(2).at[::2, -7:].set(0)
-    inputs = qkv, segments, row_keys(0, 0, args.rows), gradient
-    wide = (x.astype(jnp.float32) if x.dtype == jnp.bfloat16 else x for x in inputs)
-    exact = forward_and_backward(xla_attention, args.heads, args.dropout)(*wide)
+    inputs = random_inputs(args.rows, args.length, args.heads, args.size, two_segments(args.rows, args.length))
+    exact = in_float32(inputs, args.heads, args.dropout)
     differences, runs = {}, {}
     for name, attention in sides.items():
         function = forward_and_backward(attention, args.heads, args.dropout)
