@@ -60,7 +60,7 @@ def best_matmul_flops(dtype: str, seconds: float = 0.5) -> float:
     rates = []
     for size in (512, 1_024, 2_048, 4_096, 8_192):
         rates.append(measured_matmul_flops(size, seconds / 5, dtype))
-        if 2 * (2 * size) ** 3 / rates[-1] > seconds:  # the next one would take longer than that
+        if 2 * (2 * size) ** 3 / rates[-1] > seconds / 5:  # the next one would take longer than its share
             break
     return max(rates)
 
