@@ -123,6 +123,8 @@ WRONG = {
     "data.fraction": [(0.0, "a share above 0 and up to 1"), (1.5, "a share above 0 and up to 1")],
     "data.masking": [("often", "'roberta' or 'fairseq'")],
     "data.masking_rate": [(0.0, SHARE), (1.0, SHARE)],
+    "data.mask_replace_prob": [(-0.1, "a share from 0 to 1"), (0.95, "more than 1 together")],
+    "data.random_replace_prob": [(1.5, "a share from 0 to 1"), (0.25, "more than 1 together")],
     "data.text_column": [("", "a name")],
     "data.documents": [("line", "'blank-line' or 'file'")],
     "data.invalid_utf8": [("ignore", "'replace' or 'error'")],

@@ -21,6 +21,7 @@ from roberta_jax.model.encoder import RobertaConfig
 from roberta_jax.tasks import runs
 from roberta_jax.tasks.finetune import FinetuneConfig
 from roberta_jax.training.incidents import Incidents
+from roberta_jax.training.logging import recovered
 from roberta_jax.training.pretrain import PretrainConfig, pretrain
 from roberta_jax.verify_resume import last_logged
 
@@ -317,8 +318,8 @@ def test_a_run_of_the_ablations_that_cannot_be_read_is_made_again(tmp_path, how,
     json.loads(path.read_text(), parse_constant=pytest.fail)
     (found,) = of_ablations.load(path)
     assert np.isnan(found.metrics["loss"]) and found.curve[0][1] == np.inf and found.curve[1] == (2, 0.5)
-    assert ablations._kept(tmp_path, "k").seed == 0
+    assert recovered(path, ablations._only_run, None).seed == 0
     damage(path, how)
     ends_well_or_with_a_sentence(lambda: of_ablations.load(path))
-    assert ablations._kept(tmp_path, "k") is None
+    assert recovered(path, ablations._only_run, None) is None
     assert "it is run.json.damaged now" in capsys.readouterr().out and (tmp_path / "run.json.damaged").exists()

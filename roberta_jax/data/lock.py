@@ -90,6 +90,7 @@ class _Lock:
     def __init__(self, folder: str | Path):
         self._folder, self._path = folder, storage.join(folder, NAME)
         self._file: int | None = None  # that the system has locked
+        self._made = False  # the folder, which goes where nothing else has come into it
         since = time.strftime("%Y-%m-%d %H:%M:%S %Z")
         self._record = {"host": socket.gethostname(), "pid": os.getpid(), "since": since, "id": secrets.token_hex(8)}
         self._beats, self._released = 0, threading.Event()
@@ -113,7 +114,8 @@ class _Lock:
         self._thread.start()
 
     def _lock_file(self) -> None:
-        Path(self._path).parent.mkdir(parents=True, exist_ok=True)
+        self._made = not os.path.exists(self._folder)
+        os.makedirs(self._folder, exist_ok=True)
         if os.path.isdir(self._path):
             show(f"! {self._path} is a folder; it is {storage.put_aside(self._path)} now")
         while True:
@@ -193,3 +195,6 @@ class _Lock:
                 storage.remove_file(self._path)
         if self._file is not None:
             os.close(self._file)
+        if self._made:
+            with suppress(OSError):
+                os.rmdir(self._folder)

@@ -324,7 +324,7 @@ def _write_task(config: FinetuneConfig, prepared: Prepared, source: Pretrained, 
         "model_type": source.model_type,
         "made_by": made_by,
     }
-    (workdir / "tokenizer").mkdir(exist_ok=True)
+    (workdir / "tokenizer").mkdir(parents=True, exist_ok=True)
     storage.write_json(path, fields)
     prepared.text.save(workdir / "tokenizer")
     storage.write_hashes(workdir / "tokenizer")

@@ -252,8 +252,8 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
 
 def _note_order(workdir: Path) -> None:
     """Says where a run goes on that began by the order of rows of versions before 0.2, which config.json does not name."""
-    steps, began = saved_steps(workdir / "checkpoints"), recovered(workdir / "config.json", storage.parse_json, None)
-    if steps and began is not None and "version" not in began:
+    steps, began = saved_steps(workdir / "checkpoints"), recovered(workdir / "config.json", storage.parse_json, {})
+    if steps and "steps" in began and "version" not in began:
         what = (
             "this run began with an order of rows that was much the same in every epoch and for every seed; from here on each "
             "epoch is a new one, so its first epoch from now on may hold rows that the broken-off one has had"

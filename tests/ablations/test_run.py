@@ -122,7 +122,7 @@ def test_figures_of_another_run_are_refused(config, workdir, tmp_path, stopped):
 
 
 def test_an_initial_model_is_refused(config, tmp_path):
-    with pytest.raises(UserError, match="config.init_from is 'model', but ablations begin with random weights; leave it empty"):
+    with pytest.raises(UserError, match="config.init_from is 'model'; expected none, for ablations begin with random weights"):
         run(replace(config, init_from="model"), tmp_path)
 
 

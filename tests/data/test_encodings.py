@@ -383,7 +383,7 @@ def test_a_run_learns_and_what_it_leaves_is_read_and_exported(corpora, tmp_path)
     corpus, folder = corpora["wordpiece"], tmp_path / "run"
     config = importlib.import_module("configs.tiny").get_config()
     config.update(steps=4, batch_size=8, log_every=1, eval_every=4, checkpoint_every=4)
-    config.model.update(vocab_size=400, num_layers=1, hidden_size=32, intermediate_size=32)
+    config.model.update(vocab_size=400, max_length=64, num_layers=1, hidden_size=32, intermediate_size=32)
     config.optimizer.update(warmup_steps=1)
     config.data.update(source=str(corpus.folder), tokenizer="400", encoding="wordpiece", masking="whole_word")
     pretrain(typed(PretrainConfig, config.to_dict()), folder)

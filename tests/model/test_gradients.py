@@ -67,7 +67,7 @@ def assert_near(found: dict, exact: dict) -> None:
 @pytest.mark.parametrize("on_gpu", [False, True])
 def test_of_the_masked_lm_and_the_next_sentence(on_gpu, monkeypatch):
     monkeypatch.setattr(embedding, "on_gpu", lambda: on_gpu)
-    batch = batch_of(np.random.default_rng(0))
+    batch = batch_of(rows=128)
     params = away_from_the_beginning(
         jax.jit(partial(init_masked_lm, next_sentence=True), static_argnums=1)(jax.random.key(0), STILL)
     )
