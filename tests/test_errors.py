@@ -199,8 +199,10 @@ exit_with_sentence(prepare.main)
 
 def test_a_user_without_a_home_is_told_what_to_set_and_needs_none_where_nothing_is_kept(tmp_path, documents, small_corpus):
     (tmp_path / "a.txt").write_text("\n\n".join(documents))
-    for folder in (tmp_path, *tmp_path.parents[:2]):
-        folder.chmod(0o777)
+    tmp_path.chmod(0o777)
+    for folder in tmp_path.parents:
+        if not folder.stat().st_mode & 0o001:
+            folder.chmod(0o711)
     source = [sys.executable, "-c", NOBODY, "--source", str(tmp_path / "a.txt"), "--length=64", "--processes=1"]
     source += ["--valid_fraction=0.1", "--out", str(tmp_path / "out"), "--tokenizer"]
     path = {"PYTHONPATH": str(ROOT)}

@@ -131,7 +131,7 @@ def _files(source: str, name: str) -> list[storage.File]:
     endings = " ".join("." + kind for kind in KINDS) + " (plain, .gz or .zst)"
     found, is_folder = storage.find(source)
     if is_folder:
-        known = [file for file in found if _kind(file.path)]
+        known = _without_corpora([file for file in found if _kind(file.path)], [PurePosixPath(file.path) for file in found])
         if not known:
             raise UserError(f"{source}: no file ending in {endings} in this folder or below it.")
         return known
@@ -141,6 +141,14 @@ def _files(source: str, name: str) -> list[storage.File]:
     if unknown:
         raise UserError(f"{unknown.path}: the kind of file is not known; a source's files end in {endings}.")
     return found
+
+
+def _without_corpora(files: list[storage.File], paths: list[PurePosixPath]) -> list[storage.File]:
+    """A prepared corpus below a source, or one that is being prepared, is no text of it, and its merges.txt neither."""
+    there, marks = set(paths), (("manifest.json", "token_counts.npy"), ("work/plan.json",))
+    folders = {folder for path in paths if path.name in ("manifest.json", "plan.json") for folder in path.parents[:2]}
+    corpora = {folder for folder in folders if any({folder / name for name in names} <= there for names in marks)}
+    return [file for file in files if corpora.isdisjoint(PurePosixPath(file.path).parents)]
 
 
 def _split_file(file: storage.File, reading: Reading, piece_bytes: int) -> list[Piece]:

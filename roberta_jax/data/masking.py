@@ -61,8 +61,9 @@ class Masking:
             check(0 <= getattr(self, name) <= 1, f"data.{name}", getattr(self, name), "a share from 0 to 1")
         if self._replaced > 1:
             raise UserError(
-                f"data.mask_replace_prob {self.mask_replace_prob} and data.random_replace_prob {self.random_replace_prob} are "
-                "more than 1 together; what they leave of 1 is the share of predicted tokens that are kept as they are."
+                f"config.data.mask_replace_prob {self.mask_replace_prob} and config.data.random_replace_prob "
+                f"{self.random_replace_prob} are more than 1 together; what they leave of 1 is the share of predicted tokens "
+                "that are kept as they are."
             )
 
     @property

@@ -3,6 +3,7 @@
 import gzip
 import json
 import random
+import shutil
 import sysconfig
 
 import pyarrow
@@ -265,6 +266,20 @@ def test_a_path_that_is_not_there_is_named(tmp_path):
     for path in (tmp_path / "nothing.txt", tmp_path / "nothing" / "*.txt"):
         with pytest.raises(UserError, match=r"nothing.*: no such file, folder or glob \(data\.source\)"):
             everything([path], tmp_path)
+
+
+def test_a_corpus_that_was_prepared_below_its_source_is_no_text_of_it(tmp_path, small_corpus):
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.txt").write_text("Some text.")
+    alone = resolve([str(tmp_path / "text")], Reading(), tmp_path, 1)
+    shutil.copytree(small_corpus.folder, tmp_path / "text" / "below" / "corpus")
+    (tmp_path / "text" / "begun.0.partial" / "work").mkdir(parents=True)
+    (tmp_path / "text" / "begun.0.partial" / "work" / "plan.json").write_text("{}")
+    shutil.copytree(small_corpus.folder / "tokenizer", tmp_path / "text" / "begun.0.partial" / "tokenizer")
+    assert resolve([str(tmp_path / "text")], Reading(), tmp_path, 1) == alone
+    assert len(sum(resolve([f"file://{tmp_path}/text"], Reading(), tmp_path, 1), [])) == 1
+    shutil.copytree(small_corpus.folder / "tokenizer", tmp_path / "text" / "a vocabulary that is text")
+    assert len(sum(resolve([str(tmp_path / "text")], Reading(), tmp_path, 1), [])) == 2
 
 
 def test_a_folder_without_text_and_a_file_of_another_kind_are_named(tmp_path):

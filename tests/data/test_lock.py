@@ -83,7 +83,7 @@ def test_who_ends_well_leaves_no_file_and_the_holder_may_ask_again(tmp_path):
     for _ in range(2):
         with lock.held(tmp_path), lock.held(f"{tmp_path}/."), lock.held(tmp_path / "other"):
             assert lock.record_in(tmp_path)["host"] == socket.gethostname()
-        assert storage.names(tmp_path) == {"other"} and not storage.names(tmp_path / "other")
+        assert not storage.names(tmp_path)  # the folder that was made is gone too
     with pytest.raises(ZeroDivisionError), lock.held(tmp_path):
         raise ZeroDivisionError
     with lock.held(tmp_path):

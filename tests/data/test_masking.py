@@ -397,7 +397,7 @@ def test_modes_and_rates_that_are_not_known_are_refused():
         (-0.1, 0.1, r"data.mask_replace_prob is -0\.1; expected a share from 0 to 1"),
         (0.8, 10.0, r"data.random_replace_prob is 10\.0; expected a share from 0 to 1"),
         (float("nan"), 0.1, "data.mask_replace_prob is nan"),
-        (0.9, 0.2, r"data.mask_replace_prob 0\.9 and data.random_replace_prob 0\.2 are more than 1 together"),
+        (0.9, 0.2, r"data.mask_replace_prob 0\.9 and config.data.random_replace_prob 0\.2 are more than 1 together"),
     ],
 )
 def test_shares_that_cannot_be_are_refused(mask, random, message):
