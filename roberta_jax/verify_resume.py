@@ -68,7 +68,7 @@ def last_logged(workdir: Path) -> int:
     from roberta_jax.training.logging import entry_of  # here, so that --help does not wait for JAX
 
     path = workdir / "metrics.jsonl"
-    lines = path.read_bytes().split(b"\n")[:-1] if path.exists() else []
+    lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
     entry = entry_of(lines[-1]) if lines else None
     return entry["step"] if entry else 0
 

@@ -215,7 +215,8 @@ def _begun(
     wanted = {trial.name: trial for trial in trials}
     done: dict[str, Result] = {}
     groups: dict[Path, tuple[Trial, ...]] = {}
-    below = sorted(path for path in base.iterdir() if not path.name.startswith("batch_")) if base.is_dir() else []
+    inner = [path for path in base.iterdir() if path.is_dir()] if base.is_dir() else []
+    below = sorted(path for path in inner if not path.name.startswith("batch_"))
     for folder in [base, *below]:
         if (noted := recovered(folder / "task.json", storage.parse_json, None)) is None:
             continue
