@@ -103,7 +103,7 @@ class Events:
     def __init__(self, folder: str, purge_step: int | None):
         directory_check(folder)
         # By itself it is named after host and second: a run that goes back would write over its own.
-        self._writer = EventsWriter(f"{folder}/events", f".{os.getpid()}.{next(self._numbers)}")
+        self._writer = EventsWriter(f"{folder}/events", f".{os.getpid()}.{next(self._numbers):06}")
         if purge_step is not None:
             session = SessionLog(status=SessionLog.START)
             self._writer.write_event(Event(wall_time=time.time(), step=purge_step, session_log=session))

@@ -252,7 +252,7 @@ def test_parameters_to_begin_with_that_are_no_numbers_are_refused_by_name(tmp_pa
     kernel[3] = wrong
     sentence = "config.init_from: 1 of the 16 values of its kernel are NaN or infinite; take another model"
     with pytest.raises(UserError, match=sentence):
-        train(replace(job(), initial={"kernel": kernel}), CONFIG, tmp_path)
+        train(replace(job(), initial=lambda: {"kernel": kernel}), CONFIG, tmp_path)
 
 
 def test_a_stop_in_any_step_changes_neither_the_best_nor_when_patience_ends(tmp_path, measured_once):

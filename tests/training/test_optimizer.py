@@ -22,7 +22,7 @@ def test_without_warm_up_the_first_update_has_the_peak_rate():
 
 
 def test_a_warm_up_as_long_as_the_run_is_refused():
-    with pytest.raises(UserError, match="warmup_steps is 10 and steps 10"):
+    with pytest.raises(UserError, match="warmup_steps is 10; expected less than config.steps, 10"):
         schedule(OptimizerConfig(warmup_steps=10), 10)
 
 
