@@ -213,15 +213,16 @@ def test_a_constant_model_ranks_no_pair_and_says_so(masked_lm):
         assert (result.overall.accuracy, result.overall.ties) == (0, len(of)) and len(of) >= 10
 
 
-def test_a_model_of_random_weights_is_about_as_often_right_as_wrong(masked_lm, pairs):
-    suite = Suite("mine", (Paradigm("all", "", tuple(pairs), len(pairs)),), False)
-    (result,) = measure([suite], masked_lm[1].score)
-    assert result.overall.low <= 0.5 <= result.overall.high
+def test_a_model_of_random_weights_is_as_often_right_as_wrong_where_which_is_good_is_left_to_chance(masked_lm, pairs):
+    """As they are, pairs are not fair to it: the shorter sentence has fewer tokens to guess, and is good more often."""
+    turned = tuple(pair[::-1] if number % 2 else pair for number, pair in enumerate(pairs[:200]))
+    (result,) = measure([Suite("mine", (Paradigm("all", "", turned, len(turned)),), False)], masked_lm[1].score)
+    assert result.overall.low <= 0.5 <= result.overall.high and not result.overall.ties
 
 
 def test_what_cannot_be_scored_is_a_sentence(masked_lm, make_head):
     _, model = masked_lm
-    with pytest.raises(UserError, match=r"a text of 2\d\d tokens is longer than the model's 128, and .* 'word word"):
+    with pytest.raises(UserError, match=r"a text of \d\d\d tokens is longer than the model's 128, and .* 'word word"):
         model.score(["short", "word " * 250])
     with pytest.raises(UserError, match="metric is 'mlm'; it can be 'pll' or 'pll-word-l2r' or 'holistic'"):
         model.score(["a"], "mlm")

@@ -82,7 +82,7 @@ def test_each_trials_best_is_that_of_its_own_patience(tmp_path):
             return {"encoder": {"embeddings": {"word": {"embedding": jax.random.normal(key, (16, 8))}}}}
 
         one = replace(config, seed=chosen[0].seed, optimizer=replace(config.optimizer, learning_rate=chosen[0].learning_rate))
-        job = Job(init, loss, batches, evaluate, 8, lambda batch: (1, 1.0), None, metric="valid/value", patience=2,
+        job = Job(init, loss, batches, evaluate, 8, lambda batch: (1, 1.0), dict, metric="valid/value", patience=2,
                   trials=chosen if several else ())  # fmt: skip
         return train(job, one, tmp_path / ("_".join(trial.name for trial in chosen)))["best"]
 
