@@ -312,7 +312,7 @@ def run(
 def _write_task(config: FinetuneConfig, prepared: Prepared, source: Pretrained, workdir: Path, made_by: dict) -> None:
     """task.json and the tokenizer, for `interop.hub`, and for the next start what made this run."""
     path = workdir / "task.json"
-    if (before := recovered(path, storage.parse_json, None)) is not None:
+    if (before := recovered(path, parse_task, None)) is not None:
         require_same_run(workdir, before.get("made_by"), made_by)
     if jax.process_index():
         return
@@ -328,6 +328,12 @@ def _write_task(config: FinetuneConfig, prepared: Prepared, source: Pretrained, 
     storage.write_json(path, fields)
     prepared.text.save(workdir / "tokenizer")
     storage.write_hashes(workdir / "tokenizer")
+
+
+def parse_task(content: bytes) -> dict:
+    """What task.json holds; what is no such file raises a ValueError or KeyError."""
+    found = storage.parse_json(content)
+    return found | {name: found[name] for name in ("task", "kind", "labels")}
 
 
 def how_many_together(config: FinetuneConfig, parameters: int, trials: int) -> int:

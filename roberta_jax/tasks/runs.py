@@ -218,12 +218,13 @@ def _begun(
     inner = [path for path in base.iterdir() if path.is_dir()] if base.is_dir() else []
     below = sorted(path for path in inner if not path.name.startswith("batch_"))
     for folder in [base, *below]:
-        if (noted := recovered(folder / "task.json", storage.parse_json, None)) is None:
+        noted, path = recovered(folder / "task.json", finetune.parse_task, None), folder / "results.json"
+        if noted is None:
+            recovered(path, _parse_results, None)  # which is put aside too, where it is damaged
             continue
         before = noted.get("made_by")
         provenance.require_same_run(folder, before, made)
         names = before["trials"]
-        path = folder / "results.json"
         own = {result.name: result for result in recovered(path, _parse_results, []) if result.folder == "."}
         if own.keys() >= set(names) and all(result.predicted == predicted for result in own.values()):
             found = {name: _seen_from(base, folder, own[name]) for name in names if name in wanted and name not in done}
