@@ -269,12 +269,7 @@ def _write_json(path: Path, results: Sequence[Result]) -> None:
 def read_results(path: Path) -> list[Result]:
     try:
         return _parse_results(storage.read_bytes(path))
-    except TypeError as error:
-        raise UserError(
-            f"{path} does not say of each result what made it ({error}): it is damaged or an earlier version's; take another "
-            "workdir, or remove it, and the run goes on from its checkpoint."
-        ) from None
-    except (OSError, ValueError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise UserError(f"{path} does not hold the results of a run ({storage.reason(error)}); delete it.") from None
 
 
@@ -283,6 +278,11 @@ def _parse_results(content: bytes) -> list[Result]:
     found = []
     for fields in storage.parse_json(content, list):
         metrics = {name: np.nan if value is None else float(value) for name, value in fields["metrics"].items()}
+        if "made_by" not in fields:
+            raise UserError(
+                "results.json does not say of each result what made it, as an earlier version's; take another workdir, or remove "
+                "it, and the run goes on from its checkpoint."
+            )
         found.append(Result(**fields | {"metrics": metrics}))
     if not found:
         raise ValueError("its list is empty")

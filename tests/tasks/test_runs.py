@@ -611,9 +611,10 @@ def test_the_door(trial_config, model, tmp_path):
         return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     good = start("custom-classification")
+    elsewhere = f"--workdir={tmp_path / 'elsewhere'}"  # one run at a time is in a workdir
     mistakes = {
-        "config.sead": start("custom-classification", "--config.sead=3"),
-        "config.task 'custom-clasification' is not known": start("custom-clasification"),
+        "config.sead": start("custom-classification", "--config.sead=3", elsewhere),
+        "config.task 'custom-clasification' is not known": start("custom-clasification", elsewhere),
     }
     for sentence, process in mistakes.items():
         _, errors = process.communicate(timeout=300)
