@@ -280,8 +280,8 @@ def _parse_results(content: bytes) -> list[Result]:
         metrics = {name: np.nan if value is None else float(value) for name, value in fields["metrics"].items()}
         if "made_by" not in fields:
             raise UserError(
-                "results.json does not say of each result what made it, as an earlier version's; take another workdir, or remove "
-                "it, and the run goes on from its checkpoint."
+                "results.json does not say of each result what made it, as an earlier version's; take another workdir, or "
+                "remove it, and the run goes on from its checkpoint."
             )
         found.append(Result(**fields | {"metrics": metrics}))
     if not found:
