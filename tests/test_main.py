@@ -79,7 +79,7 @@ def test_a_run_leaves_what_it_promises(undisturbed):
     assert valid[-1]["valid/loss"] < valid[0]["valid/loss"]
     assert valid[-1]["valid/perplexity"] == pytest.approx(np.exp(valid[-1]["valid/loss"]))
     assert output.count("compiled the step") == 1 and "a unigram model of the train split has loss" in output
-    assert output.count("was '") == 5 and output.count("<mask>") == 5
+    assert output.count("was '") == 5 and output.count("<mask>") == 6  # and what becomes of the masked
 
 
 def test_a_run_killed_three_times_and_stopped_once_ends_as_an_undisturbed_one(arguments, undisturbed, tmp_path):
