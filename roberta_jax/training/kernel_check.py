@@ -20,6 +20,7 @@ from roberta_jax.data import storage
 from roberta_jax.model import attention
 from roberta_jax.model.dropout import row_keys
 from roberta_jax.model.encoder import RobertaConfig
+from roberta_jax.training.checkpoint import saved_steps
 from roberta_jax.training.distributed import said_by_any, wait_for_all
 from roberta_jax.training.incidents import Incidents
 from roberta_jax.training.logging import recovered, say
@@ -43,7 +44,7 @@ def with_sound_attention(model: RobertaConfig, lengths: Sequence[int], mesh: Mes
     if model.attention == "xla" or mesh.shape["trial"] * mesh.shape["fsdp"] > 1:
         return model
     path, fault = workdir / "attention.json", ""
-    if jax.process_index() == 0 and storage.exists(path):
+    if jax.process_index() == 0:
         fault = recovered(path, lambda content: str(storage.parse_json(content)["fault"]), "")
     if fault := said_by_any(fault):
         say(f"attention is XLA's, as it was before: {fault} ({path}; without it the kernel is tried again)")
@@ -55,15 +56,10 @@ def with_sound_attention(model: RobertaConfig, lengths: Sequence[int], mesh: Mes
             storage.write_json(path, record)
         wait_for_all("attention.json is written")
         sentence = f"{fault}; the run goes on with XLA's attention, which is right and slower, and keeps to it"
-        Incidents(workdir).write("attention kernel", _step(workdir), sentence)
+        step = max(saved_steps(workdir / "checkpoints"), default=0)  # from which the run will go on
+        Incidents(workdir).write("attention kernel", step, sentence)
         return replace(model, attention="xla")
     return model
-
-
-def _step(workdir: Path) -> int:
-    """Of the newest checkpoint, from which the run will go on."""
-    folder = workdir / "checkpoints"
-    return max((int(path.name) for path in folder.iterdir() if path.name.isdigit()), default=0) if folder.exists() else 0
 
 
 @functools.cache  # the runs of one command share what was found
