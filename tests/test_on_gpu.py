@@ -225,7 +225,7 @@ def test_a_stage_of_a_rehearsal_that_fails_leaves_the_others(travelling, tmp_pat
     records = Records(tmp_path / "out").read()
     states = {one["stage"]: one["state"] for one in records if one["what"] == "ended"}
     assert states == {"environment": "failed", "gradients": "done"}, done.stdout + done.stderr
-    assert done.returncode == 1 and "- loader: KeyError" in done.stdout
+    assert done.returncode == 1 and "- loader: UserError: " in done.stdout and "manifest.json: 'key' is None" in done.stdout
     assert any(one["what"] == "product" for one in records)
     sums = [one for one in records if one["what"] == "sum"]
     assert {one["flag"] for one in sums} == {"", "--xla_gpu_deterministic_ops=true"}
