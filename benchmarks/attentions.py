@@ -19,8 +19,9 @@ import jax.numpy as jnp
 
 from benchmarks import compare, comparison_lines, in_turn
 from roberta_jax.model import encoder
-from roberta_jax.model.attention import attend, on_one_device, xla_attention
+from roberta_jax.model.attention import attend, xla_attention
 from roberta_jax.model.dropout import row_keys
+from roberta_jax.model.tracing import on_one_device
 from roberta_jax.training.sharding import make_mesh
 
 

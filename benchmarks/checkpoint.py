@@ -19,8 +19,8 @@ from benchmarks.sides import Case
 from roberta_jax.memory import use_huge_pages
 from roberta_jax.model.encoder import RobertaConfig
 from roberta_jax.model.heads import init_masked_lm
+from roberta_jax.pretraining.losses import masked_lm_loss
 from roberta_jax.training.checkpoint import Checkpoints
-from roberta_jax.training.losses import masked_lm_loss
 from roberta_jax.training.optimizer import OptimizerConfig, make_optimizer
 from roberta_jax.training.sharding import batch_sharding, make_mesh
 from roberta_jax.training.step import abstract_state, compile_train_step, init_state, make_train_step

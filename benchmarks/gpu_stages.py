@@ -550,8 +550,8 @@ def inference(run: Run) -> None:
     from benchmarks.sides import roberta_config
     from roberta_jax import inference
     from roberta_jax.interop import hub
-    from roberta_jax.interop.text import read_text
     from roberta_jax.model.heads import init_masked_lm
+    from roberta_jax.tokenization.model_tokenizer import read_text
 
     dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     if (run.workdir / "checkpoints").is_dir() and run.earlier("pretraining", "ended"):

@@ -134,7 +134,7 @@ def of_batches(folder: Path, rounds: int) -> tuple[dict[str, list[list[float]]],
     from roberta_jax.data.corpus import Corpus
     from roberta_jax.data.masking import Masking
     from roberta_jax.data.pipeline import train_batches
-    from roberta_jax.data.prepare import Recipe, prepare
+    from roberta_jax.preparation.prepare import Recipe, prepare
 
     recipe = Recipe((str(ASSETS / "text"),), str(ASSETS / "roberta-vocab"), length=LENGTH)
     once = prepare(recipe, folder / "corpus", folder / "cache")

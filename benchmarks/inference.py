@@ -19,8 +19,8 @@ import numpy as np
 
 from benchmarks import ASSETS, compare, comparison_lines, in_turn
 from roberta_jax import inference
-from roberta_jax.data.tokenizer import Tokenizer
-from roberta_jax.interop.text import ByteLevelText
+from roberta_jax.tokenization.model_tokenizer import ByteLevelText
+from roberta_jax.tokenization.tokenizer import Tokenizer
 
 
 def sentences(count: int) -> list[str]:

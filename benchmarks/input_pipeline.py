@@ -16,7 +16,7 @@ import numpy as np
 
 from benchmarks import ASSETS, compare, comparison_lines, in_turn
 from benchmarks.tokenizer import documents
-from roberta_jax.data.prepare import Recipe, prepare
+from roberta_jax.preparation.prepare import Recipe, prepare
 
 
 def main() -> None:

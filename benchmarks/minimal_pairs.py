@@ -21,9 +21,9 @@ import numpy as np
 
 from benchmarks import ASSETS, compare, comparison_lines, in_turn
 from roberta_jax import inference
-from roberta_jax.data.tokenizer import Tokenizer
-from roberta_jax.interop.text import ByteLevelText
 from roberta_jax.pairs import suites
+from roberta_jax.tokenization.model_tokenizer import ByteLevelText
+from roberta_jax.tokenization.tokenizer import Tokenizer
 
 SUITES = Path(os.environ.get("ROBERTA_TEST_SUITES", ASSETS.parent / "suites"))
 SHAPES = {  # layers, hidden, feed-forward, heads, vocabulary

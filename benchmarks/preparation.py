@@ -72,8 +72,8 @@ def main() -> None:
         text = Path(folder, "text")
         text.mkdir()
         size = write_text(text, args.megabytes)
-        module = "roberta_jax.data.beam" if args.beam else "roberta_jax.data.prepare"
-        command = [sys.executable, "-m", module, "--source", str(text), "--tokenizer", args.tokenizer, "--json"]
+        module = ["roberta_jax.prepare", *["--beam"] * args.beam]
+        command = [sys.executable, "-m", *module, "--source", str(text), "--tokenizer", args.tokenizer, "--json"]
         command += ["--out", f"{folder}/corpus", "--processes", str(args.processes), "--deduplicate", args.deduplicate]
         if args.beam:
             command += [f"--direct_num_workers={args.processes}", "--direct_running_mode=multi_processing"]

@@ -98,10 +98,10 @@ def masked_lm_step(config, batch: dict[str, np.ndarray], microbatch: int = 0, de
     """This package's training step, on all devices or on `devices`."""
     import jax
 
-    from roberta_jax.compiled import matmul_flops, read_step
+    from roberta_jax.hlo_analysis import matmul_flops, read_step
     from roberta_jax.model.flops import train_flops
     from roberta_jax.model.heads import init_masked_lm
-    from roberta_jax.training.losses import masked_lm_loss
+    from roberta_jax.pretraining.losses import masked_lm_loss
     from roberta_jax.training.optimizer import OptimizerConfig, make_optimizer
     from roberta_jax.training.sharding import batch_sharding, make_mesh
     from roberta_jax.training.step import abstract_state, accumulation, compile_train_step, init_state, make_train_step

@@ -23,7 +23,7 @@ from pathlib import Path
 from benchmarks import machine, spread, table
 
 MAIN = [sys.executable, "-m", "roberta_jax.main"]
-IMPORTS = [sys.executable, "-c", "import os, roberta_jax.main, roberta_jax.training.pretrain; os._exit(0)"]
+IMPORTS = [sys.executable, "-c", "import os, roberta_jax.main, roberta_jax.pretraining.job; os._exit(0)"]
 MARKS = {  # what a run prints when it has come so far
     "corpus opened": re.compile(r"[\d,]+ rows of \d+ in "),
     "step compiled": re.compile(r"compiled the step"),

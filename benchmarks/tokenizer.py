@@ -16,9 +16,9 @@ from pathlib import Path
 import tokenizers
 
 from benchmarks import compare, comparison_lines, in_turn
-from roberta_jax.data.documents import Counts, Reading, read, resolve
-from roberta_jax.data.prepare import DEFAULT_CACHE
-from roberta_jax.data.tokenizer import Tokenizer
+from roberta_jax.preparation.documents import Counts, Reading, read, resolve
+from roberta_jax.preparation.prepare import DEFAULT_CACHE
+from roberta_jax.tokenization.tokenizer import Tokenizer
 
 
 def documents(sources: list[str], megabytes: float) -> list[str]:

@@ -31,7 +31,7 @@ from benchmarks import spread, table
 from roberta_jax.config import typed
 from roberta_jax.memory import use_huge_pages
 from roberta_jax.model.heads import init_masked_lm
-from roberta_jax.training.losses import masked_lm_loss, weigh_pairs
+from roberta_jax.pretraining.losses import masked_lm_loss, weigh_pairs
 from roberta_jax.training.optimizer import make_optimizer
 from roberta_jax.training.sharding import batch_sharding, make_mesh
 from roberta_jax.training.step import abstract_state, accumulation, compile_train_step, init_state, make_train_step
@@ -102,7 +102,7 @@ def tokens_of(fields: dict) -> int:
 def bare_step(fields: dict) -> Callable[[int], float]:
     """A function that does one step and so many more on the run's first batch, and tells the seconds of one of these."""
     from roberta_jax.data.pipeline import on_mesh, train_batches
-    from roberta_jax.training.pretrain import PretrainConfig, masking_of, of_pairs, open_corpus, with_sizes
+    from roberta_jax.pretraining.job import PretrainConfig, masking_of, of_pairs, open_corpus, with_sizes
 
     config = with_sizes(typed(PretrainConfig, fields))
     mesh, optimizer, seed = make_mesh(config.fsdp), make_optimizer(config.optimizer, config.steps), np.uint32(config.seed)

@@ -1,4 +1,4 @@
-"""Fine-tuning: `--config=configs/finetune.py:TASK`, where TASK is a row of roberta_jax/tasks/table.py.
+"""Fine-tuning: `--config=configs/finetune.py:TASK`, where TASK is a row of roberta_jax/tasks/definitions.py.
 
     cola sst2 mrpc stsb qqp mnli qnli rte wnli squad squad2 race race-middle race-high conll2003 wnut17
     custom-classification custom-multi-label custom-regression custom-multiple-choice custom-span custom-tagging
@@ -13,7 +13,7 @@ reaches 78.7 on RTE, 94.8 on SST-2 and 63.6 on CoLA: medians of five seeds, the 
 
 from ml_collections import ConfigDict
 
-from roberta_jax.tasks.table import TASKS
+from roberta_jax.tasks.definitions import TASKS
 
 
 def get_config(task: str = "") -> ConfigDict:

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from roberta_jax.data import storage
+from roberta_jax import storage
 from roberta_jax.errors import UserError, exit_with_sentence
 
 CHUNK = 4_096  # texts that are sorted by length together

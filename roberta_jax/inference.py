@@ -18,16 +18,16 @@ import scipy.special
 from tqdm import tqdm
 
 from roberta_jax import scoring
-from roberta_jax.batching import buckets, map_rows, power_of_two
-from roberta_jax.data.tokenizer import MASK
+from roberta_jax.bucketing import buckets, map_rows, power_of_two
 from roberta_jax.errors import UserError
 from roberta_jax.interop import hub
-from roberta_jax.interop.text import Sentence, Text, encode_rows, encode_whole
 from roberta_jax.model.encoder import RobertaConfig
 from roberta_jax.model.heads import apply_encoder, apply_masked_lm, apply_with_head
 from roberta_jax.tasks import spans
+from roberta_jax.tasks.definitions import Example
 from roberta_jax.tasks.features import encode, word_tags
-from roberta_jax.tasks.table import Example
+from roberta_jax.tokenization.model_tokenizer import Sentence, Text, encode_rows, encode_whole
+from roberta_jax.tokenization.tokenizer import MASK
 
 Texts = Sequence[str | tuple[str, str]]  # a pair becomes `<s> A </s></s> B </s>`
 POOLINGS = ("mean", "cls")

@@ -20,8 +20,8 @@ def main(_) -> None:
     import jax  # here, so that --help does not wait for it
     from etils import epath
 
-    from roberta_jax.data import storage
-    from roberta_jax.data.prepare import DEFAULT_CACHE
+    from roberta_jax import storage
+    from roberta_jax.preparation.prepare import DEFAULT_CACHE
     from roberta_jax.training import distributed
 
     if not jax.config.jax_compilation_cache_dir:
@@ -62,7 +62,7 @@ def run(fields: dict, workdir: Path) -> None:
         _require_writable(workdir)
         ablations.run(config, workdir)
     else:
-        from roberta_jax.training.pretrain import PretrainConfig, pretrain
+        from roberta_jax.pretraining.job import PretrainConfig, pretrain
 
         config = typed(PretrainConfig, fields)
         _require_writable(workdir)
@@ -71,7 +71,7 @@ def run(fields: dict, workdir: Path) -> None:
 
 
 def _require_writable(workdir: Path) -> None:
-    from roberta_jax.data import storage
+    from roberta_jax import storage
 
     if not storage.is_url(workdir):
         storage.require_writable(workdir)

@@ -43,8 +43,8 @@ def main() -> None:
 def run(args: argparse.Namespace, read: list[suites.Suite]) -> None:
     import jax
 
-    from roberta_jax.data.prepare import DEFAULT_CACHE
     from roberta_jax.pairs import accuracy, table
+    from roberta_jax.preparation.prepare import DEFAULT_CACHE
     from roberta_jax.scoring import METRICS
 
     if args.metric not in METRICS:

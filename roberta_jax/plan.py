@@ -21,10 +21,10 @@ from typing import Any
 from absl import app, flags
 from ml_collections import config_flags
 
-from roberta_jax.compiled import matmul_flops, read_step
 from roberta_jax.config import parse_flags, typed
 from roberta_jax.errors import UserError, exit_with_sentence
 from roberta_jax.hardware import GIB, Topology, parse_topology
+from roberta_jax.hlo_analysis import matmul_flops, read_step
 from roberta_jax.output import show, to_json
 
 REMAT = ("none", "dots", "full")  # each keeps less than the one before and computes more again
@@ -66,7 +66,7 @@ def plan(fields: dict, topology: Topology, searching: bool, trials: int, price: 
     # Before JAX is imported: no TPU is to be looked for, nor another plan to be waited for.
     os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
     os.environ |= {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TF_CPP_MIN_LOG_LEVEL": "2"}
-    from roberta_jax.training.pretrain import PretrainConfig, model_of, with_sizes
+    from roberta_jax.pretraining.job import PretrainConfig, model_of, with_sizes
 
     config = with_sizes(typed(PretrainConfig, fields))
     config.check_together()
@@ -207,9 +207,9 @@ def compile_step(config: Any, topology: Topology) -> Needs:
     from jax.experimental import topologies
 
     from roberta_jax.model.heads import init_masked_lm
-    from roberta_jax.training.losses import masked_lm_loss
+    from roberta_jax.pretraining.job import of_pairs
+    from roberta_jax.pretraining.losses import masked_lm_loss
     from roberta_jax.training.optimizer import make_optimizer
-    from roberta_jax.training.pretrain import of_pairs
     from roberta_jax.training.sharding import batch_sharding, make_mesh
     from roberta_jax.training.step import abstract_state, accumulation, compile_train_step, make_train_step
 
@@ -277,7 +277,7 @@ def estimated(config: Any, topology: Topology) -> Needs:
 
     from roberta_jax.model.flops import forward_flops, train_flops
     from roberta_jax.model.heads import init_masked_lm
-    from roberta_jax.training.pretrain import of_pairs
+    from roberta_jax.pretraining.job import of_pairs
 
     if topology.chips % config.fsdp or config.batch_size % topology.chips:
         raise UserError(f"fsdp {config.fsdp} or batch_size {config.batch_size} does not go into {topology.chips} GPUs.")
@@ -320,7 +320,7 @@ def activation_bytes(config: Any, rows: int) -> float:
 
 
 def _slots(config: Any) -> int:
-    from roberta_jax.training.pretrain import masking_of
+    from roberta_jax.pretraining.job import masking_of
 
     return masking_of(config.data).slots(config.data.length)
 

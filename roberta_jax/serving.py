@@ -25,7 +25,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from roberta_jax.batching import map_rows, power_of_two
+from roberta_jax.bucketing import map_rows, power_of_two
 from roberta_jax.errors import UserError, exit_with_sentence
 from roberta_jax.output import show, to_json
 
@@ -56,7 +56,7 @@ def write(model, path: str | Path, lengths: Sequence[int] | None = None, platfor
     }
     shapes = [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in weights.values()]
     rows, slots = jax.export.symbolic_shape("rows, slots")
-    from roberta_jax.data import storage  # here, so that reading a file needs none of its packages
+    from roberta_jax import storage  # here, so that reading a file needs none of its packages
 
     with storage.written(path) as partial, zipfile.ZipFile(partial, "w") as archive:  # not compressed: weights do not shrink
         archive.writestr("manifest.json", to_json(manifest, 1))
@@ -136,7 +136,7 @@ def main() -> None:
     parser.add_argument("--platforms", nargs="+", default=(), help="of cpu, cuda, rocm, tpu (default: this machine's)")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of the arithmetic")
     args = parser.parse_args()
-    from roberta_jax.data import storage
+    from roberta_jax import storage
     from roberta_jax.inference import load  # here, so that reading a file does not load the model's code
 
     storage.require_place(args.out)

@@ -26,8 +26,8 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 from roberta_jax.data.corpus import Corpus  # noqa: E402
-from roberta_jax.data.prepare import Recipe, prepare  # noqa: E402
-from roberta_jax.data.tokenizer import Tokenizer  # noqa: E402
+from roberta_jax.preparation.prepare import Recipe, prepare  # noqa: E402
+from roberta_jax.tokenization.tokenizer import Tokenizer  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 jax.config.update("jax_compilation_cache_dir", os.path.join(_CACHE.name, "roberta_jax", "compiled"))  # as main.py does

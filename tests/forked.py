@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import ClassVar
 
-IMPORTED = ("roberta_jax.training.pretrain", "roberta_jax.tasks.runs", "roberta_jax.training.distributed")
+IMPORTED = ("roberta_jax.pretraining.job", "roberta_jax.tasks.runs", "roberta_jax.training.distributed")
 
 
 ROOT = Path(__file__).parent.parent

@@ -11,7 +11,7 @@ import pytest
 
 from roberta_jax.config import typed
 from roberta_jax.errors import UserError
-from roberta_jax.training.pretrain import PretrainConfig, with_sizes
+from roberta_jax.pretraining.job import PretrainConfig, with_sizes
 
 ROOT = Path(__file__).parent.parent
 

@@ -11,18 +11,18 @@ import pytest
 from roberta_jax.ablations import results as of_ablations
 from roberta_jax.ablations import run as ablations
 from roberta_jax.config import typed
-from roberta_jax.data import encodings
 from roberta_jax.data.corpus import Corpus, report
 from roberta_jax.errors import UserError
 from roberta_jax.interop import hub
 from roberta_jax.interop.conversion import config_to_transformers
-from roberta_jax.interop.text import read_text
 from roberta_jax.model.encoder import RobertaConfig
+from roberta_jax.pretraining.job import PretrainConfig, pretrain
 from roberta_jax.tasks import runs
 from roberta_jax.tasks.finetune import FinetuneConfig
+from roberta_jax.tokenization import encodings
+from roberta_jax.tokenization.model_tokenizer import read_text
 from roberta_jax.training.incidents import Incidents
 from roberta_jax.training.logging import recovered
-from roberta_jax.training.pretrain import PretrainConfig, pretrain
 from roberta_jax.verify_resume import last_logged
 
 DAMAGES = {

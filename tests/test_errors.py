@@ -18,11 +18,12 @@ import pytest
 import safetensors.numpy
 from disks import as_nobody, mounted, read_only
 
-from roberta_jax.data import prepare, storage
+from roberta_jax import storage
 from roberta_jax.data.corpus import ShardWriter
-from roberta_jax.data.prepare import Recipe
 from roberta_jax.errors import UserError, exit_with_sentence, outcome
 from roberta_jax.interop import hub
+from roberta_jax.preparation import prepare
+from roberta_jax.preparation.prepare import Recipe
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = [path for path in (ROOT / "roberta_jax").rglob("*.py") if '__name__ == "__main__"' in path.read_text()]
@@ -155,7 +156,17 @@ def test_an_interrupt_is_a_word_and_a_status():
 def test_an_interrupted_preparation_ends_at_once_and_goes_on(tmp_path, documents, small_corpus):
     for number in range(4):
         (tmp_path / f"{number}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in documents) * 60)
-    command = [sys.executable, "-m", "roberta_jax.data.prepare", "--source", tmp_path, "--length", "64", "--processes", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "roberta_jax.prepare",
+        "--source",
+        tmp_path,
+        "--length",
+        "64",
+        "--processes",
+        "2",
+    ]
     command += ["--tokenizer", small_corpus.folder / "tokenizer", "--out", tmp_path / "out"]
     options = {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
     process = subprocess.Popen(command, **options)

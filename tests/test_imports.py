@@ -28,6 +28,6 @@ def test_a_package_that_is_loaded_stays():
 def test_a_run_imports_only_what_it_uses():
     """Of what is installed for other things, and takes seconds: torch, and what Keras brings."""
     unused = "torch keras sklearn matplotlib pandas apache_beam tensorflow_datasets transformers".split()
-    code = f"import sys, roberta_jax.training.pretrain; print(*sys.modules.keys() & set({unused}))"
+    code = f"import sys, roberta_jax.pretraining.job; print(*sys.modules.keys() & set({unused}))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert not done.stdout.split()

@@ -15,11 +15,11 @@ import torch
 import transformers
 
 from roberta_jax import embed, fill_mask, inference, serving
-from roberta_jax.batching import batches, buckets
-from roberta_jax.data.tokenizer import Tokenizer
+from roberta_jax.bucketing import batches, buckets
 from roberta_jax.errors import UserError
 from roberta_jax.interop import hub
-from roberta_jax.interop.text import ByteLevelText
+from roberta_jax.tokenization.model_tokenizer import ByteLevelText
+from roberta_jax.tokenization.tokenizer import Tokenizer
 
 SENTENCES = [
     "The tower is <mask> metres tall.",

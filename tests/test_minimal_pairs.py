@@ -11,12 +11,12 @@ import pytest
 
 from roberta_jax import minimal_pairs as command
 from roberta_jax import scoring
-from roberta_jax.data.tokenizer import Tokenizer
 from roberta_jax.errors import UserError
 from roberta_jax.inference import load
 from roberta_jax.model.encoder import RobertaConfig
 from roberta_jax.model.heads import init_masked_lm
 from roberta_jax.pairs.suites import CATEGORIES, read
+from roberta_jax.tokenization.tokenizer import Tokenizer
 from roberta_jax.training.checkpoint import Checkpoints
 
 CONFIG = RobertaConfig(300, 1, 32, 64, 2, max_length=64, dropout=0, attention_dropout=0, initializer_range=0.3, dtype="float32")

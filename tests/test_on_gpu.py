@@ -19,10 +19,10 @@ from benchmarks.gpu_tables import SECTIONS, tables
 from benchmarks.on_gpu import STAGES, Records, Stage, conduct
 from benchmarks.sides import Case
 from roberta_jax.data import counter_hash, masking, order, pipeline
+from roberta_jax.data.corpus import PAIRS
 from roberta_jax.data.masking import MODES, Masking
-from roberta_jax.data.packing import PAIRS
-from roberta_jax.data.prepare import Recipe, prepare
 from roberta_jax.errors import UserError
+from roberta_jax.preparation.prepare import Recipe, prepare
 
 ROOT = Path(__file__).parents[1]
 STAND_IN = ROOT / "benchmarks" / "stand_in"

@@ -10,12 +10,12 @@ import torch
 import transformers
 from tokenizers import normalizers, pre_tokenizers, processors
 
-from roberta_jax import batching, inference, scoring
-from roberta_jax.data.tokenizer import Tokenizer
+from roberta_jax import bucketing, inference, scoring
 from roberta_jax.errors import UserError
-from roberta_jax.interop.text import ByteLevelText
 from roberta_jax.pairs.accuracy import measure
 from roberta_jax.pairs.suites import Paradigm, Suite, read
+from roberta_jax.tokenization.model_tokenizer import ByteLevelText
+from roberta_jax.tokenization.tokenizer import Tokenizer
 
 torch.set_num_threads(1)
 SENTENCES = [
@@ -192,7 +192,7 @@ def test_rows_are_padded_little_and_shapes_are_few(minimal_pairs, roberta_tokeni
         used, padded = used + batch.used.sum(), padded + batch.ids.size
         return np.zeros(batch.positions.shape)
 
-    lengths = batching.buckets(512, ALL_LENGTHS)
+    lengths = bucketing.buckets(512, ALL_LENGTHS)
     scoring.score(forward, inference.encode_whole(fast, texts), "pll", lengths, 1_024, 8_192, 4, 1)
     assert used > 0.9 * padded and len(shapes) == len({length for _, length in shapes}) <= 15
 

@@ -13,10 +13,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
+from roberta_jax import storage
 from roberta_jax.ablations.page import COLORS, FAINT, INK
 from roberta_jax.ablations.results import BETTER_WHEN_SMALLER, Run, Study, title, unit
 from roberta_jax.ablations.statistics import Difference
-from roberta_jax.data import storage
 
 MARKERS = "sD^vPX"
 STYLE = {

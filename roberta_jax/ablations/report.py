@@ -7,6 +7,7 @@ from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
+from roberta_jax import storage
 from roberta_jax.ablations import pictures, tables
 from roberta_jax.ablations.page import Code, Heading, Items, Paragraph, Part, Pictures, markdown, page
 from roberta_jax.ablations.results import OWN, Run, Study, in_order, title
@@ -19,7 +20,6 @@ from roberta_jax.ablations.statistics import (
     holm,
     paired_difference,
 )
-from roberta_jax.data import storage
 from roberta_jax.errors import UserError
 
 ONE_QUANTITY = ("loss", "bits_per_byte", "perplexity")  # in three units: the first that all variants have is tested, once

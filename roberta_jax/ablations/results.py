@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from roberta_jax.data import storage
+from roberta_jax import storage
 from roberta_jax.errors import UserError
 
 # metric → its title and its unit, in the order of the tables; what is not here is shown under its own name, behind these

@@ -18,28 +18,29 @@ from typing import Any, ClassVar
 import jax
 import numpy as np
 
+from roberta_jax import storage
 from roberta_jax.ablations import report, results
 from roberta_jax.ablations.results import Run, Study
 from roberta_jax.ablations.variants import changed, studies
-from roberta_jax.data import encodings, storage
 from roberta_jax.data.corpus import Corpus, bytes_per_token
 from roberta_jax.data.masking import Masking
 from roberta_jax.data.pipeline import on_mesh, valid_batches
-from roberta_jax.data.recipe import key
 from roberta_jax.errors import UserError, check
 from roberta_jax.interop import hub
 from roberta_jax.model.encoder import RobertaConfig
+from roberta_jax.preparation.recipe import key
+from roberta_jax.pretraining.job import DataConfig, PretrainConfig, check_devices, open_corpus, perplexity, pretrain
+from roberta_jax.pretraining.losses import masked_lm_loss
 from roberta_jax.tasks import runs as finetuning
+from roberta_jax.tasks.definitions import TASKS
 from roberta_jax.tasks.examples import TaskData, read_splits
 from roberta_jax.tasks.finetune import FinetuneConfig
-from roberta_jax.tasks.table import TASKS
+from roberta_jax.tokenization import encodings
 from roberta_jax.training import provenance
 from roberta_jax.training.distributed import alone_in
 from roberta_jax.training.evaluate import evaluate, make_eval_step
 from roberta_jax.training.logging import recovered, say
-from roberta_jax.training.losses import masked_lm_loss
 from roberta_jax.training.optimizer import OptimizerConfig
-from roberta_jax.training.pretrain import DataConfig, PretrainConfig, check_devices, open_corpus, perplexity, pretrain
 from roberta_jax.training.sharding import batch_devices, batch_sharding, local_rows, make_mesh
 
 

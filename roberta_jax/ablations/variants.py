@@ -4,7 +4,7 @@ from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar
 
 from roberta_jax.ablations.results import Study, Variant
-from roberta_jax.training.pretrain import PretrainConfig, with_sizes
+from roberta_jax.pretraining.job import PretrainConfig, with_sizes
 
 T = TypeVar("T")
 WORDPIECE = 30_522 / 50_265  # entries of BERT's vocabulary beside RoBERTa's

@@ -1,7 +1,7 @@
 """A prepared corpus: a folder of packed rows that any step of any run can index.
 
 `manifest.json`, `{train,valid}-*-of-*.npy` (rows of ids, padded on the right, memory-mapped), `token_counts.npy` (how
-often each id stands in the train rows) and `tokenizer/`. `roberta_jax.data.prepare` makes it.
+often each id stands in the train rows) and `tokenizer/`. `roberta_jax.prepare` makes it.
 """
 
 import os
@@ -12,13 +12,15 @@ from pathlib import Path
 import numpy as np
 import pyarrow
 
-from roberta_jax.data import encodings, lock, packing, storage
-from roberta_jax.data.storage import sha256
-from roberta_jax.data.tokenizer import Encoding
+from roberta_jax import lock, storage
 from roberta_jax.errors import UserError
 from roberta_jax.output import show
+from roberta_jax.storage import sha256
+from roberta_jax.tokenization import encodings
+from roberta_jax.tokenization.tokenizer import Encoding
 
 SPLITS = ("train", "valid")
+PAIRS = ("segment-pair", "sentence-pair")  # the formats whose rows are pairs
 _FIELDS = {  # of a manifest, without which it is none; others came later
     **dict.fromkeys(("key", "format", "tokenizer"), str),
     **dict.fromkeys(("length", "vocabulary", "documents", "bytes"), int),
@@ -112,6 +114,7 @@ class Corpus:
         self.train, self.valid = (Rows([self.folder / name for name in names if name.startswith(split)]) for split in SPLITS)
         self.token_counts = np.load(self.folder / "token_counts.npy")  # int64 [vocabulary]
         self.length = self.manifest["length"]
+        self.of_pairs = self.manifest["format"] in PAIRS
 
 
 def _verify(folder: Path, shards: dict[str, str]) -> None:
@@ -194,7 +197,7 @@ def report(manifest: dict) -> str:
     """What a preparation prints when it is done."""
     m, length = manifest, manifest["length"]
     text_tokens = sum(m["tokens"].values())
-    room = "half a row" if m["format"] in packing.PAIRS else "a row"
+    room = "half a row" if m["format"] in PAIRS else "a row"
     lines = [
         f"{m['documents']:,} documents ({m['valid_documents']:,} valid), {m['bytes'] / 1e6:,.1f} MB, "
         f"{text_tokens:,} tokens, {m['bytes'] / text_tokens:.2f} bytes a token, vocabulary {m['vocabulary']:,}",

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from roberta_jax.data.host import tf
+from roberta_jax.data.tensorflow_on_host import tf
 
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2⁶⁴ over the golden ratio: its multiples lie far apart
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from roberta_jax.data.counter_hash import GOLDEN, hash_of_epochs, mix, uniform
-from roberta_jax.data.host import tf
+from roberta_jax.data.tensorflow_on_host import tf
 from roberta_jax.errors import UserError, check, check_choice
 
 MODES = ("roberta", "fairseq", "hf", "whole_word", "static", "spans")

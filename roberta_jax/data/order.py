@@ -6,7 +6,7 @@ It is computed and not stored, so any step's rows are found as fast as the first
 import numpy as np
 
 from roberta_jax.data.counter_hash import GOLDEN, hash_of_epochs, mix
-from roberta_jax.data.host import tf
+from roberta_jax.data.tensorflow_on_host import tf
 
 # Of the block cipher that permutes. TensorFlow's own 4 leave epochs and seeds alike (r up to 0.99), with 8 neighbours in an
 # epoch still correlate from a million rows on (r 0.003 to 0.01); from 10 on nothing is left, up to 10¹⁰ rows.

@@ -10,12 +10,11 @@ from collections.abc import Callable, Iterator
 import jax
 import numpy as np
 
-from roberta_jax.data import packing
 from roberta_jax.data.corpus import Corpus, Rows
-from roberta_jax.data.host import tf
 from roberta_jax.data.masking import Masking, Vocabulary
 from roberta_jax.data.order import epochs_and_rows
-from roberta_jax.data.tokenizer import Tokenizer
+from roberta_jax.data.tensorflow_on_host import tf
+from roberta_jax.tokenization.tokenizer import Tokenizer
 
 VALID_SEED = 0  # of the masks that are evaluated on: the same in every run
 TOKENS_AT_ONCE = 65_536  # TensorFlow makes small batches together: each call of it costs as much as 15,000 tokens
@@ -42,7 +41,7 @@ def token_type_ids(rows: tf.Tensor, vocabulary: Vocabulary) -> tf.Tensor:
 
 
 def _masked(corpus: Corpus, rows: Rows, masking: Masking, seed: int):
-    vocabulary, pairs = vocabulary_of(corpus.tokenizer), corpus.manifest["format"] in packing.PAIRS
+    vocabulary, pairs = vocabulary_of(corpus.tokenizer), corpus.of_pairs
 
     def gather_and_mask(row_ids: tf.Tensor, epochs: tf.Tensor) -> dict[str, tf.Tensor]:
         ids = tf.ensure_shape(tf.numpy_function(rows.gather, [row_ids], tf.int32, stateful=False), [None, corpus.length])

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from roberta_jax.data import storage
-from roberta_jax.data.tokenizer import BYTE_OF, MASK, SPECIAL_TOKENS, Tokenizer
+from roberta_jax import storage
 from roberta_jax.errors import UserError
 from roberta_jax.interop import torch_files
 from roberta_jax.interop.conversion import Rows, Tensors, gather, shapes
-from roberta_jax.interop.text import ByteLevelText, Text, read_text
 from roberta_jax.model.encoder import RobertaConfig
+from roberta_jax.tokenization.model_tokenizer import ByteLevelText, Text, read_text
+from roberta_jax.tokenization.tokenizer import BYTE_OF, MASK, SPECIAL_TOKENS, Tokenizer
 
 _LAYER = "encoder.sentence_encoder.layers.{layer}."
 

@@ -1,23 +1,16 @@
-"""Pretrained models in, whatever wrote them, and out as transformers loads them.
+"""Pretrained models in, whatever wrote them, and out as transformers loads them."""
 
-python -m roberta_jax.interop.hub export --workdir=W --out=DIR [--push_to=NAME]
-"""
-
-import argparse
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 
+from roberta_jax import storage
 from roberta_jax.config import typed
-from roberta_jax.data import encodings, storage
-from roberta_jax.data.storage import read_json
-from roberta_jax.data.tokenizer import BOS, EOS, MASK, PAD, UNK, Tokenizer
-from roberta_jax.errors import UserError, exit_with_sentence
+from roberta_jax.errors import UserError
 from roberta_jax.interop import fairseq, torch_files
 from roberta_jax.interop.conversion import (
     config_from_transformers,
@@ -28,9 +21,12 @@ from roberta_jax.interop.conversion import (
     to_transformers,
 )
 from roberta_jax.interop.model_card import model_card
-from roberta_jax.interop.text import Text, read_text
+from roberta_jax.interop.pretrained import Pretrained
 from roberta_jax.model.encoder import RobertaConfig
-from roberta_jax.output import show
+from roberta_jax.storage import read_json
+from roberta_jax.tokenization import encodings
+from roberta_jax.tokenization.model_tokenizer import read_text
+from roberta_jax.tokenization.tokenizer import BOS, EOS, MASK, PAD, UNK, Tokenizer
 
 # Files of a hub repository: the small ones, and the weights in the order of preference.
 _SMALL_FILES = ["config.json", "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json"]
@@ -42,24 +38,6 @@ PROBLEMS = {
     "multi_label": "multi_label_classification",
     "regression": "regression",
 }
-
-
-@dataclass(frozen=True)
-class Pretrained:
-    """A model that was read.
-
-    `params` are nested float32 arrays of NumPy, `params["encoder"]` in any case and one head beside it, or none.
-    """
-
-    config: RobertaConfig
-    params: dict
-    text: Text | None  # None where the source has no tokenizer
-    head: str  # "lm_head", a key of model.heads.HEADS, or ""
-    labels: tuple[str, ...] = ()  # of classification and token classification, in the order of the outputs
-    problem: str = ""  # of classification: one of PROBLEMS' values; "" is regression for one output, else single-label
-    model_type: str = "roberta"
-    ignored: dict[str, str] = field(default_factory=dict)  # tensor of the source → why it was left out
-    origin: str = ""
 
 
 def load(source: str | Path, checkpoint: str | int = "newest") -> Pretrained:
@@ -348,22 +326,5 @@ def push(folder: Path, name: str) -> str:
     return str(address)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m roberta_jax.interop.hub", description="Models in and out.")
-    commands = parser.add_subparsers(required=True, metavar="export")
-    command = commands.add_parser("export", help="write a model as transformers loads it")
-    command.add_argument("--workdir", required=True, help="a workdir, or any other model that can be read")
-    command.add_argument("--out", type=Path, required=True, help="the folder to write")
-    command.add_argument("--checkpoint", default="newest", help="newest, best or a step (default %(default)s)")
-    command.add_argument("--push_to", metavar="NAME", help="upload the folder as this hub repository")
-    args = parser.parse_args()
-    pretrained = export(args.workdir, args.out, args.checkpoint)
-    show(f"{pretrained.origin} → {args.out}")
-    for name, reason in sorted(pretrained.ignored.items()):
-        show(f"left out {name}: {reason}")
-    if args.push_to:
-        show(f"uploaded to {push(args.out, args.push_to)}")
-
-
 if __name__ == "__main__":
-    exit_with_sentence(main)
+    raise SystemExit("python -m roberta_jax.interop.hub export is python -m roberta_jax.export now.")

@@ -1,11 +1,9 @@
 """README.md of an exported model: what it was trained on, for how long, how well it did, and by which command."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from roberta_jax.interop.pretrained import Pretrained
 from roberta_jax.output import to_json
-
-if TYPE_CHECKING:
-    from roberta_jax.interop.hub import Pretrained
 
 _TASKS = {
     "lm_head": "fill-mask",
@@ -17,7 +15,7 @@ _TASKS = {
 }
 
 
-def model_card(pretrained: "Pretrained", fields: dict[str, Any], metrics: list[dict[str, Any]], command: str = "") -> str:
+def model_card(pretrained: Pretrained, fields: dict[str, Any], metrics: list[dict[str, Any]], command: str = "") -> str:
     """Markdown with the hub's front matter.
 
     Args:

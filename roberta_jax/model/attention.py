@@ -7,10 +7,9 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType
-from jax.sharding import PartitionSpec as P
 
-from roberta_jax.model.dropout import dropout, fold
+from roberta_jax.model.dropout import dropout
+from roberta_jax.model.tracing import alone, on_ampere, on_tpu
 
 
 def attend(qkv: jax.Array, heads: int, segment_ids: jax.Array, rate: float = 0.0, keys: jax.Array | None = None) -> jax.Array:
@@ -45,7 +44,7 @@ def kernel_for(qkv: jax.Array, heads: int) -> Callable | None:
         from roberta_jax.model import tpu_attention  # Pallas takes long to import
 
         return tpu_attention.tpu_attention if tpu_attention.fits(qkv, heads) else None
-    if _on_ampere():
+    if on_ampere():
         from roberta_jax.model import gpu_attention
 
         return gpu_attention.gpu_attention if gpu_attention.fits(qkv, heads) else None
@@ -90,47 +89,3 @@ def _backward(rate, residuals, gradient):
 
 
 _weighted.defvjp(_forward, _backward)
-
-
-def alone() -> bool:
-    """Whether this is traced for one device's own rows, as in a training step: XLA cannot spread a kernel over devices."""
-    mesh = jax.sharding.get_abstract_mesh()
-    return all(mesh.shape[name] == 1 for name in left_to_xla(mesh))
-
-
-def on_tpu() -> bool:
-    """Whether the mesh around is of TPUs: not `jax.default_backend()`, for `plan` compiles for TPUs that are not there."""
-    return _device_kind().startswith("TPU")
-
-
-def on_gpu() -> bool:
-    """Whether the mesh around is of GPUs, of whatever make."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    return device is not None and device.platform in ("gpu", "cuda", "rocm")
-
-
-def _on_ampere() -> bool:
-    """Whether the mesh around is of GPUs that Triton knows bfloat16 for: of NVIDIA, from Ampere on."""
-    there = jax.default_backend() == "gpu"
-    return _device_kind().startswith("NVIDIA") and (not there or float(jax.local_devices()[0].compute_capability) >= 8)
-
-
-def _device_kind() -> str:
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    return device.device_kind if device else ""
-
-
-def left_to_xla(mesh: jax.sharding.AbstractMesh) -> set[str]:
-    """Axes of the mesh over which no shard_map around this code spreads it."""
-    return {name for name, kind in zip(mesh.axis_names, mesh.axis_types) if kind != AxisType.Manual}
-
-
-def on_one_device(kernel: Callable) -> Callable:
-    """A kernel whose axes that are left to XLA, of one device each where it may run, are said to it: it wants them so."""
-    rest = left_to_xla(jax.sharding.get_abstract_mesh())
-    return jax.shard_map(kernel, in_specs=P(), out_specs=P(), axis_names=rest, check_vma=False) if rest else kernel
-
-
-def dropout_in_kernel(rate: float, keys: jax.Array | None, rows: int) -> tuple[float, jax.Array]:
-    """(rate, keys uint32 [B, 2]) with which a kernel's `dropout.kept` drops what `dropout` drops with these."""
-    return (0.0, jnp.zeros((rows, 2), jnp.uint32)) if keys is None else (rate, fold(keys, 0))

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from roberta_jax.model.attention import alone, on_gpu
+from roberta_jax.model.tracing import alone, on_gpu
 
 BLOCK = 128  # sorted ids whose sums are one product of matrices
 

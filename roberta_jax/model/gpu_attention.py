@@ -15,8 +15,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from roberta_jax.model.attention import dropout_in_kernel, on_one_device
 from roberta_jax.model.dropout import kept
+from roberta_jax.model.tracing import dropout_in_kernel, on_one_device
 
 QUERIES, KEYS = 128, 64  # of a block of scores; going back both are 64, for more of them would not fit the registers
 

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from roberta_jax.model.attention import on_tpu
+from roberta_jax.model.tracing import on_tpu
 
 
 class Dense(nn.Module):

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from roberta_jax.model.attention import dropout_in_kernel, on_one_device
 from roberta_jax.model.dropout import kept
+from roberta_jax.model.tracing import dropout_in_kernel, on_one_device
 
 LANES = 128  # of a TPU's vector; a kernel takes as many heads at once as fill them
 QUERIES = 256  # whose scores are there at once, where so many go into a row

@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
-from roberta_jax.data import storage
+from roberta_jax import storage
 from roberta_jax.errors import UserError
 from roberta_jax.pairs.published import SUPPLEMENT, ZORRO
 

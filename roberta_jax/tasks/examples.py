@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from roberta_jax.data.tables import KINDS, tfds_splits
 from roberta_jax.errors import UserError, check
+from roberta_jax.preparation.tables import KINDS, tfds_splits
+from roberta_jax.tasks.definitions import TASKS, Example, Task
 from roberta_jax.tasks.formats import read_examples
-from roberta_jax.tasks.table import TASKS, Example, Task
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from roberta_jax.errors import UserError
-from roberta_jax.interop.text import Text, encode_rows, join
-from roberta_jax.tasks.table import Example
+from roberta_jax.tasks.definitions import Example
+from roberta_jax.tokenization.model_tokenizer import Text, encode_rows, join
 
 LONGEST_OPTION = 128  # ids of a question joined with an option (fairseq's RACE)
 UNLABELLED = -1  # of a token that is not learned

@@ -14,24 +14,24 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from roberta_jax.data import storage
+from roberta_jax import storage
 from roberta_jax.errors import check
 from roberta_jax.interop.hub import PROBLEMS, Pretrained
-from roberta_jax.interop.text import Text
 from roberta_jax.model.encoder import RobertaConfig
 from roberta_jax.model.flops import train_flops
 from roberta_jax.model.heads import HEADS, apply_with_head, init_with_head
 from roberta_jax.tasks import spans
 from roberta_jax.tasks.batches import choose_lengths, padded_size, predict, train_batches
+from roberta_jax.tasks.definitions import Example, Task
 from roberta_jax.tasks.examples import Splits, TaskData
 from roberta_jax.tasks.features import Features, encode
-from roberta_jax.tasks.scores import measure
-from roberta_jax.tasks.table import Example, Task
+from roberta_jax.tasks.predictions import Encoded, measure
+from roberta_jax.tokenization.model_tokenizer import Text
+from roberta_jax.training.cross_entropy import cross_entropy
 from roberta_jax.training.distributed import whole
 from roberta_jax.training.guard import GuardConfig
 from roberta_jax.training.kernel_check import with_sound_attention
 from roberta_jax.training.logging import recovered, say
-from roberta_jax.training.losses import cross_entropy
 from roberta_jax.training.optimizer import warmup
 from roberta_jax.training.provenance import require_same_run
 from roberta_jax.training.sharding import batch_devices, make_mesh
@@ -80,15 +80,6 @@ class FinetuneConfig(RunConfig):
         check(self.seed + self.seeds <= 2**32, "seeds", self.seeds, f"few enough for seeds below 2³² from {self.seed} on")
         if self.steps:
             warmup(self.optimizer, self.steps)
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """A split's examples, as the model is given them."""
-
-    examples: list[Example]
-    features: Features
-    windows: spans.SpanFeatures | None = None  # of kind span
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from roberta_jax.data.tables import lines, read_table
 from roberta_jax.errors import UserError
-from roberta_jax.tasks.table import Example, Task
+from roberta_jax.preparation.tables import lines, read_table
+from roberta_jax.tasks.definitions import Example, Task
 
 _IDS = ("index", "id", "idx", "example_id")  # columns that may hold an example's id
 

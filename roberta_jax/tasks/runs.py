@@ -12,14 +12,14 @@ from typing import Any
 import jax
 import numpy as np
 
-from roberta_jax.data import storage
-from roberta_jax.data.recipe import key
+from roberta_jax import storage
 from roberta_jax.errors import UserError
 from roberta_jax.interop import hub
-from roberta_jax.tasks import finetune, packed, scores
+from roberta_jax.preparation.recipe import key
+from roberta_jax.tasks import finetune, packed, predictions
+from roberta_jax.tasks.definitions import GLUE, TASKS
 from roberta_jax.tasks.examples import Splits, read_splits
 from roberta_jax.tasks.finetune import FinetuneConfig
-from roberta_jax.tasks.table import GLUE, TASKS
 from roberta_jax.training import provenance
 from roberta_jax.training.distributed import require_same, wait_for_all
 from roberta_jax.training.logging import recovered, say
@@ -102,7 +102,7 @@ def _of_task(config: FinetuneConfig, name: str) -> FinetuneConfig:
 
 
 def glue_folder(name: str) -> str:
-    return scores.SUBMISSION.get(name, {"": name})[""].removesuffix("-m")
+    return predictions.SUBMISSION.get(name, {"": name})[""].removesuffix("-m")
 
 
 # Beside those of provenance.WITHOUT_EFFECT: fields of the command and not of a run, and such as name what is hashed.
@@ -175,7 +175,7 @@ def _run_task(config: FinetuneConfig, splits: Splits, workdir: Path) -> list[Res
             for test, split in ((False, prepared.valid), (True, prepared.test)) if jax.process_index() == 0 else ():
                 for part, encoded in split.items():
                     of_part = logits[test][part]
-                    scores.write(config.task, task, splits.labels, encoded, of_part, part, test, folder)
+                    predictions.write(config.task, task, splits.labels, encoded, of_part, part, test, folder)
             wait_for_all(f"{folder} has its metrics")
             group_results = []
             for i, trial in enumerate(group):
@@ -332,7 +332,7 @@ def _zip_submission(best: Mapping[str, Path], workdir: Path) -> None:
     files = [
         path
         for name, folder in best.items()
-        for stem in scores.SUBMISSION.get(name, {}).values()
+        for stem in predictions.SUBMISSION.get(name, {}).values()
         for path in [folder / f"{stem}.tsv"]
         if path.exists()
     ]

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from roberta_jax.errors import UserError
-from roberta_jax.interop.text import Text
-from roberta_jax.tasks.table import Example
+from roberta_jax.tasks.definitions import Example
+from roberta_jax.tokenization.model_tokenizer import Text
 
 
 @dataclass(frozen=True, slots=True)

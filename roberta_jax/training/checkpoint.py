@@ -20,7 +20,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging as absl_logging
 
-from roberta_jax.data import storage
+from roberta_jax import storage
 from roberta_jax.errors import UserError
 from roberta_jax.training.checksums import bit_sum, by_path, checksums, shapes, verify
 from roberta_jax.training.distributed import wait_for_all, whole

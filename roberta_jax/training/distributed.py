@@ -24,7 +24,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from roberta_jax.data import lock
+from roberta_jax import lock
 from roberta_jax.errors import UserError, outcome
 from roberta_jax.output import show
 from roberta_jax.training.meeting import PATIENCE, meet, split

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from roberta_jax.data import storage
+from roberta_jax import storage
 from roberta_jax.model import attention
 from roberta_jax.model.dropout import row_keys
 from roberta_jax.model.encoder import RobertaConfig

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jax
 
-from roberta_jax.data import storage
+from roberta_jax import storage
 from roberta_jax.training.logging import recovered
 
 KINDS = ("step", "start", "compile", "data", "evaluate", "checkpoint", "lost")  # lost: steps that were made twice

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import jax
 
-from roberta_jax.data import storage
+from roberta_jax import storage
 from roberta_jax.imports import without
 from roberta_jax.output import show, to_json
 

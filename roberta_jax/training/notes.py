@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from roberta_jax.data import storage
+from roberta_jax import storage
 
 
 class Damaged(Exception):

@@ -15,8 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from roberta_jax import __version__
-from roberta_jax.data import storage
+from roberta_jax import __version__, storage
 from roberta_jax.errors import UserError, check
 from roberta_jax.hardware import cautions
 from roberta_jax.model.flops import Peak

@@ -12,8 +12,8 @@ from roberta_jax.ablations.run import AblationsConfig, Downstream, finetuned, ru
 from roberta_jax.data.corpus import Corpus
 from roberta_jax.errors import UserError
 from roberta_jax.model.encoder import RobertaConfig
+from roberta_jax.pretraining.job import DataConfig
 from roberta_jax.training.optimizer import OptimizerConfig
-from roberta_jax.training.pretrain import DataConfig
 from tests.conftest import english
 
 MODEL = RobertaConfig(

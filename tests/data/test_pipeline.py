@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from roberta_jax.data.corpus import Corpus, report
+from roberta_jax.data.corpus import PAIRS, Corpus, report
 from roberta_jax.data.masking import MODES, Masking
 from roberta_jax.data.order import epochs_and_rows
-from roberta_jax.data.packing import PAIRS, split_sentences
 from roberta_jax.data.pipeline import on_mesh, segment_ids, train_batches, valid_batches, vocabulary_of
-from roberta_jax.data.prepare import Recipe, prepare
 from roberta_jax.errors import UserError
-from roberta_jax.training.pretrain import DataConfig
+from roberta_jax.preparation.prepare import Recipe, prepare
+from roberta_jax.pretraining.job import DataConfig
+from roberta_jax.tokenization.sentences import split_sentences
 
 ROOT = Path(__file__).parents[2]
 SEED, BATCH = 5, 24

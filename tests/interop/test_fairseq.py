@@ -9,10 +9,10 @@ import torch
 import transformers
 from reference import SMALL, config, randomised, rows, run, tensors
 
-from roberta_jax.data.tokenizer import BYTE_OF, MASK, Tokenizer
 from roberta_jax.errors import UserError
 from roberta_jax.interop import hub
 from roberta_jax.model.heads import apply_masked_lm
+from roberta_jax.tokenization.tokenizer import BYTE_OF, MASK, Tokenizer
 
 # transformers/models/roberta/convert_roberta_original_pytorch_checkpoint_to_pytorch.py
 NAMES = [

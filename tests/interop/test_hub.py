@@ -18,12 +18,13 @@ import torch
 import transformers
 from reference import SMALL, config, randomised, rows, tensors
 
-from roberta_jax.data.tokenizer import Tokenizer
+from roberta_jax import export
 from roberta_jax.errors import UserError
 from roberta_jax.interop import hub
 from roberta_jax.interop.conversion import flatten, nest, shapes, to_transformers
-from roberta_jax.interop.text import ByteLevelText
 from roberta_jax.model.heads import apply_with_head, init_masked_lm
+from roberta_jax.tokenization.model_tokenizer import ByteLevelText
+from roberta_jax.tokenization.tokenizer import Tokenizer
 from roberta_jax.training.checkpoint import Checkpoints
 
 KINDS = {
@@ -200,7 +201,7 @@ def test_what_is_wrong_is_one_sentence(folder, tmp_path):
 
 def test_a_hub_that_does_not_answer_is_one_sentence(tmp_path):
     environment = os.environ | {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
-    command = [sys.executable, "-m", "roberta_jax.interop.hub", "export", "--workdir=a/b", f"--out={tmp_path / 'out'}"]
+    command = [sys.executable, "-m", "roberta_jax.export", "--model=a/b", f"--out={tmp_path / 'out'}"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and not (tmp_path / "out").exists()
     assert done.stderr.startswith("error: the hub http://127.0.0.1:9 did not give a/b")
@@ -322,9 +323,9 @@ def test_a_workdir_without_what_was_asked_for_is_one_sentence(workdir, tmp_path)
 
 def test_a_workdir_is_exported_with_a_card_that_says_what_it_is(workdir, tmp_path, monkeypatch, capsys):
     (workdir / "command.txt").write_text("python -m roberta_jax.main --config=configs/tiny.py --workdir=/tmp/run\n")
-    arguments = ["hub", "export", f"--workdir={workdir}", f"--out={tmp_path / 'out'}", "--checkpoint=best"]
+    arguments = ["export", f"--model={workdir}", f"--out={tmp_path / 'out'}", "--checkpoint=best"]
     monkeypatch.setattr(sys, "argv", arguments)
-    hub.main()
+    export.main()
     assert "step 2 →" in capsys.readouterr().out
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
         *("config.json", "model.safetensors", "vocab.json", "merges.txt", "tokenizer.json"),
@@ -384,7 +385,7 @@ def test_the_workdir_of_tuned_models_gives_the_best_and_says_its_labels(tuned, t
 def test_pushing_without_a_hub_says_where_the_export_is(workdir, tmp_path):
     environment = os.environ | {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
     out = tmp_path / "out"
-    command = [sys.executable, "-m", "roberta_jax.interop.hub", "export", f"--workdir={workdir}", f"--out={out}"]
+    command = [sys.executable, "-m", "roberta_jax.export", f"--model={workdir}", f"--out={out}"]
     done = subprocess.run([*command, "--push_to=me/model"], env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 2 and f"the export is in {out}" in done.stderr
     assert (out / "model.safetensors").is_file()

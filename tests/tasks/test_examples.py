@@ -8,8 +8,8 @@ import pytest
 from written import jsonl, sizes, table, told
 
 from roberta_jax.errors import UserError
+from roberta_jax.tasks.definitions import GLUE, TASKS, Example
 from roberta_jax.tasks.examples import TaskData, read_splits
-from roberta_jax.tasks.table import GLUE, TASKS, Example
 
 # The table
 

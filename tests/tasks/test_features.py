@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roberta_jax.errors import UserError
-from roberta_jax.interop.text import ByteLevelText
+from roberta_jax.tasks.definitions import Example
 from roberta_jax.tasks.features import LONGEST_OPTION, UNLABELLED, encode
-from roberta_jax.tasks.table import Example
+from roberta_jax.tokenization.model_tokenizer import ByteLevelText
 
 WORDS = ["a", "an", "unfinished", "letter", "naïve", "café", "東京", "हिन्दी", "🤗", "👩‍👧", "O'Neill", "U.S.", "3,000", "'s"]
 WORDS += ["--", "(", "antidisestablishmentarianism", "…"]

@@ -9,11 +9,11 @@ import pytest
 import transformers
 from hypothesis import given, settings
 
-from roberta_jax.data.tokenizer import Tokenizer
 from roberta_jax.errors import UserError
-from roberta_jax.interop.text import ByteLevelText
 from roberta_jax.tasks import spans
-from roberta_jax.tasks.table import Example
+from roberta_jax.tasks.definitions import Example
+from roberta_jax.tokenization.model_tokenizer import ByteLevelText
+from roberta_jax.tokenization.tokenizer import Tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import numpy as np
 
-from roberta_jax.data.tokenizer import Tokenizer
 from roberta_jax.interop import hub
 from roberta_jax.interop.conversion import nest, shapes
-from roberta_jax.interop.text import ByteLevelText
 from roberta_jax.model.encoder import RobertaConfig
+from roberta_jax.tokenization.model_tokenizer import ByteLevelText
+from roberta_jax.tokenization.tokenizer import Tokenizer
 
 
 def random_model(tokenizer: Tokenizer, folder: Path, seed: int = 0, **fields) -> Path:

@@ -18,15 +18,15 @@ from forked import simulated
 
 from roberta_jax.config import typed
 from roberta_jax.interop import hub
-from roberta_jax.interop.text import ByteLevelText
 from roberta_jax.model import attention
 from roberta_jax.model.encoder import RobertaConfig
 from roberta_jax.model.gpu_attention import gpu_attention
 from roberta_jax.model.heads import init_masked_lm
 from roberta_jax.model.tpu_attention import tpu_attention
+from roberta_jax.pretraining.job import PretrainConfig, pretrain
 from roberta_jax.tasks import finetune, runs
+from roberta_jax.tokenization.model_tokenizer import ByteLevelText
 from roberta_jax.training.kernel_check import fault_of_kernel
-from roberta_jax.training.pretrain import PretrainConfig, pretrain
 
 ROOT = Path(__file__).parents[2]
 MODEL = RobertaConfig(hidden_size=128, num_heads=2, dtype="bfloat16")

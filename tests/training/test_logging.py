@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from roberta_jax.data import storage
-from roberta_jax.data.host import tf
+from roberta_jax import storage
+from roberta_jax.data.tensorflow_on_host import tf
 from roberta_jax.interop import hub
 from roberta_jax.training.incidents import Incidents
 from roberta_jax.training.logging import Journal, Metrics, duration, say

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from roberta_jax.config import typed
-from roberta_jax.training.pretrain import PretrainConfig, pretrain
+from roberta_jax.pretraining.job import PretrainConfig, pretrain
 from roberta_jax.training.sharding import batch_sharding
 from roberta_jax.training.train import Job, RunConfig, Trial, train
 

@@ -1,0 +1,33 @@
+"""Any model that can be read, as a folder that transformers loads.
+
+python -m roberta_jax.export --model=RUN --out=DIR [--push_to=NAME]
+"""
+
+import argparse
+from pathlib import Path
+
+from roberta_jax.errors import exit_with_sentence
+from roberta_jax.output import show
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m roberta_jax.export", description=__doc__.split("\n")[0])
+    model = parser.add_mutually_exclusive_group(required=True)
+    model.add_argument("--model", help="a workdir, a folder of transformers or fairseq, or a hub name")
+    model.add_argument("--workdir", dest="model", help=argparse.SUPPRESS)  # as it was called before 0.3
+    parser.add_argument("--out", type=Path, required=True, help="the folder to write")
+    parser.add_argument("--checkpoint", default="newest", help="of a workdir: newest, best or a step (default %(default)s)")
+    parser.add_argument("--push_to", metavar="NAME", help="upload the folder as this hub repository")
+    args = parser.parse_args()
+    from roberta_jax.interop.hub import export, push  # here, so that --help does not wait for JAX
+
+    pretrained = export(args.model, args.out, args.checkpoint)
+    show(f"{pretrained.origin} → {args.out}")
+    for name, reason in sorted(pretrained.ignored.items()):
+        show(f"left out {name}: {reason}")
+    if args.push_to:
+        show(f"uploaded to {push(args.out, args.push_to)}")
+
+
+if __name__ == "__main__":
+    exit_with_sentence(main)

@@ -1,0 +1,207 @@
+"""Documents to a prepared corpus.
+
+Shards are made in parallel processes and do not depend on their number; `beam` makes the same ones on many machines. Until
+the last one is done the folder's name ends in `.partial`, or, behind a URL and where the folder was there, empty, before,
+it has no manifest; a killed preparation goes on from there.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext, suppress
+from dataclasses import asdict
+from pathlib import Path
+
+from roberta_jax import lock, storage
+from roberta_jax.data.corpus import Corpus, on_this_machine, read_manifest, report
+from roberta_jax.errors import UserError
+from roberta_jax.output import show, to_json
+from roberta_jax.preparation import processes
+from roberta_jax.preparation.documents import Counts, Piece, read, resolve
+from roberta_jax.preparation.duplicates import save_overlap
+from roberta_jax.preparation.hashing import hash64
+from roberta_jax.preparation.recipe import Recipe, Work, deciding, key
+from roberta_jax.preparation.shards import VERSION, is_valid, summarise
+from roberta_jax.tokenization import encodings
+from roberta_jax.tokenization.tokenizer import Encoding
+
+TOKENIZER_BYTES, TOKENIZER_SHARDS = 64 << 20, 1_024  # of text, from shards alike, to learn a vocabulary from; at most
+DEFAULT_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "roberta_jax"
+LOCK = ".lock"  # in a folder that was there before
+NOTHING = {LOCK, lock.NAME, "lost+found"}  # what an empty folder may hold: the latter is what a new disk is mounted with
+
+
+def _tokenizer(recipe: Recipe, shards: list[list[Piece]], cache: Path) -> Encoding:
+    """The one the recipe names, or one trained on the train documents and kept in the cache."""
+    if not isinstance(recipe.tokenizer, int):
+        tokenizer = encodings.load(recipe.tokenizer)
+        if recipe.encoding not in (Recipe.encoding, tokenizer.encoding):
+            raise UserError(f"data.encoding is {recipe.encoding!r}; {recipe.tokenizer} holds {tokenizer.encoding!r}.")
+        return tokenizer
+    fingerprints = [asdict(piece) for pieces in shards for piece in pieces]
+    reading = deciding(asdict(recipe.reading))
+    other = [recipe.encoding] if recipe.encoding != Recipe.encoding else []
+    folder = cache / f"tokenizer-{key(VERSION, recipe.tokenizer, reading, recipe.valid_fraction, fingerprints, *other)}"
+    if encodings.found(folder):
+        with suppress(UserError):  # whatever is damaged is mended below, in a cache that can be written
+            return encodings.load(folder)
+    with lock.waiting(folder.with_suffix(".lock")):
+        if encodings.found(folder):
+            try:
+                return encodings.load(folder)
+            except UserError as error:
+                show(f"! {error} It is {storage.put_aside(folder)} now, and the vocabulary is learned anew.")
+        show(f"training a vocabulary of {recipe.tokenizer:,} entries: {recipe.encoding}")
+        partial = folder.with_suffix(".partial")
+        encodings.train(_training_texts(recipe, shards), recipe.tokenizer, recipe.encoding).save(partial)
+        storage.write_hashes(folder, now_in=partial)
+        os.replace(partial, folder)
+        return encodings.load(folder)
+
+
+def _training_texts(recipe: Recipe, shards: list[list[Piece]]) -> Iterator[str]:
+    shards = shards[:: -(-len(shards) // TOKENIZER_SHARDS)]
+    for pieces in shards:
+        left = TOKENIZER_BYTES // len(shards)
+        for text in (text for piece in pieces for text in read(piece, recipe.reading, Counts())):
+            encoded = text.encode()
+            if not is_valid(hash64(encoded), recipe.valid_fraction):
+                yield text
+                left -= len(encoded)
+            if left <= 0:
+                break
+
+
+def prepare(
+    recipe: Recipe,
+    out: str | Path | None = None,
+    cache: Path = DEFAULT_CACHE,
+    processes: int | None = None,
+    agree: Callable[[Encoding], None] = lambda tokenizer: None,
+) -> Corpus:
+    """The corpus that the recipe describes: made, or found in `out` (by default a folder in the cache).
+
+    A source that is a prepared corpus already is opened, and must be what the recipe asks for.
+
+    Args:
+      agree: raises a UserError where the tokenizer is not the right one; it is asked before any row is made.
+
+    Raises:
+      UserError: for a source, a tokenizer or a document that cannot be used.
+    """
+    if not isinstance(recipe.tokenizer, int):
+        agree(encodings.load(recipe.tokenizer))
+    if len(recipe.source) == 1 and storage.exists(storage.join(recipe.source[0], "manifest.json")):
+        _refuse_another(recipe.source[0], recipe)
+        agree(encodings.load(storage.join(recipe.source[0], "tokenizer")))
+        return Corpus(on_this_machine(recipe.source[0], cache))
+    return Corpus(on_this_machine(make(recipe, out, cache, processes, agree=agree), cache))
+
+
+def _usable(cache: Path) -> Path:
+    """The folder of the cache, which there is or can be."""
+    folder = Path(cache).expanduser()
+    try:
+        if not folder.is_dir():
+            storage.require_writable(folder)
+    except OSError as error:
+        where = f"{cache}, and {error.filename} is in the way ({error.strerror})"
+        raise UserError(f"the cache is {where}; name another folder in config.data.cache, or in XDG_CACHE_HOME.") from None
+    return folder
+
+
+def make(
+    recipe: Recipe,
+    out: str | Path | None = None,
+    cache: Path = DEFAULT_CACHE,
+    workers: int | None = None,
+    run: Callable[[Work, Path, int], None] = processes.run,
+    agree: Callable[[Encoding], None] = lambda tokenizer: None,
+) -> str:
+    """The folder of the corpus that the recipe describes, which may be a URL: made, or found.
+
+    Args:
+      run: what writes the shards: (work, a folder for what goes between stages, processes).
+      agree: as in `prepare`.
+    """
+    if out:
+        _refuse_foreign(out)
+    workers, trains = workers or os.cpu_count(), isinstance(recipe.tokenizer, int)
+    if trains or not out or storage.is_url(out) or "docs" in (*recipe.source, *recipe.exclude):
+        cache = _usable(cache)
+    shards = resolve(recipe.source, recipe.reading, cache, workers)
+    excluded = resolve(recipe.exclude, recipe.reading, cache, workers, "data.exclude") if recipe.exclude else []
+    tokenizer = _tokenizer(recipe, shards, cache)
+    agree(tokenizer)
+    made_of = [
+        deciding(asdict(recipe)) | {"source": None, "tokenizer": tokenizer.hash},
+        *[[[asdict(piece) for piece in pieces] for pieces in each] for each in (shards, excluded) if each],
+    ]
+    made = key(VERSION, made_of)
+    folder = str(storage.local(out) or out) if out else str(cache / f"corpus-{made}")
+    remote, manifest_path = storage.is_url(folder), storage.join(folder, "manifest.json")
+    within = remote or os.path.isdir(folder)  # a mounted disk, or a link to one, is not to be replaced by another folder
+    waited_for = Path(folder, LOCK) if within else Path(f"{folder}.lock")
+    if storage.exists(manifest_path):
+        alone = nullcontext()
+    else:
+        alone = lock.held(folder) if remote else lock.waiting(waited_for)
+    with alone:
+        if not storage.exists(manifest_path):
+            work = Work(folder if within else f"{folder}.{made}.partial", made)
+            if within and storage.names(folder) - NOTHING and not work.found():
+                raise UserError(f"{folder} holds the beginning of another corpus: name a new folder, or empty this one.")
+            work.save_plan(recipe, shards)  # first: by it a folder is known to be a preparation's
+            tokenizer.save(storage.join(work.folder, "tokenizer"))
+            if recipe.exclude:
+                save_overlap(work, excluded, recipe.reading)
+            spills = cache / f"spills-{made}" if remote else Path(work.path("spills"))
+            run(work, spills, workers)
+            manifest = summarise(work, tokenizer)
+            if not remote:
+                for leftover in Path(work.folder).glob("*.partial"):  # of a kill
+                    leftover.unlink()
+            storage.write_text(storage.join(work.folder, "manifest.json"), to_json(manifest, 1))
+            if not within:
+                os.replace(work.folder, folder)
+            for done_with in (storage.join(folder, "work"), spills):
+                storage.remove_folder(done_with)
+            if within and not remote:
+                waited_for.unlink()  # who waits for it finds the manifest
+            show(report(manifest))
+    if read_manifest(folder)["key"] != made:
+        raise UserError(
+            f"{folder} holds a corpus made from something else (another source, tokenizer or field): name a new folder."
+        )
+    return folder
+
+
+def _refuse_foreign(out: str | Path) -> None:
+    """Raises where a corpus can't be made: something else stands there, or nothing can be written."""
+    names, begun = storage.names(out), storage.exists(storage.join(out, "work", "plan.json"))
+    if names - NOTHING and "manifest.json" not in names and not begun:
+        raise UserError(f"{out} is not empty and holds no prepared corpus: name a new folder.")
+    if "manifest.json" not in names and (there := storage.local(out)):
+        storage.require_writable(there if os.path.lexists(there) else there.parent)
+
+
+def _refuse_another(folder: str, recipe: Recipe) -> None:
+    """A prepared corpus that is not what the recipe asks for."""
+    manifest = read_manifest(folder)
+    wanted = {"length": recipe.length, "format": recipe.format}
+    if not isinstance(recipe.tokenizer, int):
+        wanted["tokenizer"] = encodings.load(recipe.tokenizer).hash
+    elif recipe.tokenizer != manifest["recipe"]["tokenizer"]:  # a text may not give as many entries as were asked for
+        wanted["vocabulary"] = recipe.tokenizer
+    if recipe.encoding != Recipe.encoding:
+        wanted["encoding"] = recipe.encoding
+    if recipe.deduplicate != "none":
+        wanted["deduplicate"] = recipe.deduplicate
+    if recipe.exclude:
+        wanted["exclude"] = list(recipe.exclude)
+    for name, value in wanted.items():
+        found = manifest.get(name, manifest["recipe"].get(name))
+        if found != value:
+            raise UserError(
+                f"{folder}: this corpus was prepared with {name} {found}, the config asks for {value}; "
+                "change the config or prepare the corpus again."
+            )

@@ -1,0 +1,323 @@
+"""The masked-LM job: a corpus, its masks, the loss, and what the model learned in the end."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from roberta_jax import storage
+from roberta_jax.data.corpus import PAIRS, Corpus
+from roberta_jax.data.masking import STATIC_PATTERNS, Masking
+from roberta_jax.data.order import epochs_and_rows
+from roberta_jax.data.pipeline import on_mesh, train_batches, valid_batches
+from roberta_jax.errors import UserError, check
+from roberta_jax.model.encoder import RobertaConfig
+from roberta_jax.model.flops import train_flops
+from roberta_jax.model.heads import apply_masked_lm, init_masked_lm
+from roberta_jax.preparation.documents import Reading
+from roberta_jax.preparation.prepare import DEFAULT_CACHE, Recipe, prepare
+from roberta_jax.pretraining.losses import masked_lm_loss, means_of_pairs, valid_loss, weigh_pairs
+from roberta_jax.tokenization import encodings
+from roberta_jax.tokenization.sentences import split_sentences
+from roberta_jax.tokenization.tokenizer import Encoding
+from roberta_jax.training.checkpoint import saved_steps
+from roberta_jax.training.distributed import require_same, whole
+from roberta_jax.training.evaluate import evaluate, make_eval_step
+from roberta_jax.training.incidents import Incidents
+from roberta_jax.training.kernel_check import with_sound_attention
+from roberta_jax.training.logging import put_aside, recovered, say
+from roberta_jax.training.optimizer import warmup
+from roberta_jax.training.sharding import batch_sharding, local_rows, make_mesh
+from roberta_jax.training.step import accumulation
+from roberta_jax.training.train import Job, RunConfig, train
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Fields of `config.data`."""
+
+    source: str = "docs"  # a path, a glob, a prepared corpus, tfds:NAME[:split], docs; several parted by commas
+    tokenizer: str = "50265"  # a folder with vocab.json and merges.txt, or the size of a vocabulary to train
+    encoding: str = Recipe.encoding  # of a vocabulary to train
+    format: str = Recipe.format
+    length: int = Recipe.length
+    valid_fraction: float = Recipe.valid_fraction
+    fraction: float = 1.0  # of the train rows that are used, evenly spread over the corpus
+    masking: str = Masking.mode
+    masking_rate: float = Masking.rate
+    mask_replace_prob: float = Masking.mask_replace_prob
+    random_replace_prob: float = Masking.random_replace_prob
+    text_column: str = Reading.text_column
+    documents: str = Reading.documents
+    invalid_utf8: str = Reading.invalid_utf8
+    bad_records: str = Reading.bad_records
+    deduplicate: str = Recipe.deduplicate
+    exclude: str = ""  # evaluation sets, as sources
+    cache: str = str(DEFAULT_CACHE)  # where prepared corpora and trained vocabularies are kept
+    processes: int = 0  # that prepare the corpus; 0: one a core
+
+    def __post_init__(self):
+        check(0 < self.fraction <= 1, "data.fraction", self.fraction, "a share above 0 and up to 1")
+        check(self.processes >= 0, "data.processes", self.processes, "1 or more, or 0: one a core")
+        for name in ("tokenizer", "text_column", "cache"):
+            check(bool(getattr(self, name)), f"data.{name}", getattr(self, name), "a name")
+        _ = self.recipe, masking_of(self)  # which look at their fields
+
+    @property
+    def recipe(self) -> Recipe:
+        sources, excluded = (
+            tuple(part.strip() for part in listed.split(",") if part.strip()) for listed in (self.source, self.exclude)
+        )
+        return Recipe(
+            sources,
+            int(self.tokenizer) if self.tokenizer.isdigit() else self.tokenizer,
+            self.format,
+            self.length,
+            self.valid_fraction,
+            Reading(self.text_column, self.documents, self.invalid_utf8, self.bad_records),
+            self.deduplicate,
+            excluded,
+            self.encoding,
+        )
+
+
+def masking_of(data: DataConfig) -> Masking:
+    return Masking(data.masking, data.masking_rate, data.mask_replace_prob, data.random_replace_prob)
+
+
+@dataclass(frozen=True)
+class PretrainConfig(RunConfig):
+    job: str = "pretrain"
+    model: RobertaConfig = field(default_factory=RobertaConfig)  # sizes of 0 are what the data needs
+    data: DataConfig = field(default_factory=DataConfig)
+
+    def check_together(self) -> None:
+        """Raises a UserError where fields do not go together."""
+        warmup(self.optimizer, self.steps)
+        model, entries = self.model, self.data.tokenizer
+        if entries.isdigit() and model.vocab_size > int(entries):  # a text may give fewer than it is asked for, but not more
+            whose, instead = "config.model.vocab_size", "set it to 0, which takes as many as there are"
+            if self.init_from:
+                whose, instead = f"config.init_from {self.init_from}: its vocab_size", "name its tokenizer's folder there"
+            raise UserError(
+                f"{whose} is {model.vocab_size}, the tokenizer has at most {entries} entries, by config.data.tokenizer; "
+                f"{instead}."
+            )
+        expected = f"at least config.data.length, {self.data.length}, or 0: that"
+        check(not 0 < model.max_length < self.data.length, "model.max_length", model.max_length, expected)
+        for name in ("hidden_size", "intermediate_size"):
+            expected = f"a divisor of config.model.{name}, {getattr(model, name)}"
+            check(getattr(model, name) % self.fsdp == 0, "fsdp", self.fsdp, expected)
+
+
+def with_sizes(config: PretrainConfig) -> PretrainConfig:
+    """`config` with the sizes that it leaves open, as far as they are known before a text is read."""
+    model = config.model
+    if not model.vocab_size:
+        tokenizer = config.data.recipe.tokenizer
+        model = replace(model, vocab_size=tokenizer if isinstance(tokenizer, int) else len(encodings.load(tokenizer)))
+    return replace(config, model=replace(model, max_length=model.max_length or config.data.length))
+
+
+def check_devices(config: PretrainConfig) -> None:
+    """Raises a UserError where the devices that there are can't share a batch."""
+    accumulation(config.batch_size, config.microbatch_size, make_mesh(config.fsdp))
+
+
+def open_corpus(data: DataConfig, agree: Callable[[Encoding], None] = lambda tokenizer: None) -> Corpus:
+    """The prepared corpus that `source` names, or the one that it becomes.
+
+    Args:
+      agree: raises a UserError where the tokenizer is not the right one; it is asked before any row is made.
+    """
+    corpus = prepare(data.recipe, cache=Path(data.cache), processes=data.processes or None, agree=agree)
+    corpus.train.fraction = data.fraction
+    return corpus
+
+
+def of_pairs(config: PretrainConfig) -> bool:
+    """Whether there is a next-sentence loss."""
+    return config.data.format in PAIRS
+
+
+def model_of(config: PretrainConfig) -> RobertaConfig:
+    """`config.model`, with the token types that its rows need."""
+    return replace(config.model, num_token_types=max(1 + of_pairs(config), config.model.num_token_types))
+
+
+Initial = tuple[RobertaConfig, Callable[[], dict], Encoding | None]
+
+
+def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = None) -> bool:
+    """Trains a masked LM and says what it learned.
+
+    Args:
+      initial: what `config.init_from` names: its sizes take the place of `config.model`'s, its parameters are the
+        first, and its tokenizer, where that is one of `data.encodings`, must be the corpus'. A run that resumes does
+        not ask for the parameters.
+
+    Returns:
+      Whether it has done all its steps; a signal ends it before.
+    """
+    if initial:
+        config = replace(config, model=config.model.with_shape_of(initial[0]))
+    check_devices(config)
+    config.check_together()
+    kept, wanted = workdir / "tokenizer", config.model.vocab_size
+
+    def agree(tokenizer: Encoding) -> None:
+        if initial and initial[2] and initial[2].hash != tokenizer.hash:
+            raise UserError(
+                f"config.init_from {config.init_from} has another tokenizer than the corpus; name it in data.tokenizer."
+            )
+        if wanted not in (0, len(tokenizer)):
+            raise UserError(
+                f"config.model.vocab_size is {wanted}, the tokenizer has {len(tokenizer)} entries; set it to that, or to 0."
+            )
+        try:
+            another = encodings.found(kept) and encodings.load(kept).hash != tokenizer.hash
+        except UserError as error:
+            put_aside(kept, str(error))
+            another = False
+        if another:
+            raise UserError(f"{kept} is another tokenizer than the corpus'; take another workdir or that run's corpus.")
+
+    corpus, pairs, masking = open_corpus(config.data, agree), of_pairs(config), masking_of(config.data)
+    model = replace(model_of(config), vocab_size=len(corpus.tokenizer), max_length=config.model.max_length or corpus.length)
+    config = replace(config, model=model)
+    for split in ("train", "valid"):
+        if not len(getattr(corpus, split)):
+            raise UserError(
+                f"{corpus.folder}: the {split} split has no row; give more text, or another data.valid_fraction than "
+                f"{config.data.valid_fraction:g}."
+            )
+    require_same(f"the corpus in {corpus.folder}", json.dumps(corpus.manifest["shards"], sort_keys=True))
+    require_same(f"the tokenizer of the corpus in {corpus.folder}", corpus.tokenizer.hash)
+    if jax.process_index() == 0:
+        corpus.tokenizer.save(kept)
+        storage.write_hashes(kept)
+    model = with_sound_attention(model, [corpus.length], make_mesh(config.fsdp), workdir)
+    loss = masked_lm_loss(model)
+    eval_step = make_eval_step(valid_loss(loss) if pairs else loss)
+    cost = config.batch_size * corpus.length, train_flops(model, config.batch_size, corpus.length, masking.slots(corpus.length))
+
+    def train_on(first_step: int, mesh: Mesh) -> Iterator[dict]:
+        local = local_rows(mesh, config.batch_size)
+        made = train_batches(corpus, masking, config.batch_size, config.seed, first_step, local)
+        placed = on_mesh(made, batch_sharding(mesh))
+        return weigh_pairs(placed, batch_sharding(mesh)) if pairs else placed
+
+    def evaluate_on_valid(params: dict, mesh: Mesh) -> dict[str, float]:
+        rows = config.batch_size // accumulation(config.batch_size, config.microbatch_size, mesh)
+        made = valid_batches(corpus, masking, rows, local_rows(mesh, rows))
+        means = evaluate(eval_step, params, on_mesh(made, batch_sharding(mesh)))
+        means = means_of_pairs(means) if pairs else means
+        return {f"valid/{name}": value for name, value in (means | perplexity(means)).items()}
+
+    def rows_of(number: int) -> list[int]:
+        positions = np.arange(number * config.batch_size, (number + 1) * config.batch_size)
+        return corpus.train.numbers(epochs_and_rows(positions, len(corpus.train), config.seed)[1].numpy()).tolist()
+
+    job = Job(
+        init=lambda key: init_masked_lm(key, model, pairs),
+        loss=loss,
+        train_batches=train_on,
+        evaluate=evaluate_on_valid,
+        rows=config.batch_size,
+        cost=lambda batch: cost,
+        initial=lambda: _with_token_types(initial[1](), model.num_token_types) if initial else {},
+        dtype=model.dtype,
+        derived=perplexity,
+        rows_of=rows_of,
+    )
+    epochs = config.steps * config.batch_size / len(corpus.train)
+    say(f"{len(corpus.train):,} rows of {corpus.length} in {corpus.folder}: {config.steps:,} steps are {epochs:.2f} epochs")
+    if masking.mode == "static" and epochs <= STATIC_PATTERNS:
+        say(f"static masks come again after {STATIC_PATTERNS} epochs: all of this run's are those of dynamic ones")
+    say(
+        f"masking {masking.mode} {masking.rate:g}: of what is predicted {masking.mask_replace_prob:.1%} is <mask>, "
+        f"{masking.random_replace_prob:.1%} random, {masking.keep_prob:.1%} kept"
+    )
+    _note_order(workdir)
+    state = train(job, config, workdir)
+    if state is not None:
+        say(f"a unigram model of the train split has loss {unigram_loss(corpus, masking):.4f} on the same predictions")
+        for line in examples(state["params"], model, corpus):
+            say(line)
+    return state is not None
+
+
+def _note_order(workdir: Path) -> None:
+    """Says where a run goes on that began by the order of rows of versions before 0.2, which config.json does not name."""
+    steps, began = saved_steps(workdir / "checkpoints"), recovered(workdir / "config.json", storage.parse_json, {})
+    if steps and "steps" in began and "version" not in began:
+        what = (
+            "this run began with an order of rows that was much the same in every epoch and for every seed; from here on each "
+            "epoch is a new one, so its first epoch from now on may hold rows that the broken-off one has had"
+        )
+        Incidents(workdir).write("order", steps[-1], what)
+
+
+def perplexity(means: dict[str, float]) -> dict[str, float]:
+    return {"perplexity": float(np.exp(means.get("mlm_loss", means["loss"])))}
+
+
+def _with_token_types(params: dict, number: int) -> dict:
+    """The encoder's parameters for so many token types; those that it did not know begin as the ones that it did."""
+    encoder = params["encoder"]
+    table = encoder["embeddings"]["token_type"]["embedding"]
+    table = np.resize(table, (number, table.shape[1]))
+    return params | {"encoder": encoder | {"embeddings": encoder["embeddings"] | {"token_type": {"embedding": table}}}}
+
+
+def unigram_loss(corpus: Corpus, masking: Masking) -> float:
+    """The valid split's masked-LM loss by how often each id stands in the train split, in nats a prediction."""
+    counts = corpus.token_counts.astype(np.float64) + 1
+    if masking.mode != "fairseq":
+        counts[[corpus.tokenizer.bos, corpus.tokenizer.eos]] = 0  # these are never predicted
+    loss = np.log(counts.sum()) - np.log(np.maximum(counts, 1e-9))
+    total = weight = 0.0
+    for batch in valid_batches(corpus, masking, 256):
+        total += (loss[batch["labels"]] * batch["weights"]).sum()
+        weight += batch["weights"].sum()
+    return total / weight
+
+
+def examples(params: dict, config: RobertaConfig, corpus: Corpus, number: int = 5, answers: int = 5) -> list[str]:
+    """Sentences of the valid split with one word masked, and the model's most probable answers."""
+    tokenizer, found = corpus.tokenizer, []
+    for part in np.array_split(np.arange(len(corpus.valid)), number):
+        found += next((question for question in map(partial(_question, corpus), part[:100]) if question), [])
+    if not found:
+        return []
+    input_ids = np.full((len(found), corpus.length), tokenizer.pad, np.int32)
+    for i, (ids, at) in enumerate(found):
+        input_ids[i, : len(ids) + 2] = [tokenizer.bos, *ids[:at], tokenizer.mask, *ids[at + 1 :], tokenizer.eos]
+    positions = np.array([[at + 1] for _, at in found], np.int32)
+    segment_ids = (input_ids != tokenizer.pad).astype(np.int32)
+    logits = jax.jit(apply_masked_lm, static_argnums=1)(params, config, input_ids, segment_ids, positions)
+    probabilities, best = jax.lax.top_k(jax.nn.softmax(whole(logits)[:, 0]), answers)
+    lines = []
+    for (ids, at), p, b in zip(found, np.asarray(probabilities), np.asarray(best)):
+        shown = f"{tokenizer.decode(ids[:at])} <mask>{tokenizer.decode(ids[at + 1 :])}"
+        guesses = ", ".join(f"{tokenizer.decode([i])!r} {share:.0%}" for i, share in zip(b, p))
+        lines.append(f"  {' '.join(shown.split())}\n    was {tokenizer.decode([ids[at]])!r}; answers {guesses}")
+    return lines
+
+
+def _question(corpus: Corpus, row: int) -> list[tuple[np.ndarray, int]]:
+    """A sentence of a valid row and the index of a whole word in its middle, if there is such a sentence."""
+    pieces = corpus.tokenizer.token_bytes
+    text = corpus.tokenizer.decode_bytes(corpus.valid.gather(np.array([row]))[0]).decode(errors="ignore")
+    for sentence in split_sentences(text)[1:-1]:  # the first and the last may be cut
+        ids = corpus.tokenizer.encode(sentence.strip())
+        starts = [pieces[i].startswith(b" ") for i in ids] + [True]
+        words = [i for i, id in enumerate(ids) if starts[i] and starts[i + 1] and pieces[id][1:].isalpha()]
+        if words and 40 <= len(sentence.strip()) <= 160 and len(ids) <= corpus.length - 2:
+            return [(ids, words[len(words) // 2])]
+    return []

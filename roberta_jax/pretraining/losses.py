@@ -1,0 +1,64 @@
+"""Pretraining's losses, as sums over a batch: of masked tokens, and of pairs whether the second follows the first."""
+
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+
+from roberta_jax.model.encoder import RobertaConfig
+from roberta_jax.model.heads import apply_masked_lm, apply_with_next_sentence
+from roberta_jax.training.cross_entropy import label_logits
+from roberta_jax.training.step import Loss
+
+
+def masked_lm_loss(config: RobertaConfig) -> Loss:
+    """Cross-entropy and accuracy, summed over the predictions; of pairs with the next-sentence loss.
+
+    That one is summed over the pairs, each weighed by `pair_weights` float32 [B], see `weigh_pairs`.
+    """
+
+    def loss(params, batch, keys):
+        inputs = [batch[name] for name in ("input_ids", "segment_ids", "positions")]
+        if "is_next" not in batch:
+            return of_masked_lm(apply_masked_lm(params, config, *inputs, keys), batch)
+        logits, of_next = apply_with_next_sentence(params, config, *inputs, batch["token_type_ids"], keys)
+        sums, weights, is_next = of_masked_lm(logits, batch), batch["pair_weights"], batch["is_next"]
+        losses = jax.nn.logsumexp(of_next, axis=-1) - jnp.where(is_next == 1, of_next[:, 1], of_next[:, 0])
+        nsp = {"nsp_loss": (losses * weights).sum(), "nsp_accuracy": ((of_next.argmax(-1) == is_next) * weights).sum()}
+        return sums | nsp | {"loss": sums["loss"] + nsp["nsp_loss"], "mlm_loss": sums["loss"]}
+
+    def of_masked_lm(logits, batch):
+        weights, labels = batch["weights"], batch["labels"]
+        of_label = label_logits(logits, labels)
+        losses = jax.nn.logsumexp(logits, axis=-1) - of_label
+        hits = of_label >= logits.max(-1)  # a maximum that the loss takes too; on a CPU argmax takes 20 times as long
+        return {"loss": (losses * weights).sum(), "accuracy": (hits * weights).sum(), "weight": weights.sum()}
+
+    return loss
+
+
+def weigh_pairs(batches: Iterator[dict[str, jax.Array]], sharding: jax.sharding.Sharding) -> Iterator[dict[str, jax.Array]]:
+    """Batches with `pair_weights`: all pairs of a global batch weigh as much together as all of its predictions.
+
+    A step divides every sum by the number of predictions, which makes the next-sentence loss the mean over the pairs.
+    """
+    share = jax.jit(lambda weights, pairs: jnp.full(pairs.shape, weights.sum() / pairs.size), out_shardings=sharding)
+    for batch in batches:
+        yield batch | {"pair_weights": share(batch["weights"], batch["is_next"])}
+
+
+def valid_loss(loss: Loss) -> Loss:
+    """Of pairs: sums over those that do not just fill a batch, and their number, for `means_of_pairs`."""
+
+    def sums(params, batch, keys):
+        pairs = (batch["is_next"] >= 0).astype(jnp.float32)
+        return loss(params, batch | {"pair_weights": pairs}, keys) | {"pairs": pairs.sum()}
+
+    return sums
+
+
+def means_of_pairs(means: dict[str, float]) -> dict[str, float]:
+    """From means over the predictions of a split to those of the next-sentence loss over its pairs."""
+    pairs = means.pop("pairs")
+    means |= {name: means[name] / pairs for name in ("nsp_loss", "nsp_accuracy")}
+    return means | {"loss": means["mlm_loss"] + means["nsp_loss"]}

@@ -1,0 +1,117 @@
+"""Words, n-grams and signatures are what a plain implementation says, and the same in every process."""
+
+import random
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from roberta_jax.preparation import ngrams
+
+IDEOGRAPHS = "\u3040-\u9fff"
+WORD = re.compile(rf"[{IDEOGRAPHS}]|(?:[a-z0-9]|[^\x00-\x7f\u2000-\u203f\u3000-\u9fff])+")
+CHARACTERS = "ab Z9.,'\n\t-_éß“”—中文かカ。、한글हि©😀\u3000\u2028"
+
+
+def plain_words(text: str) -> list[str]:
+    return WORD.findall(text.lower())
+
+
+@given(st.text(CHARACTERS, max_size=60))
+def test_words_are_those_of_a_regular_expression(text):
+    hashes, first, last, encoded = ngrams.words(text)
+    assert [encoded[a:b].decode() for a, b in zip(first, last)] == plain_words(text)
+    by_word = dict(zip(plain_words(text), hashes))
+    assert all(by_word[word] == value for word, value in zip(plain_words(text), hashes))
+    assert len(set(by_word.values())) == len(by_word)
+
+
+@given(st.lists(st.sampled_from(["one", "two", "three"]), max_size=20), st.integers(1, 6))
+def test_ngrams_are_equal_where_their_words_are(chosen, size):
+    grams = ngrams.ngrams(ngrams.words(" ".join(chosen))[0], size)
+    plain = [tuple(chosen[i : i + size]) for i in range(len(chosen) - size + 1)]
+    assert len(grams) == len(plain)
+    assert len(set(grams.tolist())) == len(set(plain)) == len(set(zip(plain, grams.tolist())))
+
+
+def test_hashes_are_the_same_in_another_process():
+    text = "The same words in every process."
+    code = f"from roberta_jax.data import ngrams; print(ngrams.words({text!r})[0].tolist())"
+    said = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert said.stdout.strip() == str(ngrams.words(text)[0].tolist())
+
+
+def test_a_word_has_one_hash_wherever_it_stands_in_a_long_text():
+    hashes = ngrams.words("word " * 300_000)[0]
+    assert len(hashes) == 300_000 and len(np.unique(hashes)) == 1
+
+
+@pytest.mark.parametrize("jaccard", [0.2, 0.5, 0.8, 0.95])
+def test_signatures_agree_as_often_as_sets_overlap(jaccard):
+    chooser, found, true = random.Random(0), [], []
+    for _ in range(100):
+        words = [f"w{chooser.randrange(10**9)}" for _ in range(400)]
+        start = round(400 * (1 - jaccard) / (1 + jaccard))
+        texts = [" ".join(words[:-start]), " ".join(words[start:])]  # all shingles differ but those of the shared middle
+        sets = [{tuple(t.split()[i : i + 5]) for i in range(len(t.split()) - 4)} for t in texts]
+        true.append(len(sets[0] & sets[1]) / len(sets[0] | sets[1]))
+        a, b = (ngrams.signature(ngrams.words(text)[0]) for text in texts)
+        found.append((a == b).mean())
+    deviation = (jaccard * (1 - jaccard) / ngrams.HASHES) ** 0.5  # of one estimate, were the hash functions independent
+    assert abs(np.mean(found) - np.mean(true)) < 4 * deviation / 10
+    assert np.std(np.subtract(found, true)) < 1.3 * deviation
+
+
+def test_short_texts_have_signatures_of_their_own():
+    texts = ["one", "two", "one two", "one two three four five", "one two three four five six"]
+    signatures = [ngrams.signature(ngrams.words(text)[0]).tolist() for text in texts]
+    assert len(set(map(tuple, signatures))) == len(texts)
+    assert not ngrams.signature(ngrams.words("?!")[0]).any()
+
+
+def test_bands_are_equal_where_eight_hashes_are():
+    signatures = np.random.default_rng(0).integers(1 << 16, size=(2, ngrams.HASHES)).astype(np.uint16)
+    signatures[1, 8:16] = signatures[0, 8:16]
+    signatures[1, 16:24] = signatures[0, :8]  # in another band it does not count
+    hashes = ngrams.bands(signatures)
+    assert np.flatnonzero(hashes[0] == hashes[1]).tolist() == [1] and len(np.unique(hashes)) == 31
+
+
+def naive_overlap(text: str, evaluation: list[str]) -> bool:
+    words = plain_words(text)
+    for other in map(plain_words, evaluation):
+        size = min(13, len(other))
+        if not size or (size < 8 and len(words) != size):
+            continue
+        grams = {tuple(other[i : i + size]) for i in range(len(other) - size + 1)}
+        if any(tuple(words[i : i + size]) in grams for i in range(len(words) - size + 1)):
+            return True
+    return False
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_overlap_is_what_a_naive_search_finds(seed):
+    chooser = random.Random(seed)
+
+    def text(longest):
+        return " ".join(chooser.choice(["a", "B", "c.", "d"]) for _ in range(chooser.randint(0, longest)))
+
+    evaluation = [text(chooser.choice([3, 9, 12, 30])) for _ in range(40)]
+    texts = [text(chooser.choice([5, 30])) for _ in range(300)]
+    texts += [f"{text(9)} {chooser.choice(evaluation)} {text(9)}" for _ in range(50)]
+    overlap = ngrams.Overlap.of(evaluation)
+    found = [overlap.find(ngrams.words(text)) for text in texts]
+    assert [ngram is not None for ngram in found] == [naive_overlap(text, evaluation) for text in texts]
+    assert 0 < sum(ngram is not None for ngram in found) < len(texts)
+    for ngram, text in zip(found, texts):
+        if ngram is not None:
+            assert ngram in text.lower() and naive_overlap(ngram, evaluation)
+
+
+def test_no_evaluation_text_overlaps_nothing():
+    assert ngrams.Overlap.of(["", "?"]).find(ngrams.words("Some words here.")) is None
