@@ -21,12 +21,11 @@ def main(_) -> None:
     from etils import epath
 
     from roberta_jax import storage
-    from roberta_jax.preparation.prepare import DEFAULT_CACHE
     from roberta_jax.training import distributed
 
     if not jax.config.jax_compilation_cache_dir:
         with contextlib.suppress(OSError, RuntimeError):  # nowhere to keep what is compiled: then it is not kept
-            compiled = DEFAULT_CACHE.expanduser() / "compiled"
+            compiled = storage.CACHE.expanduser() / "compiled"
             storage.require_writable(compiled)
             jax.config.update("jax_compilation_cache_dir", str(compiled))
             jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)  # of 1 s by default: there are many small ones

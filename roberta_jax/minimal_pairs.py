@@ -6,9 +6,9 @@ python -m roberta_jax.minimal_pairs --model=/tmp/run --source=blimp/ [--pairs=10
 import argparse
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from roberta_jax import storage
 from roberta_jax.errors import UserError, exit_with_sentence
 from roberta_jax.output import show, to_json
 from roberta_jax.pairs import suites
@@ -44,13 +44,12 @@ def run(args: argparse.Namespace, read: list[suites.Suite]) -> None:
     import jax
 
     from roberta_jax.pairs import accuracy, table
-    from roberta_jax.preparation.prepare import DEFAULT_CACHE
     from roberta_jax.scoring import METRICS
 
     if args.metric not in METRICS:
         raise UserError(f"--metric is {args.metric!r}; it can be {', '.join(METRICS)}.")
     if not jax.config.jax_compilation_cache_dir:  # a model in training is scored over and over
-        jax.config.update("jax_compilation_cache_dir", str(DEFAULT_CACHE.expanduser() / "compiled"))
+        jax.config.update("jax_compilation_cache_dir", str(storage.CACHE.expanduser() / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
     notes = _notes(args.model, args.metric)
     points = []
@@ -70,30 +69,29 @@ def run(args: argparse.Namespace, read: list[suites.Suite]) -> None:
 def _models(args: argparse.Namespace) -> Iterator[tuple["Model", dict]]:
     """Each model to score, and of a workdir's checkpoint its step, the ids that it had seen and its valid loss."""
     from roberta_jax.inference import load
-    from roberta_jax.training.checkpoint import saved_steps
+    from roberta_jax.interop.hub import steps_of
 
-    workdir = Path(args.model).expanduser()
     if not args.all:
         yield load(args.model, args.checkpoint, args.dtype), {}
         return
-    steps = saved_steps(workdir / "checkpoints")
+    steps = steps_of(args.model)
     if not steps:
-        raise UserError(f"--all: {workdir / 'checkpoints'} holds no checkpoint.")
+        raise UserError(f"--all: {args.model} holds no checkpoint.")
     for step in steps:
         try:
             model = load(args.model, step, args.dtype)
         except UserError:
-            if step in saved_steps(workdir / "checkpoints"):
+            if step in steps_of(args.model):
                 raise
-            show(f"{workdir}, step {step:,} was removed by the run meanwhile", sys.stderr)
+            show(f"{args.model}, step {step:,} was removed by the run meanwhile", sys.stderr)
             continue
-        yield model, _about(workdir, step)
+        yield model, _about(args.model, step)
 
 
-def _about(workdir: Path, step: int) -> dict:
-    from roberta_jax.interop.hub import read_json, read_metrics
+def _about(workdir: str, step: int) -> dict:
+    from roberta_jax.interop.runs import read_metrics
 
-    config = read_json(workdir / "config.json")
+    config = storage.read_json(storage.join(workdir, "config.json"))
     about = {"step": step, "ids_seen": step * config.get("batch_size", 0) * config.get("data", {}).get("length", 0)}
     losses = [line["valid/loss"] for line in read_metrics(workdir) if line.get("step") == step and "valid/loss" in line]
     return about | ({"valid_loss": losses[-1]} if losses else {})
@@ -109,12 +107,11 @@ def _notes(model: str, metric: str) -> list[str]:
     if metric != "holistic":
         return []
     rule = "holistic scores are only for models that never learned to predict kept tokens"
-    path = Path(model).expanduser()
-    if not (path / "checkpoints").is_dir():
-        return [f"Note: {rule}, which nothing in {model} tells of."]
-    from roberta_jax.interop.hub import read_json
+    from roberta_jax.interop.runs import is_workdir
 
-    data = read_json(path / "config.json").get("data", {})
+    if not is_workdir(model):
+        return [f"Note: {rule}, which nothing in {model} tells of."]
+    data = storage.read_json(storage.join(model, "config.json")).get("data", {})
     kept = 1 - data.get("mask_replace_prob", 0.8) - data.get("random_replace_prob", 0.1)  # before these were fields
     if kept > 1e-9:
         return [

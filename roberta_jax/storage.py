@@ -24,6 +24,8 @@ import pyarrow
 from roberta_jax.errors import UserError
 from roberta_jax.output import to_json
 
+CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "roberta_jax"
+
 
 @dataclass(frozen=True)
 class File:

@@ -120,7 +120,7 @@ def run_killed(arguments: list[str], workdir: Path, kills: list[Kill]) -> Iterat
 
 def differences(one: Path, other: Path, steps: int) -> list[str]:
     """What is not bit for bit the same in two workdirs: arrays of the final state, the metrics' lines, what is kept."""
-    from roberta_jax.interop.hub import read_metrics
+    from roberta_jax.interop.runs import read_metrics
     from roberta_jax.training.checkpoint import read_arrays, saved_steps
 
     states = [read_arrays(workdir / "checkpoints", steps) for workdir in (one, other)]

@@ -15,6 +15,7 @@ from roberta_jax.data.corpus import Corpus, report
 from roberta_jax.errors import UserError
 from roberta_jax.interop import hub
 from roberta_jax.interop.conversion import config_to_transformers
+from roberta_jax.interop.runs import read_metrics
 from roberta_jax.model.encoder import RobertaConfig
 from roberta_jax.pretraining.job import PretrainConfig, pretrain
 from roberta_jax.tasks import runs
@@ -128,7 +129,7 @@ def test_whole_lines_around_a_broken_one_are_kept(config, pretrained, tmp_path):
     ]
     damaged = b"".join([whole[0], *garbage, *whole[1:], b'{"step": 9, "tra'])
     (workdir / "metrics.jsonl").write_bytes(damaged)
-    assert [line["step"] for line in hub.read_metrics(workdir)] == [line["step"] for line in lines_of(pretrained)]
+    assert [line["step"] for line in read_metrics(workdir)] == [line["step"] for line in lines_of(pretrained)]
     pretrain(config, workdir)
     assert (workdir / "metrics.jsonl").read_bytes() == b"".join(whole)
     assert (workdir / "metrics.jsonl.damaged").read_bytes() == damaged
@@ -204,7 +205,7 @@ def test_readers_of_a_run_end_well_or_with_a_sentence(pretrained, finetuning, tm
             ends_well_or_with_a_sentence(
                 lambda: hub.export(workdir, tmp_path / "out"),  # noqa: B023
                 lambda: hub.load(workdir, "best"),  # noqa: B023
-                lambda: hub.read_metrics(workdir),  # noqa: B023
+                lambda: read_metrics(workdir),  # noqa: B023
                 lambda: last_logged(workdir),  # noqa: B023
                 lambda: runs.read_results(workdir / "results.json"),  # noqa: B023
             )

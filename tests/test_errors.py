@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 import re
+import runpy
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ import pytest
 import safetensors.numpy
 from disks import as_nobody, mounted, read_only
 
+from roberta_jax import prepare as prepare_command
 from roberta_jax import storage
 from roberta_jax.data.corpus import ShardWriter
 from roberta_jax.errors import UserError, exit_with_sentence, outcome
@@ -26,7 +28,7 @@ from roberta_jax.preparation import prepare
 from roberta_jax.preparation.prepare import Recipe
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = [path for path in (ROOT / "roberta_jax").rglob("*.py") if '__name__ == "__main__"' in path.read_text()]
+COMMANDS = [path for path in (ROOT / "roberta_jax").glob("*.py") if '__name__ == "__main__"' in path.read_text()]
 
 
 def run(code: str, *arguments: str, **options) -> subprocess.CompletedProcess:
@@ -38,6 +40,15 @@ def run(code: str, *arguments: str, **options) -> subprocess.CompletedProcess:
 @pytest.mark.parametrize("path", COMMANDS, ids=lambda path: path.stem)
 def test_every_command_ends_by_the_one_door(path):
     assert re.search(r"\n    exit_with_sentence\(", path.read_text())
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [("data.prepare", "prepare"), ("data.beam", "prepare --beam"), ("data.inspect", "inspect"), ("interop.hub", "export")],
+)
+def test_a_command_that_moved_says_its_new_name(before, now):
+    with pytest.raises(SystemExit, match=f"python -m roberta_jax.{before} .*is python -m roberta_jax.{now} now"):
+        runpy.run_module(f"roberta_jax.{before}", run_name="__main__")
 
 
 def test_errors_of_the_system_name_the_path_and_the_reason(tmp_path):
@@ -87,11 +98,11 @@ def test_a_full_disk_in_a_preparation(tmp_path, documents, small_corpus, tokeniz
     (tmp_path / "a.txt").write_text("\n\n".join(documents))
     tokenizer = str(small_corpus.folder / "tokenizer") if tokenizer == "folder" else tokenizer
     with mounted(tmp_path / "disk", "size=80k") as disk:
-        monkeypatch.setattr(prepare, "DEFAULT_CACHE", disk / "cache")
+        monkeypatch.setattr(storage, "CACHE", disk / "cache")
         arguments = ["--source", tmp_path / "a.txt", "--tokenizer", tokenizer, "--length", 64, "--out", disk / "out"]
         monkeypatch.setattr(sys, "argv", ["prepare", *map(str, [*arguments, "--processes", 1])])
         with pytest.raises(SystemExit) as ended:
-            exit_with_sentence(prepare.main)
+            exit_with_sentence(prepare_command.main)
     (line,) = [line for line in capfd.readouterr().err.splitlines() if "error" in line]
     assert ended.value.code == 2 and line.startswith(f"error: {disk}/out") and "the disk is full; make room" in line
 
@@ -202,9 +213,9 @@ def test_a_corpus_in_a_cache_that_cannot_be_written_is_found(tmp_path, documents
 
 NOBODY = """
 import sys
-from roberta_jax.data import prepare
+from roberta_jax import prepare
 from roberta_jax.errors import exit_with_sentence
-exit_with_sentence(prepare.main)
+exit_with_sentence(prepare_command.main)
 """
 
 

@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[2]
 # Takes the lock, says so, and keeps it while a child of its own, which knows nothing of it, runs on.
 HOLDER = """
 import subprocess, sys, time
-from roberta_jax.data import lock
+from roberta_jax import lock
 from roberta_jax.errors import UserError
 try:
     with lock.held(sys.argv[1]):

@@ -169,7 +169,7 @@ def test_a_copy_that_was_stopped_goes_on_and_a_damaged_shard_is_named(small_corp
 
 
 def test_a_store_without_its_package_is_named(tmp_path):
-    code = "import sys; sys.modules['gcsfs'] = None; from roberta_jax.data import prepare; prepare.main()"
+    code = "import sys; sys.modules['gcsfs'] = None; from roberta_jax import prepare; prepare.main()"
     for source, said in (("gs://bucket/text", "Please install gcsfs"), ("nosuch://bucket/text", "Protocol not known: nosuch")):
         command = [sys.executable, "-c", f"from roberta_jax.errors import exit_with_sentence as e\ndef f():\n {code}\ne(f)"]
         command += ["--source", source, "--tokenizer", "400", "--out", str(tmp_path / "out")]
@@ -182,7 +182,7 @@ def test_a_store_without_its_package_is_named(tmp_path):
 
 WRITER = """
 import sys, time
-from roberta_jax.data import storage
+from roberta_jax import storage
 with storage.written(sys.argv[1]) as partial:
     partial.write_text("half")
     print(partial, flush=True)
@@ -190,7 +190,7 @@ with storage.written(sys.argv[1]) as partial:
 """
 MANY = """
 import os, sys
-from roberta_jax.data import storage
+from roberta_jax import storage
 os.getpid = lambda: 1  # as in a container
 storage._host = lambda: "host"
 for i in range(100):

@@ -27,6 +27,7 @@ from roberta_jax.data.masking import Masking
 from roberta_jax.data.pipeline import on_mesh, valid_batches
 from roberta_jax.errors import UserError, check
 from roberta_jax.interop import hub
+from roberta_jax.interop.runs import read_metrics
 from roberta_jax.model.encoder import RobertaConfig
 from roberta_jax.preparation.recipe import key
 from roberta_jax.pretraining.job import DataConfig, PretrainConfig, check_devices, open_corpus, perplexity, pretrain
@@ -151,7 +152,7 @@ def _pretrained(base: PretrainConfig, config: PretrainConfig, folder: Path, name
     if not pretrain(config, folder):
         return None
     source = hub.load(folder)
-    lines = [line for line in hub.read_metrics(folder) if "valid/loss" in line]
+    lines = [line for line in read_metrics(folder) if "valid/loss" in line]
     tokens_a_step = config.batch_size * corpus.manifest["tokens"]["train"] / corpus.manifest["rows"]["train"]
     last = lines[-1]
     name = "valid/mlm_loss" if "valid/mlm_loss" in last else "valid/loss"

@@ -1,7 +1,7 @@
 """Pretrained models in, whatever wrote them, and out as transformers loads them."""
 
 import re
-from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ import safetensors.numpy
 from roberta_jax import storage
 from roberta_jax.config import typed
 from roberta_jax.errors import UserError
-from roberta_jax.interop import fairseq, torch_files
+from roberta_jax.interop import fairseq, remote, torch_files
 from roberta_jax.interop.conversion import (
     config_from_transformers,
     config_to_transformers,
@@ -22,6 +22,7 @@ from roberta_jax.interop.conversion import (
 )
 from roberta_jax.interop.model_card import model_card
 from roberta_jax.interop.pretrained import Pretrained
+from roberta_jax.interop.runs import choose, is_workdir, read_metrics
 from roberta_jax.model.encoder import RobertaConfig
 from roberta_jax.storage import read_json
 from roberta_jax.tokenization import encodings
@@ -49,6 +50,10 @@ def load(source: str | Path, checkpoint: str | int = "newest") -> Pretrained:
     Raises:
       UserError: nothing is there, it is damaged or of another architecture, or the hub does not answer.
     """
+    if storage.is_url(source):
+        folder, checkpoint = remote.copied(str(source), str(checkpoint))
+        pretrained = load(folder, checkpoint)
+        return replace(pretrained, origin=pretrained.origin.replace(str(folder), str(source), 1))
     folder = Path(source).expanduser()
     if not folder.exists():
         if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(source)) or str(source).startswith("."):
@@ -75,6 +80,13 @@ def load(source: str | Path, checkpoint: str | int = "newest") -> Pretrained:
     if text is not None and text.pad != pretrained.config.pad_id:
         raise UserError(f"{source}: {PAD} is {text.pad} in the tokenizer and {pretrained.config.pad_id} in the model.")
     return pretrained
+
+
+def steps_of(source: str | Path) -> list[int]:
+    """The checkpoints of a workdir that are whole, ascending; none where it is no workdir."""
+    from roberta_jax.training.checkpoint import saved_steps  # here, so that the rest needs no Orbax
+
+    return remote.steps_of(str(source)) if storage.is_url(source) else saved_steps(Path(source).expanduser() / "checkpoints")
 
 
 def _download(name: str) -> Path:
@@ -111,7 +123,7 @@ def _load_workdir(workdir: Path, checkpoint: str | int) -> Pretrained:
     if not steps:
         raise UserError(f"{workdir / 'checkpoints'} holds no checkpoint yet.")
     task = _read_task(workdir / "task.json")
-    step = steps[-1] if task and checkpoint == "best" else _choose(workdir, steps, str(checkpoint))
+    step = choose(workdir, steps, str(checkpoint))
     params = read_params(workdir / "checkpoints", step)
     has_no_place = params.pop("next_sentence", None)
     ignored = {"next_sentence": "the head of pairs, for which RoBERTa's classes have no place"} if has_no_place else {}
@@ -141,22 +153,6 @@ def shape_of_run(workdir: Path) -> RobertaConfig | None:
     return typed(RobertaConfig, read_json(workdir / "config.json").get("model", {}), "model.")
 
 
-def _choose(workdir: Path, steps: Sequence[int], checkpoint: str) -> int:
-    if checkpoint == "newest":
-        return steps[-1]
-    if checkpoint == "best":
-        losses = {
-            entry["step"]: loss for entry in read_metrics(workdir) if np.isfinite(loss := entry.get("valid/loss", np.nan))
-        }
-        measured = [step for step in steps if step in losses]
-        if not measured:
-            raise UserError(f"{workdir / 'metrics.jsonl'} has no valid/loss for a saved step; take the newest.")
-        return min(measured, key=losses.get)
-    if not checkpoint.isdigit() or int(checkpoint) not in steps:
-        raise UserError(f"checkpoint is {checkpoint!r}; {workdir} has newest, best, {', '.join(map(str, steps))}.")
-    return int(checkpoint)
-
-
 def _read_task(path: Path) -> dict:
     """task.json; {} where there is none."""
     if not path.exists():
@@ -166,20 +162,6 @@ def _read_task(path: Path) -> dict:
         if not isinstance(task.get(name, kind()), kind):
             raise UserError(f"{path}: {name} is {task[name]!r}, which no run writes; it is damaged.")
     return task
-
-
-def read_metrics(workdir: Path) -> list[dict[str, float]]:
-    """The lines of metrics.jsonl that can be read; null, which stands for a number that is not finite, is NaN."""
-    from roberta_jax.training.logging import entry_of  # here, so that the rest needs no TensorBoard
-
-    path = workdir / "metrics.jsonl"
-    lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
-    numbers = (float, int)
-    return [
-        {name: np.nan if value is None else value for name, value in entry.items() if value is None or type(value) in numbers}
-        for entry in map(entry_of, lines)
-        if entry is not None
-    ]
 
 
 def _load_transformers(folder: Path) -> Pretrained:
@@ -300,12 +282,11 @@ def _ours(name: str) -> bool:
 def export(source: str | Path, folder: Path, checkpoint: str | int = "newest") -> Pretrained:
     """Writes any model that `load` reads as a folder of transformers; a workdir's with its model card."""
     require_room(folder)
-    pretrained, workdir = load(source, checkpoint), Path(source).expanduser()
-    card = ""
-    if (workdir / "checkpoints").is_dir():
-        noted = workdir / "command.txt"
-        command = noted.read_bytes().decode("utf-8", "replace").strip("\0 \n") if noted.is_file() else ""
-        card = model_card(pretrained, read_json(workdir / "config.json"), read_metrics(workdir), command)
+    pretrained, card = load(source, checkpoint), ""
+    if is_workdir(source):
+        noted, config = (storage.join(source, name) for name in ("command.txt", "config.json"))
+        command = storage.read_bytes(noted).decode("utf-8", "replace").strip("\0 \n") if storage.exists(noted) else ""
+        card = model_card(pretrained, read_json(config), read_metrics(source), command)
     save(pretrained, folder, card)
     return pretrained
 

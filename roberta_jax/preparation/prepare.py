@@ -25,7 +25,6 @@ from roberta_jax.tokenization import encodings
 from roberta_jax.tokenization.tokenizer import Encoding
 
 TOKENIZER_BYTES, TOKENIZER_SHARDS = 64 << 20, 1_024  # of text, from shards alike, to learn a vocabulary from; at most
-DEFAULT_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "roberta_jax"
 LOCK = ".lock"  # in a folder that was there before
 NOTHING = {LOCK, lock.NAME, "lost+found"}  # what an empty folder may hold: the latter is what a new disk is mounted with
 
@@ -74,7 +73,7 @@ def _training_texts(recipe: Recipe, shards: list[list[Piece]]) -> Iterator[str]:
 def prepare(
     recipe: Recipe,
     out: str | Path | None = None,
-    cache: Path = DEFAULT_CACHE,
+    cache: Path = storage.CACHE,
     processes: int | None = None,
     agree: Callable[[Encoding], None] = lambda tokenizer: None,
 ) -> Corpus:
@@ -112,7 +111,7 @@ def _usable(cache: Path) -> Path:
 def make(
     recipe: Recipe,
     out: str | Path | None = None,
-    cache: Path = DEFAULT_CACHE,
+    cache: Path = storage.CACHE,
     workers: int | None = None,
     run: Callable[[Work, Path, int], None] = processes.run,
     agree: Callable[[Encoding], None] = lambda tokenizer: None,

@@ -20,7 +20,7 @@ from roberta_jax.model.encoder import RobertaConfig
 from roberta_jax.model.flops import train_flops
 from roberta_jax.model.heads import apply_masked_lm, init_masked_lm
 from roberta_jax.preparation.documents import Reading
-from roberta_jax.preparation.prepare import DEFAULT_CACHE, Recipe, prepare
+from roberta_jax.preparation.prepare import Recipe, prepare
 from roberta_jax.pretraining.losses import masked_lm_loss, means_of_pairs, valid_loss, weigh_pairs
 from roberta_jax.tokenization import encodings
 from roberta_jax.tokenization.sentences import split_sentences
@@ -58,7 +58,7 @@ class DataConfig:
     bad_records: str = Reading.bad_records
     deduplicate: str = Recipe.deduplicate
     exclude: str = ""  # evaluation sets, as sources
-    cache: str = str(DEFAULT_CACHE)  # where prepared corpora and trained vocabularies are kept
+    cache: str = str(storage.CACHE)  # where prepared corpora and trained vocabularies are kept
     processes: int = 0  # that prepare the corpus; 0: one a core
 
     def __post_init__(self):

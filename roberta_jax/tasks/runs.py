@@ -15,6 +15,7 @@ import numpy as np
 from roberta_jax import storage
 from roberta_jax.errors import UserError
 from roberta_jax.interop import hub
+from roberta_jax.interop.runs import read_metrics
 from roberta_jax.preparation.recipe import key
 from roberta_jax.tasks import finetune, packed, predictions
 from roberta_jax.tasks.definitions import GLUE, TASKS
@@ -256,7 +257,7 @@ def _collapsed(prepared: finetune.Prepared, workdir: Path, name: str, end: int, 
         guessing = -(shares * np.log(shares)).sum()
     elif prepared.task.kind == "multiple_choice":
         guessing = np.log(len(prepared.train.features.rows[0]))
-    losses = {line["step"]: line[name] for line in hub.read_metrics(workdir) if name in line and line["step"] <= end}
+    losses = {line["step"]: line[name] for line in read_metrics(workdir) if name in line and line["step"] <= end}
     later = [loss for step, loss in losses.items() if step > max(losses) / 10]
     return not np.mean(later or [valid_loss]) < COLLAPSED * guessing  # so is a loss that is no number
 

@@ -28,6 +28,7 @@ from roberta_jax.data.corpus import Corpus
 from roberta_jax.errors import UserError
 from roberta_jax.preparation import beam, prepare, recipe
 from roberta_jax.preparation import documents as D
+from roberta_jax.preparation.documents import Reading
 from roberta_jax.preparation.prepare import Recipe
 
 ROOT = Path(__file__).parents[2]
@@ -79,7 +80,7 @@ def test_beam_with_worker_processes_counts_bad_records_as_processes_do(documents
     lines = [json.dumps({"text": text}) for text in documents]
     lines[50:50] = ["not JSON", '{"body": "no text"}']
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
-    reading = prepare.Reading(bad_records="skip")
+    reading = Reading(bad_records="skip")
     made = Recipe((str(tmp_path / "a.jsonl"),), str(small_corpus.folder / "tokenizer"), length=64, reading=reading)
     manifest = both(made, tmp_path, "--direct_num_workers=2", "--direct_running_mode=multi_processing")
     assert manifest["bad_records"] == 2 and "line 51: not a JSON object" in manifest["first_bad_records"][0]

@@ -20,6 +20,7 @@ from written import jsonl, random_model, table
 from roberta_jax.config import typed
 from roberta_jax.errors import UserError
 from roberta_jax.interop import hub
+from roberta_jax.interop.runs import read_metrics
 from roberta_jax.model.heads import apply_with_head, init_with_head
 from roberta_jax.tasks import finetune, runs
 from roberta_jax.tasks.batches import collate
@@ -58,7 +59,7 @@ def settings(task: str, model: Path, **fields) -> finetune.FinetuneConfig:
 
 
 def metrics(workdir: Path, name: str) -> list[float]:
-    return [line[name] for line in hub.read_metrics(workdir) if name in line]
+    return [line[name] for line in read_metrics(workdir) if name in line]
 
 
 def labelled(path: Path, texts: list[list[str]], seed: int = 0, classes: str = "ab") -> str:

@@ -27,6 +27,7 @@ from roberta_jax.data.masking import Masking
 from roberta_jax.data.pipeline import train_batches, vocabulary_of
 from roberta_jax.errors import UserError
 from roberta_jax.interop import hub
+from roberta_jax.interop.runs import read_metrics
 from roberta_jax.preparation import prepare, shards
 from roberta_jax.preparation import recipe as recipes
 from roberta_jax.preparation.recipe import Recipe
@@ -180,7 +181,7 @@ def test_nothing_is_passed_over(documents):
 
 def test_the_same_text_gives_the_same_vocabulary_in_any_process(trained, texts):
     code = (
-        "import json, sys; from roberta_jax.data import encodings; texts = json.load(sys.stdin)\n"
+        "import json, sys; from roberta_jax.tokenization import encodings; texts = json.load(sys.stdin)\n"
         f"for encoding in encodings.FILES: print(encodings.train(texts, {SIZE}, encoding).hash)"
     )
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONHASHSEED": "7"}
@@ -390,7 +391,7 @@ def test_a_run_learns_and_what_it_leaves_is_read_and_exported(corpora, tmp_path)
     config.data.update(source=str(corpus.folder), tokenizer="400", encoding="wordpiece", masking="whole_word")
     pretrain(typed(PretrainConfig, config.to_dict()), folder)
     (folder / "config.json").write_text(json.dumps(config.to_dict()))
-    losses = [line["train/loss"] for line in hub.read_metrics(folder) if "train/loss" in line]
+    losses = [line["train/loss"] for line in read_metrics(folder) if "train/loss" in line]
     assert losses[-1] < losses[0] and encodings.load(folder / "tokenizer").hash == corpus.tokenizer.hash
     exported = hub.export(folder, tmp_path / "export")
     assert exported.text.tokenizer.hash == hub.load(tmp_path / "export").text.tokenizer.hash == corpus.tokenizer.hash

@@ -18,6 +18,7 @@ from forked import simulated
 
 from roberta_jax.config import typed
 from roberta_jax.interop import hub
+from roberta_jax.interop.runs import read_metrics
 from roberta_jax.model import attention
 from roberta_jax.model.encoder import RobertaConfig
 from roberta_jax.model.gpu_attention import gpu_attention
@@ -161,7 +162,7 @@ def config(small_corpus) -> PretrainConfig:
 
 
 def losses(workdir: Path) -> list[float]:
-    return [line["train/loss"] for line in hub.read_metrics(workdir) if "train/loss" in line]
+    return [line["train/loss"] for line in read_metrics(workdir) if "train/loss" in line]
 
 
 def incidents(workdir: Path) -> list[dict]:

@@ -1,0 +1,69 @@
+"""A model behind a URL, copied to the cache: Orbax, safetensors and tokenizers read files of this machine."""
+
+import hashlib
+import shutil
+from pathlib import Path
+
+from roberta_jax import lock, storage
+from roberta_jax.errors import UserError
+from roberta_jax.interop.runs import choose
+
+COMMITTED = (
+    "commit_success.txt"  # the last file that Orbax writes of a checkpoint; older versions only where nothing is renamed
+)
+
+
+def copied(url: str, checkpoint: str = "newest") -> tuple[Path, str]:
+    """(its copy, which checkpoint of it to read): of a workdir that one and what stands beside the checkpoints.
+
+    What has not changed since is not copied again.
+
+    Raises:
+      UserError: there is nothing, or no such checkpoint.
+    """
+    root = url.rstrip("/") + "/"
+    there = {_within(file.path, root): file for file in storage.find(root)[0]}
+    if not there:
+        raise UserError(f"{url}: there is no such folder.")
+    folder = storage.CACHE.expanduser() / f"copy-{hashlib.sha256(root.encode()).hexdigest()[:16]}"
+    beside = {name: file for name, file in there.items() if name.count("/") == 0 or name.startswith("tokenizer/")}
+    with lock.waiting(folder.with_suffix(".lock")):
+        if steps := _steps(set(there)):
+            _copy(beside, folder)
+            checkpoint = str(choose(folder, steps, checkpoint))
+            for old in storage.names(folder / "checkpoints") - {checkpoint}:
+                shutil.rmtree(folder / "checkpoints" / old)
+            beside |= {name: file for name, file in there.items() if name.startswith(f"checkpoints/{checkpoint}/")}
+        _copy(beside, folder)
+    return folder, checkpoint
+
+
+def steps_of(url: str) -> list[int]:
+    """The checkpoints of a workdir that are whole, ascending."""
+    root = url.rstrip("/") + "/"
+    return _steps({_within(file.path, root) for file in storage.find(f"{root}checkpoints/")[0]})
+
+
+def _within(path: str, root: str) -> str:
+    """The name of a file below a folder, whichever of its forms the store gives the URL back in."""
+    top = root.split("://", 1)[1].strip("/") + "/"
+    return path.split("://", 1)[1].lstrip("/").removeprefix(top)
+
+
+def _steps(names: set[str]) -> list[int]:
+    """The checkpoints that are whole, ascending."""
+    steps = {name.split("/")[1] for name in names if name.startswith("checkpoints/") and name.count("/") > 1}
+    whole = {step for step in steps if f"checkpoints/{step}/{COMMITTED}" in names} or steps
+    return sorted(int(step) for step in whole if step.isdigit())
+
+
+def _copy(files: dict[str, storage.File], folder: Path) -> None:
+    notes = folder / "copied.json"
+    known = storage.read_json(notes) if notes.is_file() else {}
+    for name, file in files.items():
+        stamp = [file.size, str(file.fingerprint[-1])]
+        if known.get(name) == stamp and (folder / name).is_file() and (folder / name).stat().st_size == file.size:
+            continue
+        storage.download(file.path, folder / name)
+        known[name] = stamp
+    storage.write_json(notes, known)
