@@ -52,7 +52,11 @@ def load(source: str | Path, checkpoint: str | int = "newest") -> Pretrained:
     """
     if storage.is_url(source):
         folder, checkpoint = remote.copied(str(source), str(checkpoint))
-        pretrained = load(folder, checkpoint)
+        try:
+            pretrained = load(folder, checkpoint)
+        except UserError as error:
+            remote.forget(folder)  # the copy may be what is damaged
+            raise UserError(str(error).replace(str(folder), str(source))) from None
         return replace(pretrained, origin=pretrained.origin.replace(str(folder), str(source), 1))
     folder = Path(source).expanduser()
     if not folder.exists():

@@ -11,6 +11,7 @@ from roberta_jax.interop.runs import choose
 COMMITTED = (
     "commit_success.txt"  # the last file that Orbax writes of a checkpoint; older versions only where nothing is renamed
 )
+NOTES = "copied.json"  # of each file of a copy, what it was made from
 
 
 def copied(url: str, checkpoint: str = "newest") -> tuple[Path, str]:
@@ -38,6 +39,11 @@ def copied(url: str, checkpoint: str = "newest") -> tuple[Path, str]:
     return folder, checkpoint
 
 
+def forget(folder: Path) -> None:
+    """Has all of a copy be made anew the next time."""
+    (folder / NOTES).unlink(missing_ok=True)
+
+
 def steps_of(url: str) -> list[int]:
     """The checkpoints of a workdir that are whole, ascending."""
     root = url.rstrip("/") + "/"
@@ -58,7 +64,7 @@ def _steps(names: set[str]) -> list[int]:
 
 
 def _copy(files: dict[str, storage.File], folder: Path) -> None:
-    notes = folder / "copied.json"
+    notes = folder / NOTES
     known = storage.read_json(notes) if notes.is_file() else {}
     for name, file in files.items():
         stamp = [file.size, str(file.fingerprint[-1])]

@@ -71,7 +71,7 @@ FAULTS = {
     "nothing": "no such folder",
     "no such checkpoint": "checkpoint is '4'; .* has newest, best, 1, 2, 3",
     "other things": "is no model",
-    "damage": "checkpoint 3 .*damaged",
+    "damage": "memory://run/checkpoints/3 is not a whole checkpoint",
 }
 
 
