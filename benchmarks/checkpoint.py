@@ -17,11 +17,12 @@ import numpy as np
 from benchmarks import machine, spread, table
 from benchmarks.sides import Case
 from roberta_jax.memory import use_huge_pages
-from roberta_jax.model.encoder import RobertaConfig
+from roberta_jax.model.config import RobertaConfig
 from roberta_jax.model.heads import init_masked_lm
 from roberta_jax.pretraining.losses import masked_lm_loss
 from roberta_jax.training.checkpoint import Checkpoints
-from roberta_jax.training.optimizer import OptimizerConfig, make_optimizer
+from roberta_jax.training.config import OptimizerConfig
+from roberta_jax.training.optimizer import make_optimizer
 from roberta_jax.training.sharding import batch_sharding, make_mesh
 from roberta_jax.training.step import abstract_state, compile_train_step, init_state, make_train_step
 

@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks import ASSETS, compare, comparison_lines, in_turn
 from roberta_jax.memory import use_huge_pages
-from roberta_jax.model.encoder import RobertaConfig
+from roberta_jax.model.config import RobertaConfig
 from roberta_jax.model.heads import init_with_head
 from roberta_jax.tasks.batches import choose_lengths, train_batches
 from roberta_jax.tasks.examples import TaskData, read_splits
@@ -28,7 +28,8 @@ from roberta_jax.tasks.features import Features, encode
 from roberta_jax.tasks.finetune import task_loss
 from roberta_jax.tokenization.model_tokenizer import ByteLevelText
 from roberta_jax.tokenization.tokenizer import Tokenizer
-from roberta_jax.training.optimizer import OptimizerConfig, make_optimizer
+from roberta_jax.training.config import OptimizerConfig
+from roberta_jax.training.optimizer import make_optimizer
 from roberta_jax.training.sharding import make_mesh
 from roberta_jax.training.step import abstract_state, compile_train_step, init_state, make_train_step
 

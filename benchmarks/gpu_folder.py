@@ -27,12 +27,11 @@ PACKAGES = ("ml_collections", "tensorboardX", "tiktoken", "sentencepiece")  # by
 
 def make_corpus(folder: Path, sources: list[str], vocabulary: int, length: int) -> None:
     """Prepares what is not there yet, and leaves nothing beside the corpus itself."""
-    from roberta_jax.preparation.prepare import (  # here: a bare machine cannot import it, and unpacks packages first
-        Recipe,
-        prepare,
-    )
+    # here: a bare machine cannot import these, and unpacks packages first
+    from roberta_jax.preparation.config import CorpusConfig
+    from roberta_jax.preparation.prepare import prepare
 
-    prepare(Recipe(tuple(sources), vocabulary, length=length), folder / "corpus", folder / "cache")
+    prepare(CorpusConfig(tuple(sources), vocabulary, length=length), folder / "corpus", folder / "cache")
     shutil.rmtree(folder / "cache", ignore_errors=True)
     for path in folder.glob("*.lock"):
         path.unlink()

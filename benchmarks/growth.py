@@ -25,7 +25,7 @@ import numpy as np
 from benchmarks import ASSETS, in_turn, spread
 from benchmarks.sides import Case, masked_lm_step
 from roberta_jax.memory import use_huge_pages
-from roberta_jax.model.encoder import RobertaConfig
+from roberta_jax.model.config import RobertaConfig
 from roberta_jax.model.flops import train_flops
 
 MIDDLE = RobertaConfig(8_192, 4, 256, 1_024, 4, dropout=0.0, attention_dropout=0.0)
@@ -134,9 +134,10 @@ def of_batches(folder: Path, rounds: int) -> tuple[dict[str, list[list[float]]],
     from roberta_jax.data.corpus import Corpus
     from roberta_jax.data.masking import Masking
     from roberta_jax.data.pipeline import train_batches
-    from roberta_jax.preparation.prepare import Recipe, prepare
+    from roberta_jax.preparation.config import CorpusConfig
+    from roberta_jax.preparation.prepare import prepare
 
-    recipe = Recipe((str(ASSETS / "text"),), str(ASSETS / "roberta-vocab"), length=LENGTH)
+    recipe = CorpusConfig((str(ASSETS / "text"),), str(ASSETS / "roberta-vocab"), length=LENGTH)
     once = prepare(recipe, folder / "corpus", folder / "cache")
     corpora, streams, masking = {}, {}, Masking()
     for times in GRIDS["corpus"]:

@@ -16,7 +16,8 @@ import numpy as np
 
 from benchmarks import ASSETS, compare, comparison_lines, in_turn
 from benchmarks.tokenizer import documents
-from roberta_jax.preparation.prepare import Recipe, prepare
+from roberta_jax.preparation.config import CorpusConfig
+from roberta_jax.preparation.prepare import prepare
 
 
 def main() -> None:
@@ -39,7 +40,9 @@ def main() -> None:
         texts = documents(["docs"], args.megabytes)
         (folder / "docs.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
         vocab = int(args.vocab) if args.vocab.isdigit() else args.vocab
-        corpus = prepare(Recipe((str(folder / "docs.jsonl"),), vocab, length=args.length), folder / "corpus", folder / "cache")
+        corpus = prepare(
+            CorpusConfig((str(folder / "docs.jsonl"),), vocab, length=args.length), folder / "corpus", folder / "cache"
+        )
 
         import torch  # here, since the processes that prepare the corpus import this module
         import transformers

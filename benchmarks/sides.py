@@ -102,7 +102,8 @@ def masked_lm_step(config, batch: dict[str, np.ndarray], microbatch: int = 0, de
     from roberta_jax.model.flops import train_flops
     from roberta_jax.model.heads import init_masked_lm
     from roberta_jax.pretraining.losses import masked_lm_loss
-    from roberta_jax.training.optimizer import OptimizerConfig, make_optimizer
+    from roberta_jax.training.config import OptimizerConfig
+    from roberta_jax.training.optimizer import make_optimizer
     from roberta_jax.training.sharding import batch_sharding, make_mesh
     from roberta_jax.training.step import abstract_state, accumulation, compile_train_step, init_state, make_train_step
 
@@ -136,7 +137,7 @@ def masked_lm_step(config, batch: dict[str, np.ndarray], microbatch: int = 0, de
 
 
 def roberta_config(case: Case):
-    from roberta_jax.model.encoder import RobertaConfig
+    from roberta_jax.model.config import RobertaConfig
 
     layers, hidden, feed_forward, heads = SHAPES[case.shape]
     return RobertaConfig(

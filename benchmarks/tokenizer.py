@@ -17,13 +17,14 @@ import tokenizers
 
 from benchmarks import compare, comparison_lines, in_turn
 from roberta_jax import storage
-from roberta_jax.preparation.documents import Counts, Reading, read, resolve
+from roberta_jax.preparation.config import ReaderConfig
+from roberta_jax.preparation.documents import Counts, read, resolve
 from roberta_jax.tokenization.tokenizer import Tokenizer
 
 
 def documents(sources: list[str], megabytes: float) -> list[str]:
     """The first documents of the sources, as many as fit."""
-    texts, left, reading = [], megabytes * 1e6, Reading()
+    texts, left, reading = [], megabytes * 1e6, ReaderConfig()
     shards = resolve(sources, reading, storage.CACHE.expanduser(), os.cpu_count())
     for text in (text for pieces in shards for piece in pieces for text in read(piece, reading, Counts())):
         texts.append(text)

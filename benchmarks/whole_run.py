@@ -102,7 +102,8 @@ def tokens_of(fields: dict) -> int:
 def bare_step(fields: dict) -> Callable[[int], float]:
     """A function that does one step and so many more on the run's first batch, and tells the seconds of one of these."""
     from roberta_jax.data.pipeline import on_mesh, train_batches
-    from roberta_jax.pretraining.job import PretrainConfig, masking_of, of_pairs, open_corpus, with_sizes
+    from roberta_jax.pretraining.config import PretrainConfig, masking_of, with_sizes
+    from roberta_jax.pretraining.job import of_pairs, open_corpus
 
     config = with_sizes(typed(PretrainConfig, fields))
     mesh, optimizer, seed = make_mesh(config.fsdp), make_optimizer(config.optimizer, config.steps), np.uint32(config.seed)

@@ -12,6 +12,8 @@ command goes on where it was stopped. Any field of configs/base.py may be given:
 from ml_collections import ConfigDict
 
 from configs import tiny
+from roberta_jax.ablations.config import Downstream
+from roberta_jax.config import defaults
 
 
 def get_config(study: str = "all") -> ConfigDict:
@@ -22,16 +24,9 @@ def get_config(study: str = "all") -> ConfigDict:
     config.steps = 500
     config.eval_every = config.checkpoint_every = 125
     config.keep_checkpoints = 1
-    with config.ignore_type():
-        config.optimizer.warmup_steps = 0.06  # of the steps, in which variants differ
+    config.optimizer.warmup_steps = 0.06  # of the steps, in which variants differ
     # A small part of the text, so that rows come again as they do in a long run.
     config.data.update(fraction=1 / 32, valid_fraction=0.002)
 
-    config.downstream = ConfigDict()  # what each pretrained model is fine-tuned on
-    config.downstream.source = ""  # a folder with GLUE's folders; "": nothing
-    config.downstream.tasks = "sst2,cola,rte"
-    config.downstream.steps = 300
-    config.downstream.batch_size = 32
-    config.downstream.learning_rate = 5e-4
-    config.downstream.max_length = 64
+    config.downstream = ConfigDict(defaults(Downstream))
     return config

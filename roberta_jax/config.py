@@ -3,14 +3,74 @@
 import dataclasses
 import difflib
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
 
 from absl import flags
 
-from roberta_jax.errors import UserError
+from roberta_jax.errors import UserError, check_choice
 
 T = TypeVar("T")
+PARTED = re.compile(r"(?<!\\),")  # a list in one value; a comma within a name is written \\,
+
+
+def option(default: Any, help: str, choices: tuple[str, ...] = ()) -> Any:
+    """A field of a config, declared once: its default, what it is, and the values that it may have, if they are few.
+
+    Config files begin with the defaults, `prepare` has its flags from here, and docs/fields.md its table.
+    """
+    return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
+
+
+def check_choices(config: Any, prefix: str = "") -> None:
+    """Raises a UserError where a field is none of its choices."""
+    for each in dataclasses.fields(config):
+        if choices := each.metadata.get("choices"):
+            check_choice(f"{prefix}{each.name}", getattr(config, each.name), choices)
+
+
+def defaults(cls: type, leave_out: Collection[str] = ()) -> dict[str, Any]:
+    """The fields of a config's dataclass with their defaults, as a config file has them.
+
+    Args:
+      leave_out: fields that no config sets, as "model.pad_id".
+    """
+    found = {}
+    for each in dataclasses.fields(cls):
+        inner = [name.partition(".")[2] for name in leave_out if name.startswith(f"{each.name}.")]
+        if each.name in leave_out:
+            continue
+        if dataclasses.is_dataclass(each.type):
+            found[each.name] = defaults(each.type, inner) | _given(each)
+        else:
+            found[each.name] = _plain(each, each.default)
+    return found
+
+
+def _given(each: dataclasses.Field) -> dict[str, Any]:
+    """Where a section begins with other values than its own class has."""
+    if each.default_factory is each.type:
+        return {}
+    value = each.default_factory()
+    known = {one.name: one.default for one in dataclasses.fields(value)}
+    return {name: getattr(value, name) for name in known if getattr(value, name) != known[name]}
+
+
+def plain(config: Any) -> dict[str, Any]:
+    """A config's fields as they stand in a config file and in config.json; `typed` is the way back."""
+    return {each.name: _plain(each, getattr(config, each.name)) for each in dataclasses.fields(config)}
+
+
+def _plain(each: dataclasses.Field, value: Any) -> Any:
+    if dataclasses.is_dataclass(value):
+        return plain(value)
+    if each.type == tuple[str, ...]:
+        return ",".join(part.replace(",", "\\,") for part in value)
+    return str(value) if each.type == int | str else value
+
+
+_KINDS = {tuple[str, ...]: "str", int | str: "str"}
 
 
 def parse_flags(argv: list[str], config: flags.FlagHolder) -> list[str]:
@@ -54,8 +114,12 @@ def typed(cls: type[T], fields: Mapping[str, Any], prefix: str = "") -> T:
             value = typed(kind, value, f"{prefix}{name}.")
         elif kind is float and type(value) is int:
             value = float(value)
+        elif kind == tuple[str, ...] and type(value) is str:
+            value = tuple(part.strip().replace("\\,", ",") for part in PARTED.split(value) if part.strip())
+        elif kind == int | str and type(value) in (int, str):
+            value = int(value) if str(value).isdigit() else value
         elif type(value) is not kind:
-            raise UserError(f"{path} is {value!r}; expected a value of type {kind.__name__}.")
+            raise UserError(f"{path} is {value!r}; expected a value of type {_KINDS.get(kind) or kind.__name__}.")
         elif kind is float and not math.isfinite(value):
             raise UserError(f"{path} is {value}; expected a number that is finite.")
         values[name] = value

@@ -21,7 +21,7 @@ from roberta_jax import scoring
 from roberta_jax.bucketing import buckets, map_rows, power_of_two
 from roberta_jax.errors import UserError
 from roberta_jax.interop import hub
-from roberta_jax.model.encoder import RobertaConfig
+from roberta_jax.model.config import RobertaConfig
 from roberta_jax.model.heads import apply_encoder, apply_masked_lm, apply_with_head
 from roberta_jax.tasks import spans
 from roberta_jax.tasks.definitions import Example

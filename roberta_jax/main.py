@@ -61,7 +61,8 @@ def run(fields: dict, workdir: Path) -> None:
         _require_writable(workdir)
         ablations.run(config, workdir)
     else:
-        from roberta_jax.pretraining.job import PretrainConfig, pretrain
+        from roberta_jax.pretraining.config import PretrainConfig
+        from roberta_jax.pretraining.job import pretrain
 
         config = typed(PretrainConfig, fields)
         _require_writable(workdir)

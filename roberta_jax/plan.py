@@ -66,7 +66,8 @@ def plan(fields: dict, topology: Topology, searching: bool, trials: int, price: 
     # Before JAX is imported: no TPU is to be looked for, nor another plan to be waited for.
     os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
     os.environ |= {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TF_CPP_MIN_LOG_LEVEL": "2"}
-    from roberta_jax.pretraining.job import PretrainConfig, model_of, with_sizes
+    from roberta_jax.pretraining.config import PretrainConfig, with_sizes
+    from roberta_jax.pretraining.job import model_of
 
     config = with_sizes(typed(PretrainConfig, fields))
     config.check_together()
@@ -320,7 +321,7 @@ def activation_bytes(config: Any, rows: int) -> float:
 
 
 def _slots(config: Any) -> int:
-    from roberta_jax.pretraining.job import masking_of
+    from roberta_jax.pretraining.config import masking_of
 
     return masking_of(config.data).slots(config.data.length)
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from roberta_jax.bucketing import power_of_two
-from roberta_jax.model.encoder import RobertaConfig
+from roberta_jax.model.config import RobertaConfig
 from roberta_jax.model.heads import apply_masked_lm
 from roberta_jax.tokenization.model_tokenizer import Sentence
 

@@ -26,7 +26,8 @@ import jax  # noqa: E402
 import pytest  # noqa: E402
 
 from roberta_jax.data.corpus import Corpus  # noqa: E402
-from roberta_jax.preparation.prepare import Recipe, prepare  # noqa: E402
+from roberta_jax.preparation.config import CorpusConfig  # noqa: E402
+from roberta_jax.preparation.prepare import prepare  # noqa: E402
 from roberta_jax.tokenization.tokenizer import Tokenizer  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
@@ -112,5 +113,5 @@ def small_corpus(documents, tmp_path_factory) -> Corpus:
     """A prepared corpus of the `documents`: rows of 64, a vocabulary of 400, a tenth of it valid."""
     folder = tmp_path_factory.mktemp("corpus")
     (folder / "text.txt").write_text("\n\n".join(documents))
-    recipe = Recipe((str(folder / "text.txt"),), 400, length=64, valid_fraction=0.1)
+    recipe = CorpusConfig((str(folder / "text.txt"),), 400, length=64, valid_fraction=0.1)
     return prepare(recipe, folder / "corpus", folder / "cache", processes=1)

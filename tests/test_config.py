@@ -9,28 +9,60 @@ from pathlib import Path
 
 import pytest
 
-from roberta_jax.config import typed
+from roberta_jax.ablations.config import AblationsConfig
+from roberta_jax.config import defaults, plain, typed
+from roberta_jax.data.masking import Masking
 from roberta_jax.errors import UserError
-from roberta_jax.pretraining.job import PretrainConfig, with_sizes
+from roberta_jax.model.config import FIXED
+from roberta_jax.pretraining.config import DataConfig, PretrainConfig, with_sizes
+from roberta_jax.tasks.finetune import FinetuneConfig
 
 ROOT = Path(__file__).parent.parent
 
 
-@pytest.mark.parametrize("name", ["tiny", "base", "large"])
-def test_a_shipped_config_is_whole(name):
-    """Every field that a person can set stands in the file, so that the file is its own documentation."""
-    config = importlib.import_module(f"configs.{name}").get_config().to_dict()
+CONFIGS = {"tiny": PretrainConfig, "base": PretrainConfig, "large": PretrainConfig, "ablations": AblationsConfig}
 
-    def check(cls, section, prefix=""):
-        for field in fields(cls):
-            if field.name in ("num_token_types", "pad_id", "layer_norm_eps"):
-                continue  # RoBERTa's own, which no pretraining changes
-            assert field.name in section, f"{prefix}{field.name}"
-            if is_dataclass(field.type):
-                check(field.type, section[field.name], f"{prefix}{field.name}.")
 
-    check(PretrainConfig, config)
-    typed(PretrainConfig, config)
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_shipped_config_has_every_field_that_a_person_can_set_and_no_other(name):
+    config, cls = importlib.import_module(f"configs.{name}").get_config().to_dict(), CONFIGS[name]
+
+    def paths(section, prefix=""):
+        return {
+            p
+            for key, value in section.items()
+            for p in (paths(value, f"{key}.") if isinstance(value, dict) else [prefix + key])
+        }
+
+    assert paths(config) == paths(defaults(cls, leave_out=[f"model.{name}" for name in FIXED]))
+    assert typed(cls, plain(typed(cls, config))) == typed(cls, config)
+
+
+@pytest.mark.parametrize("cls", [*CONFIGS.values(), FinetuneConfig])
+def test_a_field_is_explained_where_it_is_declared(cls):
+    for field in fields(cls):
+        if is_dataclass(field.type):
+            test_a_field_is_explained_where_it_is_declared(field.type)
+        elif field.name not in ("job", *FIXED):
+            assert field.metadata["help"], field.name
+
+
+def test_a_default_that_stands_in_two_places_is_the_same():
+    masking, data = Masking(), DataConfig()
+    assert (data.masking, data.masking_rate) == (masking.mode, masking.rate)
+    assert (data.mask_replace_prob, data.random_replace_prob) == (masking.mask_replace_prob, masking.random_replace_prob)
+
+
+def test_a_config_is_read_without_the_libraries_that_it_configures():
+    code = "import sys; from configs import ablations, large; large.get_config(); ablations.get_config(); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True).stdout.split()
+    assert not {"jax", "tensorflow", "flax", "orbax"} & set(loaded)
+
+
+def test_names_that_hold_commas_come_back_whole():
+    data = DataConfig(source=("a,b.txt", "c"), tokenizer="folder,1")
+    assert plain(data)["source"] == "a\\,b.txt,c" and typed(DataConfig, plain(data)) == data
+    assert typed(DataConfig, {"source": " a , b,", "tokenizer": "400"}) == DataConfig(source=("a", "b"), tokenizer=400)
 
 
 @pytest.mark.parametrize(

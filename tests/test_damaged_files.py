@@ -16,8 +16,9 @@ from roberta_jax.errors import UserError
 from roberta_jax.interop import hub
 from roberta_jax.interop.conversion import config_to_transformers
 from roberta_jax.interop.runs import read_metrics
-from roberta_jax.model.encoder import RobertaConfig
-from roberta_jax.pretraining.job import PretrainConfig, pretrain
+from roberta_jax.model.config import RobertaConfig
+from roberta_jax.pretraining.config import PretrainConfig
+from roberta_jax.pretraining.job import pretrain
 from roberta_jax.tasks import runs
 from roberta_jax.tasks.finetune import FinetuneConfig
 from roberta_jax.tokenization import encodings

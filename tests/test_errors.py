@@ -25,7 +25,7 @@ from roberta_jax.data.corpus import ShardWriter
 from roberta_jax.errors import UserError, exit_with_sentence, outcome
 from roberta_jax.interop import hub
 from roberta_jax.preparation import prepare
-from roberta_jax.preparation.prepare import Recipe
+from roberta_jax.preparation.config import CorpusConfig
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = [path for path in (ROOT / "roberta_jax").glob("*.py") if '__name__ == "__main__"' in path.read_text()]
@@ -202,13 +202,13 @@ def test_an_interrupted_preparation_ends_at_once_and_goes_on(tmp_path, documents
 
 def test_a_corpus_in_a_cache_that_cannot_be_written_is_found(tmp_path, documents):
     (tmp_path / "a.txt").write_text("\n\n".join(documents))
-    recipe = Recipe((str(tmp_path / "a.txt"),), 400, length=64, valid_fraction=0.1)
+    recipe = CorpusConfig((str(tmp_path / "a.txt"),), 400, length=64, valid_fraction=0.1)
     made = prepare.prepare(recipe, cache=tmp_path / "cache", processes=1)
     (made.folder / "verified.json").unlink()
     with read_only(tmp_path / "cache"):
         assert prepare.prepare(recipe, cache=tmp_path / "cache").folder == made.folder
         with pytest.raises(OSError, match="Read-only file system"):
-            prepare.prepare(Recipe((str(tmp_path / "a.txt"),), 401, length=64), cache=tmp_path / "cache")
+            prepare.prepare(CorpusConfig((str(tmp_path / "a.txt"),), 401, length=64), cache=tmp_path / "cache")
 
 
 NOBODY = """

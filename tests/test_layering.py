@@ -211,7 +211,7 @@ def test_json_is_written_by_one_function(path):
     allowed = {
         "output.py", "main.py", "pretraining/job.py", "tasks/runs.py",
         "tokenization/tokenizer.py", "tokenization/encodings.py", "tokenization/model_tokenizer.py",
-        "preparation/recipe.py", "preparation/docstrings.py", "preparation/shards.py", "preparation/duplicates.py",
+        "preparation/plan.py", "preparation/docstrings.py", "preparation/shards.py", "preparation/duplicates.py",
         "training/meeting.py", "training/notes.py", "training/provenance.py",
     }  # fmt: skip
     found = [name for name, owner, _ in calls(path) if owner == "json" and name in ("dump", "dumps")]

@@ -13,7 +13,7 @@ from roberta_jax import minimal_pairs as command
 from roberta_jax import scoring
 from roberta_jax.errors import UserError
 from roberta_jax.inference import load
-from roberta_jax.model.encoder import RobertaConfig
+from roberta_jax.model.config import RobertaConfig
 from roberta_jax.model.heads import init_masked_lm
 from roberta_jax.pairs.suites import CATEGORIES, read
 from roberta_jax.tokenization.tokenizer import Tokenizer

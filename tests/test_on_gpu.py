@@ -22,7 +22,8 @@ from roberta_jax.data import counter_hash, masking, order, pipeline
 from roberta_jax.data.corpus import PAIRS
 from roberta_jax.data.masking import MODES, Masking
 from roberta_jax.errors import UserError
-from roberta_jax.preparation.prepare import Recipe, prepare
+from roberta_jax.preparation.config import CorpusConfig
+from roberta_jax.preparation.prepare import prepare
 
 ROOT = Path(__file__).parents[1]
 STAND_IN = ROOT / "benchmarks" / "stand_in"
@@ -59,7 +60,7 @@ def corpora(small_corpus, tmp_path_factory):
     folder = tmp_path_factory.mktemp("pairs")
     text = "\n\n".join("\n".join(f"Sentence {i} of text {j} is here." for i in range(9)) for j in range(60))
     (folder / "text.txt").write_text(text)
-    recipe = Recipe((str(folder / "text.txt"),), str(small_corpus.folder / "tokenizer"), PAIRS[0], 64, valid_fraction=0.2)
+    recipe = CorpusConfig((str(folder / "text.txt"),), str(small_corpus.folder / "tokenizer"), PAIRS[0], 64, valid_fraction=0.2)
     return small_corpus, prepare(recipe, folder / "corpus", folder / "cache", processes=1)
 
 

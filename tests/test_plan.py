@@ -19,10 +19,10 @@ from roberta_jax.config import typed
 from roberta_jax.errors import UserError
 from roberta_jax.hardware import GIB, parse_topology
 from roberta_jax.hlo_analysis import COLLECTIVES, Collective, matmul_flops, read_step
-from roberta_jax.model.encoder import RobertaConfig
+from roberta_jax.model.config import RobertaConfig
 from roberta_jax.model.flops import train_flops
 from roberta_jax.model.heads import apply_masked_lm, init_masked_lm
-from roberta_jax.pretraining.job import PretrainConfig
+from roberta_jax.pretraining.config import PretrainConfig
 
 ROOT = Path(__file__).parent.parent
 BASE = PretrainConfig(microbatch_size=16, model=RobertaConfig(dtype="bfloat16"))

@@ -19,8 +19,8 @@ from roberta_jax.data.corpus import Corpus, on_this_machine
 from roberta_jax.errors import UserError
 from roberta_jax.preparation import documents as D
 from roberta_jax.preparation import prepare
-from roberta_jax.preparation.documents import Counts, Reading, read, resolve
-from roberta_jax.preparation.prepare import Recipe
+from roberta_jax.preparation.config import CorpusConfig, ReaderConfig
+from roberta_jax.preparation.documents import Counts, read, resolve
 
 ROOT = Path(__file__).parents[2]
 COMPRESS = {"": bytes, ".gz": gzip.compress, ".zst": lambda data: pyarrow.compress(data, "zstd", asbytes=True)}
@@ -97,8 +97,8 @@ def test_documents_are_read_from_everywhere(place, documents, tmp_path, monkeypa
         partial.write_bytes(COMPRESS[ending]("\n\n".join(documents[:300]).encode()))
     with storage.written(f"{place}/b.parquet") as partial:
         pyarrow.parquet.write_table(pyarrow.table({"text": documents[300:]}), partial, row_group_size=100)
-    shards = resolve([place], Reading(), tmp_path / "cache", 1)
-    assert [text for pieces in shards for piece in pieces for text in read(piece, Reading(), Counts())] == documents
+    shards = resolve([place], ReaderConfig(), tmp_path / "cache", 1)
+    assert [text for pieces in shards for piece in pieces for text in read(piece, ReaderConfig(), Counts())] == documents
     assert len(shards) >= 2
 
 
@@ -111,7 +111,7 @@ def test_a_store_that_stops_answering_is_no_bad_record(documents, tmp_path, monk
             pyarrow.parquet.write_table(pyarrow.table({"text": texts}), partial, row_group_size=1_000)
         else:
             partial.write_bytes(COMPRESS[name.removeprefix("a.txt")](data))
-    reading = Reading(bad_records="skip")
+    reading = ReaderConfig(bad_records="skip")
     (pieces,) = resolve([f"memory://far/{name}"], reading, tmp_path, 1)
     reads, real = [], MemoryFile.read
 
@@ -132,17 +132,19 @@ def test_a_file_that_has_gone_is_no_bad_record(tmp_path, name):
     for path in (str(tmp_path / name), f"memory://far/gone/{name}"):
         piece = D.Piece(D._kind(path), path, 0, 1, 1, ())
         with pytest.raises(UserError, match=rf"{name}: cannot be opened"):
-            list(read(piece, Reading(bad_records="skip"), Counts()))
+            list(read(piece, ReaderConfig(bad_records="skip"), Counts()))
 
 
 def test_a_corpus_is_made_in_and_copied_from_a_url(documents, small_corpus, tmp_path):
     url = f"file://{tmp_path}"
     storage.write_text(f"{url}/text/a.txt", "\n\n".join(documents))
     fields = {"tokenizer": f"file://{small_corpus.folder}/tokenizer", "length": 64, "valid_fraction": 0.1}
-    far = prepare.make(Recipe((f"{url}/text",), **fields, deduplicate="exact"), f"{url}/corpus", tmp_path / "cache", 2)
-    near = prepare.make(Recipe((f"{tmp_path}/text",), **fields, deduplicate="exact"), tmp_path / "near", tmp_path / "cache", 1)
+    far = prepare.make(CorpusConfig((f"{url}/text",), **fields, deduplicate="exact"), f"{url}/corpus", tmp_path / "cache", 2)
+    near = prepare.make(
+        CorpusConfig((f"{tmp_path}/text",), **fields, deduplicate="exact"), tmp_path / "near", tmp_path / "cache", 1
+    )
     assert far == f"{url}/corpus" and sorted(os.listdir(tmp_path / "corpus")) == sorted(os.listdir(near))
-    copy = prepare.prepare(Recipe((far,), **fields), cache=tmp_path / "copies")
+    copy = prepare.prepare(CorpusConfig((far,), **fields), cache=tmp_path / "copies")
     assert copy.folder.parent == tmp_path / "copies" and copy.manifest["shards"] == Corpus(near).manifest["shards"]
     assert not list(tmp_path.glob("cache/spills-*"))
 
@@ -351,7 +353,7 @@ def test_a_copied_vocabulary_is_the_one_that_was_prepared(small_corpus, tmp_path
 
 def test_a_learned_vocabulary_that_was_cut_is_learned_again(documents, tmp_path, capsys):
     (tmp_path / "a.txt").write_text("\n\n".join(documents))
-    recipe = Recipe((str(tmp_path / "a.txt"),), 400, length=64, valid_fraction=0.1)
+    recipe = CorpusConfig((str(tmp_path / "a.txt"),), 400, length=64, valid_fraction=0.1)
     before = prepare.prepare(recipe, tmp_path / "one", tmp_path / "cache", 1)
     (folder,) = (path for path in (tmp_path / "cache").glob("tokenizer-*") if path.is_dir())
     merges = (folder / "merges.txt").read_text().splitlines(True)

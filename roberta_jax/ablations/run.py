@@ -11,26 +11,29 @@ import shlex
 import shutil
 import sys
 import time
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import numpy as np
 
 from roberta_jax import storage
 from roberta_jax.ablations import report, results
+from roberta_jax.ablations.config import AblationsConfig, Downstream
 from roberta_jax.ablations.results import Run, Study
 from roberta_jax.ablations.variants import changed, studies
+from roberta_jax.config import plain
 from roberta_jax.data.corpus import Corpus, bytes_per_token
 from roberta_jax.data.masking import Masking
 from roberta_jax.data.pipeline import on_mesh, valid_batches
-from roberta_jax.errors import UserError, check
+from roberta_jax.errors import UserError
 from roberta_jax.interop import hub
 from roberta_jax.interop.runs import read_metrics
-from roberta_jax.model.encoder import RobertaConfig
-from roberta_jax.preparation.recipe import key
-from roberta_jax.pretraining.job import DataConfig, PretrainConfig, check_devices, open_corpus, perplexity, pretrain
+from roberta_jax.model.config import RobertaConfig
+from roberta_jax.preparation.plan import key
+from roberta_jax.pretraining.config import DataConfig, PretrainConfig
+from roberta_jax.pretraining.job import check_devices, open_corpus, perplexity, pretrain
 from roberta_jax.pretraining.losses import masked_lm_loss
 from roberta_jax.tasks import runs as finetuning
 from roberta_jax.tasks.definitions import TASKS
@@ -38,42 +41,11 @@ from roberta_jax.tasks.examples import TaskData, read_splits
 from roberta_jax.tasks.finetune import FinetuneConfig
 from roberta_jax.tokenization import encodings
 from roberta_jax.training import provenance
+from roberta_jax.training.config import OptimizerConfig
 from roberta_jax.training.distributed import alone_in
 from roberta_jax.training.evaluate import evaluate, make_eval_step
 from roberta_jax.training.logging import recovered, say
-from roberta_jax.training.optimizer import OptimizerConfig
 from roberta_jax.training.sharding import batch_devices, batch_sharding, local_rows, make_mesh
-
-
-@dataclass(frozen=True)
-class Downstream:
-    """Fields of `config.downstream`: what each pretrained model is fine-tuned on."""
-
-    source: str = ""  # a folder with GLUE's folders; "": nothing
-    tasks: str = "sst2,cola,rte"
-    steps: int = 200
-    batch_size: int = 32
-    learning_rate: float = 5e-4
-    max_length: int = 128
-
-    def __post_init__(self):
-        for name, least in (("steps", 1), ("batch_size", 1), ("max_length", 8)):
-            check(least <= getattr(self, name) < 2**31, f"downstream.{name}", getattr(self, name), f"{least} or more")
-        check(self.learning_rate > 0, "downstream.learning_rate", self.learning_rate, "a number above 0")
-
-
-@dataclass(frozen=True)
-class AblationsConfig(PretrainConfig):
-    job: str = "ablations"
-    study: str = "all"  # or several of variants.studies, parted by commas
-    seeds: int = 3  # of each variant, from `seed` on
-    downstream: Downstream = field(default_factory=Downstream)
-
-    POSITIVE: ClassVar = (*PretrainConfig.POSITIVE, "seeds")
-
-    def __post_init__(self):
-        super().__post_init__()
-        check(self.seed + self.seeds <= 2**32, "seeds", self.seeds, f"few enough for seeds below 2³² from {self.seed} on")
 
 
 def run(config: AblationsConfig, workdir: Path) -> None:
@@ -106,7 +78,7 @@ def run(config: AblationsConfig, workdir: Path) -> None:
                 say(f"run {len(found) + 1} of {total}: {study.name}, {variant.name}, seed {seed}")
                 made = changed(base, variant.fields | {"seed": seed})
                 folder = workdir / "runs" / study.name / variant.name / f"seed_{seed}"
-                named = key(asdict(made))
+                named = key(plain(made))
                 if named not in done:
                     with alone_in(folder):  # other studies run in the same workdir at the same time
                         one = _pretrained(base, made, folder, named)

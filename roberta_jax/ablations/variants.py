@@ -4,7 +4,7 @@ from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar
 
 from roberta_jax.ablations.results import Study, Variant
-from roberta_jax.pretraining.job import PretrainConfig, with_sizes
+from roberta_jax.pretraining.config import PretrainConfig, with_sizes
 
 T = TypeVar("T")
 WORDPIECE = 30_522 / 50_265  # entries of BERT's vocabulary beside RoBERTa's
@@ -119,7 +119,7 @@ def encoding(config: PretrainConfig) -> Study:
     size = with_sizes(config).model.vocab_size
 
     def variant(name: str, what: str, encoding: str, size: int) -> Variant:
-        return Variant(name, what, {"data.encoding": encoding, "data.tokenizer": str(size)})
+        return Variant(name, what, {"data.encoding": encoding, "data.tokenizer": size})
 
     return Study(
         "encoding",

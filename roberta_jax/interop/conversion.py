@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from roberta_jax.errors import UserError
-from roberta_jax.model.encoder import RobertaConfig
+from roberta_jax.model.config import RobertaConfig
 from roberta_jax.model.heads import HEADS, init_encoder, init_masked_lm, init_with_head
 
 Tensors = Mapping[str, np.ndarray]

@@ -10,7 +10,7 @@ from roberta_jax import storage
 from roberta_jax.errors import UserError
 from roberta_jax.interop import torch_files
 from roberta_jax.interop.conversion import Rows, Tensors, gather, shapes
-from roberta_jax.model.encoder import RobertaConfig
+from roberta_jax.model.config import RobertaConfig
 from roberta_jax.tokenization.model_tokenizer import ByteLevelText, Text, read_text
 from roberta_jax.tokenization.tokenizer import BYTE_OF, MASK, SPECIAL_TOKENS, Tokenizer
 

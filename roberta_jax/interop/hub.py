@@ -23,7 +23,7 @@ from roberta_jax.interop.conversion import (
 from roberta_jax.interop.model_card import model_card
 from roberta_jax.interop.pretrained import Pretrained
 from roberta_jax.interop.runs import choose, is_workdir, read_metrics
-from roberta_jax.model.encoder import RobertaConfig
+from roberta_jax.model.config import RobertaConfig
 from roberta_jax.storage import read_json
 from roberta_jax.tokenization import encodings
 from roberta_jax.tokenization.model_tokenizer import read_text

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from roberta_jax.model.encoder import RobertaConfig
+from roberta_jax.model.config import RobertaConfig
 from roberta_jax.tokenization.model_tokenizer import Text
 
 

@@ -3,15 +3,13 @@
 The rest of the package sees `init(key, …) → params` and `apply(params, …)`; no Flax type leaves this folder.
 """
 
-from dataclasses import dataclass, replace
-
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from roberta_jax.errors import check, check_choice
 from roberta_jax.model.attention import attend, xla_attention
+from roberta_jax.model.config import RobertaConfig
 from roberta_jax.model.dropout import dropout, fold
 from roberta_jax.model.embedding import Embed
 from roberta_jax.model.layers import Dense, LayerNorm, add_wide_bias, gelu
@@ -24,49 +22,6 @@ REMAT_POLICIES = {
     ),
     "full": jax.checkpoint_policies.nothing_saveable,  # keeps only each block's input
 }
-
-
-@dataclass(frozen=True)
-class RobertaConfig:
-    """The shape of a model (fields of `config.model`); the defaults are base's.
-
-    The sizes that a config leaves open are 0 until `training.pretrain` sets them.
-    """
-
-    vocab_size: int = 50265
-    num_layers: int = 12
-    hidden_size: int = 768
-    intermediate_size: int = 3072
-    num_heads: int = 12
-    max_length: int = 512  # positions that text can take; the table has pad_id + 1 more
-    num_token_types: int = 1
-    pad_id: int = 1
-    layer_norm_eps: float = 1e-5
-    dropout: float = 0.1  # on embeddings, attention output and feed-forward output
-    attention_dropout: float = 0.1  # on attention probabilities
-    initializer_range: float = 0.02
-    dtype: str = "float32"  # of the arithmetic; parameters are always float32
-    remat: str = "none"  # what the backward pass computes again: "none", "dots" or "full"
-    attention: str = "kernel"  # where there is one for the device and the rows; or "xla" everywhere
-
-    def __post_init__(self):
-        for name in ("vocab_size", "max_length"):
-            check(getattr(self, name) >= 0, f"model.{name}", getattr(self, name), "a number above 0, or 0: what the data needs")
-        for name in ("num_layers", "hidden_size", "intermediate_size", "num_heads", "num_token_types"):
-            check(getattr(self, name) > 0, f"model.{name}", getattr(self, name), "1 or more")
-        multiple = f"a multiple of config.model.num_heads, {self.num_heads}"
-        check(self.hidden_size % self.num_heads == 0, "model.hidden_size", self.hidden_size, multiple)
-        for name in ("dropout", "attention_dropout"):
-            check(0 <= getattr(self, name) < 1, f"model.{name}", getattr(self, name), "a share from 0 on, below 1")
-        check(self.initializer_range > 0, "model.initializer_range", self.initializer_range, "a number above 0")
-        check_choice("model.remat", self.remat, REMAT_POLICIES)
-        check_choice("model.attention", self.attention, ("kernel", "xla"))
-        check_choice("model.dtype", self.dtype, ("float32", "bfloat16"))
-
-    def with_shape_of(self, other: "RobertaConfig") -> "RobertaConfig":
-        """`other` with this one's dropout, arithmetic, remat and attention: those are a run's, and not a model's."""
-        kept = {name: getattr(self, name) for name in ("dropout", "attention_dropout", "dtype", "remat", "attention")}
-        return replace(other, **kept)
 
 
 def kernel_init(config: RobertaConfig):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from roberta_jax.hardware import chip_of
-from roberta_jax.model.encoder import RobertaConfig
+from roberta_jax.model.config import RobertaConfig
 
 
 def forward_flops(config: RobertaConfig, rows: int, length: int, slots: int) -> int:

@@ -6,9 +6,10 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from roberta_jax.model.config import RobertaConfig
 from roberta_jax.model.dropout import dropout, fold
 from roberta_jax.model.embedding import places
-from roberta_jax.model.encoder import Encoder, RobertaConfig, dense, layer_norm
+from roberta_jax.model.encoder import Encoder, dense, layer_norm
 from roberta_jax.model.layers import gelu
 
 

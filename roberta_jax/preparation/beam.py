@@ -18,10 +18,10 @@ from apache_beam.options.pipeline_options import PipelineOptions
 
 from roberta_jax.errors import UserError
 from roberta_jax.preparation import duplicates, shards
-from roberta_jax.preparation.recipe import Work, plan_of
+from roberta_jax.preparation.plan import Preparation, plan_of
 
 
-def runner(flags: list[str], known: Iterable[str]) -> Callable[[Work, Path, int], None]:
+def runner(flags: list[str], known: Iterable[str]) -> Callable[[Preparation, Path, int], None]:
     """What `preparation.prepare.make` runs, by Beam's own flags.
 
     Args:
@@ -35,7 +35,7 @@ def runner(flags: list[str], known: Iterable[str]) -> Callable[[Work, Path, int]
     return partial(run, options)
 
 
-def run(options: PipelineOptions, work: Work, spills: Path, processes: int) -> None:
+def run(options: PipelineOptions, work: Preparation, spills: Path, processes: int) -> None:
     """Writes the shards that are not there yet. A shard is one element, so that a runner gives each to whom is free."""
     todo = shards.unwritten(work)
     if not todo:
@@ -45,7 +45,7 @@ def run(options: PipelineOptions, work: Work, spills: Path, processes: int) -> N
         with beam.Pipeline(options=options) as pipeline:
             # An element is (the number of a shard or partition, the blocks sent to it).
             sent = pipeline | "unwritten shards" >> beam.Create([(shard, b"") for shard in todo])
-            if plan.recipe.drops:
+            if plan.config.drops:
                 every = pipeline | "all shards" >> beam.Create([(shard, []) for shard in range(len(plan.shards))])
                 blocks = every | "spread" >> beam.Reshuffle()
                 for stage in duplicates.STAGES:
@@ -62,6 +62,6 @@ def run(options: PipelineOptions, work: Work, spills: Path, processes: int) -> N
         raise
 
 
-def write(work: Work, shard: int, blocks: Iterable[bytes]) -> None:
+def write(work: Preparation, shard: int, blocks: Iterable[bytes]) -> None:
     for name, number in shards.write_shard(work, shard, blocks).items():
         Metrics.counter("roberta_jax", name).inc(number)

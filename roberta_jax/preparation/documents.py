@@ -14,7 +14,8 @@ import pyarrow
 import pyarrow.parquet
 
 from roberta_jax import storage
-from roberta_jax.errors import UserError, check_choice
+from roberta_jax.errors import UserError
+from roberta_jax.preparation.config import ReaderConfig
 from roberta_jax.preparation.docstrings import collect_docstrings
 
 KINDS = ("txt", "jsonl", "parquet")
@@ -25,23 +26,6 @@ LONGEST_DOCUMENT = 8 << 20  # bytes; a longer one goes on as the next document, 
 SMALLEST_SHARD, MOST_SHARDS, LARGEST_SHARD = 8 << 20, 512, 512 << 20  # bytes of source; about how many; bytes
 DAMAGE = (OSError, pyarrow.ArrowException)  # as a file that is truncated or garbled gives while it is read
 FIRST_BAD = 5  # of the bad records of a shard are named
-
-
-CHOICES = {"documents": ("blank-line", "file"), "invalid_utf8": ("replace", "error"), "bad_records": ("error", "skip")}
-
-
-@dataclass(frozen=True)
-class Reading:
-    """How files become documents (fields of `config.data`)."""
-
-    text_column: str = "text"
-    documents: str = "blank-line"  # what parts the documents of a .txt: "blank-line", or "file" (one a file)
-    invalid_utf8: str = "replace"  # or "error"
-    bad_records: str = "error"  # or "skip": what cannot be read is counted and left out
-
-    def __post_init__(self):
-        for name, allowed in CHOICES.items():
-            check_choice(f"data.{name}", getattr(self, name), allowed)
 
 
 @dataclass(frozen=True)
@@ -68,7 +52,7 @@ class Counts:
     bad_records: int = 0
     first_bad: list[str] = field(default_factory=list)
 
-    def bad(self, reading: Reading, message: str) -> None:
+    def bad(self, reading: ReaderConfig, message: str) -> None:
         """Counts what cannot be read, or raises it as an error."""
         if reading.bad_records == "error":
             raise UserError(message)
@@ -78,7 +62,7 @@ class Counts:
 
 
 def resolve(
-    sources: list[str], reading: Reading, cache_dir: Path, processes: int, name: str = "data.source"
+    sources: list[str], reading: ReaderConfig, cache_dir: Path, processes: int, name: str = "data.source"
 ) -> list[list[Piece]]:
     """The pieces of all sources in order, grouped into one list a shard; the same wherever the same files are seen.
 
@@ -151,7 +135,7 @@ def _without_corpora(files: list[storage.File], paths: list[PurePosixPath]) -> l
     return [file for file in files if corpora.isdisjoint(PurePosixPath(file.path).parents)]
 
 
-def _split_file(file: storage.File, reading: Reading, piece_bytes: int) -> list[Piece]:
+def _split_file(file: storage.File, reading: ReaderConfig, piece_bytes: int) -> list[Piece]:
     kind, path = _kind(file.path), file.path
     if kind == "parquet":
         cuts = _parquet_cuts(path, reading, piece_bytes)
@@ -189,7 +173,7 @@ def _parquet_file(path: str) -> pyarrow.parquet.ParquetFile:
     return pyarrow.parquet.ParquetFile(file)
 
 
-def _parquet_cuts(path: str, reading: Reading, piece_bytes: int) -> list[int]:
+def _parquet_cuts(path: str, reading: ReaderConfig, piece_bytes: int) -> list[int]:
     try:
         metadata = _parquet_file(path).metadata
     except DAMAGE as error:
@@ -228,7 +212,7 @@ def _split_tfds(source: str, piece_bytes: int) -> list[Piece]:
     ]
 
 
-def read(piece: Piece, reading: Reading, counts: Counts) -> Iterator[str]:
+def read(piece: Piece, reading: ReaderConfig, counts: Counts) -> Iterator[str]:
     """The documents of a piece, without the white space around them; empty ones are counted and left out.
 
     Raises:
@@ -250,7 +234,7 @@ def read(piece: Piece, reading: Reading, counts: Counts) -> Iterator[str]:
             counts.empty += 1
 
 
-def _decode(document: bytes, path: str, reading: Reading, counts: Counts) -> str:
+def _decode(document: bytes, path: str, reading: ReaderConfig, counts: Counts) -> str:
     try:
         return document.decode()
     except UnicodeDecodeError as error:
@@ -263,7 +247,7 @@ def _decode(document: bytes, path: str, reading: Reading, counts: Counts) -> str
         return document.decode(errors="replace")
 
 
-def _lines(piece: Piece, reading: Reading, counts: Counts, longest: int = -1) -> Iterator[bytes]:
+def _lines(piece: Piece, reading: ReaderConfig, counts: Counts, longest: int = -1) -> Iterator[bytes]:
     """The lines of a text file's piece, decompressed where its name says so; above `longest` bytes in parts."""
     compression = COMPRESSIONS.get(_ending(piece.path))
     raw = storage.open_file(piece.path)
@@ -283,7 +267,7 @@ def _lines(piece: Piece, reading: Reading, counts: Counts, longest: int = -1) ->
         counts.bad(reading, f"{piece.path}: cannot be read to its end, it looks truncated or damaged ({error}).")
 
 
-def _read_text(piece: Piece, reading: Reading, counts: Counts) -> Iterator[bytes]:
+def _read_text(piece: Piece, reading: ReaderConfig, counts: Counts) -> Iterator[bytes]:
     lines, size = [], 0
     for line in _lines(piece, reading, counts, LONGEST_DOCUMENT):
         if reading.documents == "blank-line" and not line.strip():
@@ -303,7 +287,7 @@ def _read_text(piece: Piece, reading: Reading, counts: Counts) -> Iterator[bytes
         yield b"".join(lines)
 
 
-def _read_jsonl(piece: Piece, reading: Reading, counts: Counts) -> Iterator[bytes]:
+def _read_jsonl(piece: Piece, reading: ReaderConfig, counts: Counts) -> Iterator[bytes]:
     for number, line in enumerate(_lines(piece, reading, counts), 1):
         if not line.strip():
             continue
@@ -324,7 +308,7 @@ def _read_jsonl(piece: Piece, reading: Reading, counts: Counts) -> Iterator[byte
             yield text.encode(errors="surrogatepass")
 
 
-def _read_parquet(piece: Piece, reading: Reading, counts: Counts) -> Iterator[bytes]:
+def _read_parquet(piece: Piece, reading: ReaderConfig, counts: Counts) -> Iterator[bytes]:
     try:
         file = _parquet_file(piece.path)
     except DAMAGE as error:
@@ -341,7 +325,7 @@ def _read_parquet(piece: Piece, reading: Reading, counts: Counts) -> Iterator[by
             counts.bad(reading, f"{piece.path}: row group {group} cannot be read, it looks truncated or damaged ({error}).")
 
 
-def _read_tfds(piece: Piece, reading: Reading, counts: Counts) -> Iterator[bytes]:
+def _read_tfds(piece: Piece, reading: ReaderConfig, counts: Counts) -> Iterator[bytes]:
     import tensorflow_datasets as tfds
 
     name, split = piece.path.rsplit(":", 1)

@@ -19,9 +19,10 @@ import numpy as np
 from roberta_jax import storage
 from roberta_jax.errors import UserError
 from roberta_jax.preparation import ngrams
-from roberta_jax.preparation.documents import Counts, Piece, Reading, read
+from roberta_jax.preparation.config import CorpusConfig, ReaderConfig
+from roberta_jax.preparation.documents import Counts, Piece, read
 from roberta_jax.preparation.hashing import hash64
-from roberta_jax.preparation.recipe import Recipe, Work, plan_of
+from roberta_jax.preparation.plan import Preparation, plan_of
 
 NEAR = 0.8  # the estimated Jaccard similarity of two documents' shingles from which the later one is dropped
 EXACT, SIMILAR, OVERLAPPING = KINDS = ("exact_duplicates", "near_duplicates", "overlapping_documents")
@@ -44,14 +45,14 @@ class Dropped:
     ngram: str | None = None  # shared with an evaluation set
 
 
-def save_overlap(work: Work, shards: list[list[Piece]], reading: Reading) -> None:
+def save_overlap(work: Preparation, shards: list[list[Piece]], reading: ReaderConfig) -> None:
     texts = (text for pieces in shards for piece in pieces for text in read(piece, reading, Counts()))
     overlap = ngrams.Overlap.of(texts)
     save_arrays(work.path("exclude.npz"), grams=overlap.grams, lengths=np.array(overlap.lengths, np.int64))
 
 
 @functools.lru_cache(1)
-def _overlap_of(work: Work) -> ngrams.Overlap:
+def _overlap_of(work: Preparation) -> ngrams.Overlap:
     saved = load_arrays(work.path("exclude.npz"))
     return ngrams.Overlap(saved["grams"], saved["lengths"])
 
@@ -72,20 +73,20 @@ def load_arrays(path: str) -> dict[str, np.ndarray]:
         ) from None
 
 
-def sketch(work: Work, shard: int, _: Blocks) -> Iterator[tuple[int, bytes]]:
+def sketch(work: Preparation, shard: int, _: Blocks) -> Iterator[tuple[int, bytes]]:
     path = work.path(f"sketch-{shard:05d}.npz")
     if not storage.exists(path):
         _write_sketch(work, shard, path)
-    recipe = plan_of(work).recipe
+    config = plan_of(work).config
     saved = load_arrays(path)
     digests, signatures = saved["digests"], saved["signatures"]
     taken = np.ones(len(digests), bool)
     taken[list(map(int, json.loads(str(saved["overlaps"]))))] = False
     positions = np.arange(len(digests), dtype=np.uint64) + np.uint64(shard << 32)
     records = []
-    if recipe.deduplicate != "none":
+    if config.deduplicate != "none":
         records.append(_records(digests[taken], positions[taken], True))
-    if recipe.deduplicate == "near":
+    if config.deduplicate == "near":
         taken &= signatures.any(axis=1)  # a text without words has no signature
         for hashes in ngrams.bands(signatures[taken]).T:
             records.append(_records(hashes, positions[taken], False))
@@ -107,32 +108,32 @@ def _grouped(keys: np.ndarray, items: np.ndarray) -> Iterator[tuple[int, bytes]]
         yield name, items[part].tobytes()
 
 
-def _write_sketch(work: Work, shard: int, path: str) -> None:
+def _write_sketch(work: Preparation, shard: int, path: str) -> None:
     plan = plan_of(work)
-    recipe, counts = plan.recipe, Counts()
-    overlap = _overlap_of(work) if recipe.exclude else None
+    config, counts = plan.config, Counts()
+    overlap = _overlap_of(work) if config.exclude else None
     digests, signatures, overlaps = [], [], {}
-    for text in (text for piece in plan.shards[shard] for text in read(piece, recipe.reading, counts)):
-        if overlap or recipe.deduplicate == "near":
+    for text in (text for piece in plan.shards[shard] for text in read(piece, config, counts)):
+        if overlap or config.deduplicate == "near":
             found = ngrams.words(text)
             if overlap and (ngram := overlap.find(found)) is not None:
                 overlaps[len(digests)] = ngram
-            if recipe.deduplicate == "near":
+            if config.deduplicate == "near":
                 signatures.append(ngrams.signature(found[0]))
         digests.append(hash64(text.encode()))
-    signatures = np.array(signatures, np.uint16).reshape(len(digests), _width(recipe))
+    signatures = np.array(signatures, np.uint16).reshape(len(digests), _width(config))
     save_arrays(path, digests=np.array(digests, np.uint64), signatures=signatures, overlaps=json.dumps(overlaps))
 
 
-def _width(recipe: Recipe) -> int:
-    return ngrams.HASHES if recipe.deduplicate == "near" else 0
+def _width(config: CorpusConfig) -> int:
+    return ngrams.HASHES if config.deduplicate == "near" else 0
 
 
 def _joined(blocks: Blocks, dtype: np.dtype) -> np.ndarray:
     return np.frombuffer(b"".join(blocks), dtype)
 
 
-def earliest(work: Work, partition: int, blocks: Blocks) -> Iterator[tuple[int, bytes]]:
+def earliest(work: Preparation, partition: int, blocks: Blocks) -> Iterator[tuple[int, bytes]]:
     records = _joined(blocks, RECORD)
     records = records[np.lexsort((records["position"], records["hash"]))]
     begins = np.flatnonzero(np.diff(records["hash"], prepend=records["hash"][:1] + np.uint64(1)))  # a hash's first record
@@ -143,7 +144,7 @@ def earliest(work: Work, partition: int, blocks: Blocks) -> Iterator[tuple[int, 
     yield from _grouped(pairs["first"] >> np.uint64(32), pairs)
 
 
-def compare(work: Work, shard: int, blocks: Blocks) -> Iterator[tuple[int, bytes]]:
+def compare(work: Preparation, shard: int, blocks: Blocks) -> Iterator[tuple[int, bytes]]:
     pairs = _joined(blocks, PAIR)
     if not len(pairs):
         return
@@ -163,16 +164,16 @@ def _number(positions: np.ndarray) -> np.ndarray:
     return (positions & np.uint64(0xFFFFFFFF)).astype(np.int64)
 
 
-def verdicts(work: Work, shard: int, blocks: Blocks) -> dict[int, Dropped]:
+def verdicts(work: Preparation, shard: int, blocks: Blocks) -> dict[int, Dropped]:
     """The documents of a shard that are dropped, by their number."""
-    recipe = plan_of(work).recipe
+    config = plan_of(work).config
     saved = load_arrays(work.path(f"sketch-{shard:05d}.npz"))
     signatures, overlaps = saved["signatures"], json.loads(str(saved["overlaps"]))
     dropped = {int(number): Dropped(OVERLAPPING, ngram=ngram) for number, ngram in overlaps.items()}
-    candidates = _joined(blocks, _candidates(_width(recipe)))
+    candidates = _joined(blocks, _candidates(_width(config)))
     numbers = _number(candidates["position"])
     similarity = np.ones(len(candidates))
-    if recipe.deduplicate == "near":
+    if config.deduplicate == "near":
         for start in range(0, len(candidates), 1 << 16):
             part = slice(start, start + (1 << 16))
             similarity[part] = (candidates["signature"][part] == signatures[numbers[part]]).mean(axis=1)

@@ -16,10 +16,11 @@ from roberta_jax.data.corpus import Corpus, on_this_machine, read_manifest, repo
 from roberta_jax.errors import UserError
 from roberta_jax.output import show, to_json
 from roberta_jax.preparation import processes
+from roberta_jax.preparation.config import CorpusConfig, cache_key_fields
 from roberta_jax.preparation.documents import Counts, Piece, read, resolve
 from roberta_jax.preparation.duplicates import save_overlap
 from roberta_jax.preparation.hashing import hash64
-from roberta_jax.preparation.recipe import Recipe, Work, deciding, key
+from roberta_jax.preparation.plan import Preparation, key
 from roberta_jax.preparation.shards import VERSION, is_valid, summarise
 from roberta_jax.tokenization import encodings
 from roberta_jax.tokenization.tokenizer import Encoding
@@ -29,17 +30,17 @@ LOCK = ".lock"  # in a folder that was there before
 NOTHING = {LOCK, lock.NAME, "lost+found"}  # what an empty folder may hold: the latter is what a new disk is mounted with
 
 
-def _tokenizer(recipe: Recipe, shards: list[list[Piece]], cache: Path) -> Encoding:
-    """The one the recipe names, or one trained on the train documents and kept in the cache."""
-    if not isinstance(recipe.tokenizer, int):
-        tokenizer = encodings.load(recipe.tokenizer)
-        if recipe.encoding not in (Recipe.encoding, tokenizer.encoding):
-            raise UserError(f"data.encoding is {recipe.encoding!r}; {recipe.tokenizer} holds {tokenizer.encoding!r}.")
+def _tokenizer(config: CorpusConfig, shards: list[list[Piece]], cache: Path) -> Encoding:
+    """The one the config names, or one trained on the train documents and kept in the cache."""
+    if not isinstance(config.tokenizer, int):
+        tokenizer = encodings.load(config.tokenizer)
+        if config.encoding not in (CorpusConfig.encoding, tokenizer.encoding):
+            raise UserError(f"data.encoding is {config.encoding!r}; {config.tokenizer} holds {tokenizer.encoding!r}.")
         return tokenizer
     fingerprints = [asdict(piece) for pieces in shards for piece in pieces]
-    reading = deciding(asdict(recipe.reading))
-    other = [recipe.encoding] if recipe.encoding != Recipe.encoding else []
-    folder = cache / f"tokenizer-{key(VERSION, recipe.tokenizer, reading, recipe.valid_fraction, fingerprints, *other)}"
+    reading = cache_key_fields(config, reading_alone=True)
+    other = [config.encoding] if config.encoding != CorpusConfig.encoding else []
+    folder = cache / f"tokenizer-{key(VERSION, config.tokenizer, reading, config.valid_fraction, fingerprints, *other)}"
     if encodings.found(folder):
         with suppress(UserError):  # whatever is damaged is mended below, in a cache that can be written
             return encodings.load(folder)
@@ -49,21 +50,21 @@ def _tokenizer(recipe: Recipe, shards: list[list[Piece]], cache: Path) -> Encodi
                 return encodings.load(folder)
             except UserError as error:
                 show(f"! {error} It is {storage.put_aside(folder)} now, and the vocabulary is learned anew.")
-        show(f"training a vocabulary of {recipe.tokenizer:,} entries: {recipe.encoding}")
+        show(f"training a vocabulary of {config.tokenizer:,} entries: {config.encoding}")
         partial = folder.with_suffix(".partial")
-        encodings.train(_training_texts(recipe, shards), recipe.tokenizer, recipe.encoding).save(partial)
+        encodings.train(_training_texts(config, shards), config.tokenizer, config.encoding).save(partial)
         storage.write_hashes(folder, now_in=partial)
         os.replace(partial, folder)
         return encodings.load(folder)
 
 
-def _training_texts(recipe: Recipe, shards: list[list[Piece]]) -> Iterator[str]:
+def _training_texts(config: CorpusConfig, shards: list[list[Piece]]) -> Iterator[str]:
     shards = shards[:: -(-len(shards) // TOKENIZER_SHARDS)]
     for pieces in shards:
         left = TOKENIZER_BYTES // len(shards)
-        for text in (text for piece in pieces for text in read(piece, recipe.reading, Counts())):
+        for text in (text for piece in pieces for text in read(piece, config, Counts())):
             encoded = text.encode()
-            if not is_valid(hash64(encoded), recipe.valid_fraction):
+            if not is_valid(hash64(encoded), config.valid_fraction):
                 yield text
                 left -= len(encoded)
             if left <= 0:
@@ -71,15 +72,15 @@ def _training_texts(recipe: Recipe, shards: list[list[Piece]]) -> Iterator[str]:
 
 
 def prepare(
-    recipe: Recipe,
+    config: CorpusConfig,
     out: str | Path | None = None,
     cache: Path = storage.CACHE,
     processes: int | None = None,
     agree: Callable[[Encoding], None] = lambda tokenizer: None,
 ) -> Corpus:
-    """The corpus that the recipe describes: made, or found in `out` (by default a folder in the cache).
+    """The corpus that the config describes: made, or found in `out` (by default a folder in the cache).
 
-    A source that is a prepared corpus already is opened, and must be what the recipe asks for.
+    A source that is a prepared corpus already is opened, and must be what the config asks for.
 
     Args:
       agree: raises a UserError where the tokenizer is not the right one; it is asked before any row is made.
@@ -87,13 +88,13 @@ def prepare(
     Raises:
       UserError: for a source, a tokenizer or a document that cannot be used.
     """
-    if not isinstance(recipe.tokenizer, int):
-        agree(encodings.load(recipe.tokenizer))
-    if len(recipe.source) == 1 and storage.exists(storage.join(recipe.source[0], "manifest.json")):
-        _refuse_another(recipe.source[0], recipe)
-        agree(encodings.load(storage.join(recipe.source[0], "tokenizer")))
-        return Corpus(on_this_machine(recipe.source[0], cache))
-    return Corpus(on_this_machine(make(recipe, out, cache, processes, agree=agree), cache))
+    if not isinstance(config.tokenizer, int):
+        agree(encodings.load(config.tokenizer))
+    if len(config.source) == 1 and storage.exists(storage.join(config.source[0], "manifest.json")):
+        _refuse_another(config.source[0], config)
+        agree(encodings.load(storage.join(config.source[0], "tokenizer")))
+        return Corpus(on_this_machine(config.source[0], cache))
+    return Corpus(on_this_machine(make(config, out, cache, processes, agree=agree), cache))
 
 
 def _usable(cache: Path) -> Path:
@@ -109,14 +110,14 @@ def _usable(cache: Path) -> Path:
 
 
 def make(
-    recipe: Recipe,
+    config: CorpusConfig,
     out: str | Path | None = None,
     cache: Path = storage.CACHE,
     workers: int | None = None,
-    run: Callable[[Work, Path, int], None] = processes.run,
+    run: Callable[[Preparation, Path, int], None] = processes.run,
     agree: Callable[[Encoding], None] = lambda tokenizer: None,
 ) -> str:
-    """The folder of the corpus that the recipe describes, which may be a URL: made, or found.
+    """The folder of the corpus that the config describes, which may be a URL: made, or found.
 
     Args:
       run: what writes the shards: (work, a folder for what goes between stages, processes).
@@ -124,15 +125,15 @@ def make(
     """
     if out:
         _refuse_foreign(out)
-    workers, trains = workers or os.cpu_count(), isinstance(recipe.tokenizer, int)
-    if trains or not out or storage.is_url(out) or "docs" in (*recipe.source, *recipe.exclude):
+    workers, trains = workers or os.cpu_count(), isinstance(config.tokenizer, int)
+    if trains or not out or storage.is_url(out) or "docs" in (*config.source, *config.exclude):
         cache = _usable(cache)
-    shards = resolve(recipe.source, recipe.reading, cache, workers)
-    excluded = resolve(recipe.exclude, recipe.reading, cache, workers, "data.exclude") if recipe.exclude else []
-    tokenizer = _tokenizer(recipe, shards, cache)
+    shards = resolve(config.source, config, cache, workers)
+    excluded = resolve(config.exclude, config, cache, workers, "data.exclude") if config.exclude else []
+    tokenizer = _tokenizer(config, shards, cache)
     agree(tokenizer)
     made_of = [
-        deciding(asdict(recipe)) | {"source": None, "tokenizer": tokenizer.hash},
+        cache_key_fields(config) | {"source": None, "tokenizer": tokenizer.hash},
         *[[[asdict(piece) for piece in pieces] for pieces in each] for each in (shards, excluded) if each],
     ]
     made = key(VERSION, made_of)
@@ -146,13 +147,13 @@ def make(
         alone = lock.held(folder) if remote else lock.waiting(waited_for)
     with alone:
         if not storage.exists(manifest_path):
-            work = Work(folder if within else f"{folder}.{made}.partial", made)
+            work = Preparation(folder if within else f"{folder}.{made}.partial", made)
             if within and storage.names(folder) - NOTHING and not work.found():
                 raise UserError(f"{folder} holds the beginning of another corpus: name a new folder, or empty this one.")
-            work.save_plan(recipe, shards)  # first: by it a folder is known to be a preparation's
+            work.save_plan(config, shards)  # first: by it a folder is known to be a preparation's
             tokenizer.save(storage.join(work.folder, "tokenizer"))
-            if recipe.exclude:
-                save_overlap(work, excluded, recipe.reading)
+            if config.exclude:
+                save_overlap(work, excluded, config)
             spills = cache / f"spills-{made}" if remote else Path(work.path("spills"))
             run(work, spills, workers)
             manifest = summarise(work, tokenizer)
@@ -183,20 +184,20 @@ def _refuse_foreign(out: str | Path) -> None:
         storage.require_writable(there if os.path.lexists(there) else there.parent)
 
 
-def _refuse_another(folder: str, recipe: Recipe) -> None:
-    """A prepared corpus that is not what the recipe asks for."""
+def _refuse_another(folder: str, config: CorpusConfig) -> None:
+    """A prepared corpus that is not what the config asks for."""
     manifest = read_manifest(folder)
-    wanted = {"length": recipe.length, "format": recipe.format}
-    if not isinstance(recipe.tokenizer, int):
-        wanted["tokenizer"] = encodings.load(recipe.tokenizer).hash
-    elif recipe.tokenizer != manifest["recipe"]["tokenizer"]:  # a text may not give as many entries as were asked for
-        wanted["vocabulary"] = recipe.tokenizer
-    if recipe.encoding != Recipe.encoding:
-        wanted["encoding"] = recipe.encoding
-    if recipe.deduplicate != "none":
-        wanted["deduplicate"] = recipe.deduplicate
-    if recipe.exclude:
-        wanted["exclude"] = list(recipe.exclude)
+    wanted = {"length": config.length, "format": config.format}
+    if not isinstance(config.tokenizer, int):
+        wanted["tokenizer"] = encodings.load(config.tokenizer).hash
+    elif config.tokenizer != manifest["recipe"]["tokenizer"]:  # a text may not give as many entries as were asked for
+        wanted["vocabulary"] = config.tokenizer
+    if config.encoding != CorpusConfig.encoding:
+        wanted["encoding"] = config.encoding
+    if config.deduplicate != "none":
+        wanted["deduplicate"] = config.deduplicate
+    if config.exclude:
+        wanted["exclude"] = list(config.exclude)
     for name, value in wanted.items():
         found = manifest.get(name, manifest["recipe"].get(name))
         if found != value:

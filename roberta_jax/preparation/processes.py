@@ -12,11 +12,11 @@ from tqdm import tqdm
 from roberta_jax import storage
 from roberta_jax.errors import UserError
 from roberta_jax.preparation import duplicates, shards
-from roberta_jax.preparation.recipe import Work, plan_of
+from roberta_jax.preparation.plan import Preparation, plan_of
 from roberta_jax.preparation.workers import Workers
 
 
-def run(work: Work, spills: Path, processes: int) -> None:
+def run(work: Preparation, spills: Path, processes: int) -> None:
     """Writes the shards that are not there yet.
 
     Args:
@@ -26,7 +26,7 @@ def run(work: Work, spills: Path, processes: int) -> None:
     todo, last = shards.unwritten(work), None
     with Workers(min(processes, len(plan.shards))) as pool:
         each = functools.partial(_each, pool, work)
-        if plan.recipe.drops and todo:
+        if plan.config.drops and todo:
             for stage in duplicates.STAGES:
                 keys = range(plan.partitions if stage is duplicates.earliest else len(plan.shards))
                 done = [key for key in keys if _index(spills, stage.__name__, key).is_file()]
@@ -37,7 +37,9 @@ def run(work: Work, spills: Path, processes: int) -> None:
         each("preparing", functools.partial(_write, work, spills, last), plan.sizes, done)
 
 
-def _each(pool: Workers, work: Work, what: str, function: Callable[[int], None], sizes: list[int], done: Sequence[int]) -> None:
+def _each(
+    pool: Workers, work: Preparation, what: str, function: Callable[[int], None], sizes: list[int], done: Sequence[int]
+) -> None:
     """Calls the function for every key, the largest first, so that none of them is waited for alone in the end."""
     todo = sorted(set(range(len(sizes))) - set(done), key=lambda key: -sizes[key])
     unit = {"unit": "B", "unit_scale": True} if max(sizes) > 1 else {}
@@ -63,7 +65,7 @@ def _index(spills: Path, stage: str, key: int) -> Path:
     return spills / f"{stage}-{key:05d}.npy"
 
 
-def _spill(work: Work, spills: Path, stage: Callable, last: str | None, key: int) -> None:
+def _spill(work: Preparation, spills: Path, stage: Callable, last: str | None, key: int) -> None:
     """Runs a stage for one key; its blocks go into a file, and where each lies into an index, written last."""
     index, end = [], 0
     path = _index(spills, stage.__name__, key)
@@ -84,5 +86,5 @@ def _blocks(spills: Path, stage: str | None, key: int) -> Iterator[bytes]:
             yield storage.read_range(str(path.with_suffix(".blocks")), start, stop)
 
 
-def _write(work: Work, spills: Path, last: str | None, shard: int) -> None:
+def _write(work: Preparation, spills: Path, last: str | None, shard: int) -> None:
     shards.write_shard(work, shard, _blocks(spills, last, shard))

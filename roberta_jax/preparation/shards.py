@@ -13,14 +13,15 @@ from roberta_jax.data.corpus import SPLITS, ShardWriter
 from roberta_jax.errors import UserError
 from roberta_jax.output import to_json
 from roberta_jax.preparation import duplicates, packing
+from roberta_jax.preparation.config import CorpusConfig, recipe
 from roberta_jax.preparation.documents import FIRST_BAD, Counts, Piece, read
 from roberta_jax.preparation.hashing import Distinct
-from roberta_jax.preparation.recipe import Recipe, Work, plan_of, tokenizer_of
+from roberta_jax.preparation.plan import Preparation, plan_of, tokenizer_of
 from roberta_jax.storage import sha256
 from roberta_jax.tokenization.sentences import split_sentences
 from roberta_jax.tokenization.tokenizer import Tokenizer
 
-VERSION = 1  # of the rows that a recipe gives; part of the cache key
+VERSION = 1  # of the rows that a config gives; part of the cache key
 SHOWN = 20  # of each kind of dropped documents stand in dropped.jsonl
 
 
@@ -28,15 +29,15 @@ def is_valid(document_hash: int, valid_fraction: float) -> bool:
     return document_hash < valid_fraction * 2**64
 
 
-def _note(work: Work, shard: int) -> str:
+def _note(work: Preparation, shard: int) -> str:
     return work.path(f"shard-{shard:05d}.npz")
 
 
-def write_shard(work: Work, shard: int, blocks: duplicates.Blocks = ()) -> dict[str, int]:
+def write_shard(work: Preparation, shard: int, blocks: duplicates.Blocks = ()) -> dict[str, int]:
     """Both splits' rows of one shard; its note, written last, says that they are whole and what they hold.
 
     Args:
-      blocks: from `duplicates.compare`, where the recipe drops documents.
+      blocks: from `duplicates.compare`, where the config drops documents.
 
     Returns:
       What was counted, {} where the shard was there already.
@@ -44,15 +45,15 @@ def write_shard(work: Work, shard: int, blocks: duplicates.Blocks = ()) -> dict[
     if storage.exists(_note(work, shard)):
         return {}
     plan, tokenizer = plan_of(work), tokenizer_of(work)
-    recipe, pieces = plan.recipe, plan.shards[shard]
-    dropped = duplicates.verdicts(work, shard, blocks) if recipe.drops else {}
+    config, pieces = plan.config, plan.shards[shard]
+    dropped = duplicates.verdicts(work, shard, blocks) if config.drops else {}
     counts, documents, lines, valid, ends, shown = Counts(), Distinct(), Distinct(), [], [], []
     totals = dict.fromkeys(("tokens", "tokens_in_rows", "valid_documents", "cut_sentences", *duplicates.KINDS), 0)
 
     def texts() -> Iterator[str]:
         number = 0
         for piece in pieces:
-            for text in read(piece, recipe.reading, counts):
+            for text in read(piece, config, counts):
                 if verdict := dropped.get(number):
                     counts.documents -= 1
                     counts.bytes -= len(text.encode())
@@ -71,18 +72,18 @@ def write_shard(work: Work, shard: int, blocks: duplicates.Blocks = ()) -> dict[
             document = [tokenizer.encode(sentence) for sentence in split_sentences(text)]
             totals["tokens"] += sum(map(len, document))
             totals["cut_sentences"] += sum(len(sentence) > longest for sentence in document)
-            if is_valid(documents.add(text.encode()), recipe.valid_fraction):
+            if is_valid(documents.add(text.encode()), config.valid_fraction):
                 valid.append(document)
             else:
                 yield document
 
-    pack, longest = packing.FORMATS[recipe.format], packing.longest_sentence(recipe.format, recipe.length)
+    pack, longest = packing.FORMATS[config.format], packing.longest_sentence(config.format, config.length)
     arrays, hashes = {}, {}
     for split, source in (("train", train_documents()), ("valid", valid)):
         name = f"{split}-{shard:05d}-of-{len(plan.shards):05d}.npy"
         with storage.written(storage.join(work.folder, name)) as partial:
-            writer = ShardWriter(partial, tokenizer, recipe.length)
-            writer.write(pack(source, recipe.length, tokenizer.bos, tokenizer.eos))
+            writer = ShardWriter(partial, tokenizer, config.length)
+            writer.write(pack(source, config.length, tokenizer.bos, tokenizer.eos))
             hashes[name] = sha256(partial)
         totals["tokens_in_rows"] += int(np.delete(writer.counts, [tokenizer.bos, tokenizer.eos]).sum())
         arrays[f"{split}_lengths"] = writer.lengths
@@ -99,15 +100,15 @@ def write_shard(work: Work, shard: int, blocks: duplicates.Blocks = ()) -> dict[
     return totals
 
 
-def unwritten(work: Work) -> list[int]:
+def unwritten(work: Preparation) -> list[int]:
     there = storage.names(storage.join(work.folder, "work"))
     return [shard for shard in range(len(plan_of(work).shards)) if _note(work, shard).rpartition("/")[2] not in there]
 
 
-def summarise(work: Work, tokenizer: Tokenizer) -> dict:
+def summarise(work: Preparation, tokenizer: Tokenizer) -> dict:
     """The manifest, from the shards' notes; writes token_counts.npy and, where documents were dropped, dropped.jsonl."""
     plan = plan_of(work)
-    recipe = plan.recipe
+    config = plan.config
     totals, hashes, lengths, token_counts = {}, {}, {}, np.zeros(len(tokenizer), np.int64)
     first_bad, ends, dropped = [], [], {kind: [] for kind in duplicates.KINDS}
     distinct = {"documents": Distinct(), "lines": Distinct()}
@@ -126,26 +127,26 @@ def summarise(work: Work, tokenizer: Tokenizer) -> dict:
             for split in SPLITS:
                 lengths[split] = lengths.get(split, 0) + note[f"{split}_lengths"]
             token_counts += note["token_counts"]
-    _refuse_empty(totals, lengths, recipe)
+    _refuse_empty(totals, lengths, config)
     counts = io.BytesIO()
     np.save(counts, token_counts)
     with storage.written(storage.join(work.folder, "token_counts.npy")) as partial:
         partial.write_bytes(counts.getvalue())
         hashes["token_counts.npy"] = sha256(partial)
-    if recipe.drops:
+    if config.drops:
         examples = [_example(each, plan.shards, ends) for kind in duplicates.KINDS for each in dropped[kind]]
         text = "".join(to_json(each) + "\n" for each in examples)
         storage.write_text(storage.join(work.folder, "dropped.jsonl"), text)
-    ids = np.arange(recipe.length + 1)
+    ids = np.arange(config.length + 1)
     return {
         "version": VERSION,
         "key": work.key,
-        "format": recipe.format,
-        "length": recipe.length,
+        "format": config.format,
+        "length": config.length,
         "tokenizer": tokenizer.hash,
         "vocabulary": len(tokenizer),
         "encoding": tokenizer.encoding,
-        "recipe": asdict(recipe),
+        "recipe": recipe(config),
         "documents": totals["documents"],
         "bytes": totals["bytes"],
         "text_tokens": totals["tokens"],  # of both splits, no special ones
@@ -169,17 +170,17 @@ def summarise(work: Work, tokenizer: Tokenizer) -> dict:
     }
 
 
-def _refuse_empty(totals: dict[str, int], lengths: dict[str, np.ndarray], recipe: Recipe) -> None:
+def _refuse_empty(totals: dict[str, int], lengths: dict[str, np.ndarray], config: CorpusConfig) -> None:
     if not totals["documents"]:
         lost = {kind: totals[kind] for kind in (*duplicates.KINDS, "bad_records") if totals[kind]}
         but = f" left ({', '.join(f'{name}: {number:,}' for name, number in lost.items())})" if lost else ""
-        sources = ", ".join(recipe.source)
+        sources = ", ".join(config.source)
         raise UserError(f"data.source {sources}: no document with any text in it{but}; expected at least two.")
     for split in SPLITS:
         if not lengths[split].sum():
             raise UserError(
                 f"the {split} split is empty: {totals['documents']:,} documents and data.valid_fraction "
-                f"{recipe.valid_fraction}; change that field, or let data.documents part the text into more documents."
+                f"{config.valid_fraction}; change that field, or let data.documents part the text into more documents."
             )
 
 

@@ -21,7 +21,8 @@ def inspect(fields: dict, rows: int) -> tuple[dict, str]:
     """
     from roberta_jax.data.corpus import report
     from roberta_jax.preparation.statistics import contents  # here, so that --help does not wait for JAX and TensorFlow
-    from roberta_jax.pretraining.job import PretrainConfig, masking_of, open_corpus
+    from roberta_jax.pretraining.config import PretrainConfig, masking_of
+    from roberta_jax.pretraining.job import open_corpus
 
     if fields.get("job") != "pretrain":
         raise UserError(f"config.job is {fields.get('job')!r}; inspect knows 'pretrain'.")

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -15,12 +15,12 @@ from roberta_jax.data.corpus import PAIRS, Corpus
 from roberta_jax.data.masking import STATIC_PATTERNS, Masking
 from roberta_jax.data.order import epochs_and_rows
 from roberta_jax.data.pipeline import on_mesh, train_batches, valid_batches
-from roberta_jax.errors import UserError, check
-from roberta_jax.model.encoder import RobertaConfig
+from roberta_jax.errors import UserError
+from roberta_jax.model.config import RobertaConfig
 from roberta_jax.model.flops import train_flops
 from roberta_jax.model.heads import apply_masked_lm, init_masked_lm
-from roberta_jax.preparation.documents import Reading
-from roberta_jax.preparation.prepare import Recipe, prepare
+from roberta_jax.preparation.prepare import prepare
+from roberta_jax.pretraining.config import DataConfig, PretrainConfig, masking_of
 from roberta_jax.pretraining.losses import masked_lm_loss, means_of_pairs, valid_loss, weigh_pairs
 from roberta_jax.tokenization import encodings
 from roberta_jax.tokenization.sentences import split_sentences
@@ -31,97 +31,9 @@ from roberta_jax.training.evaluate import evaluate, make_eval_step
 from roberta_jax.training.incidents import Incidents
 from roberta_jax.training.kernel_check import with_sound_attention
 from roberta_jax.training.logging import put_aside, recovered, say
-from roberta_jax.training.optimizer import warmup
 from roberta_jax.training.sharding import batch_sharding, local_rows, make_mesh
 from roberta_jax.training.step import accumulation
-from roberta_jax.training.train import Job, RunConfig, train
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """Fields of `config.data`."""
-
-    source: str = "docs"  # a path, a glob, a prepared corpus, tfds:NAME[:split], docs; several parted by commas
-    tokenizer: str = "50265"  # a folder with vocab.json and merges.txt, or the size of a vocabulary to train
-    encoding: str = Recipe.encoding  # of a vocabulary to train
-    format: str = Recipe.format
-    length: int = Recipe.length
-    valid_fraction: float = Recipe.valid_fraction
-    fraction: float = 1.0  # of the train rows that are used, evenly spread over the corpus
-    masking: str = Masking.mode
-    masking_rate: float = Masking.rate
-    mask_replace_prob: float = Masking.mask_replace_prob
-    random_replace_prob: float = Masking.random_replace_prob
-    text_column: str = Reading.text_column
-    documents: str = Reading.documents
-    invalid_utf8: str = Reading.invalid_utf8
-    bad_records: str = Reading.bad_records
-    deduplicate: str = Recipe.deduplicate
-    exclude: str = ""  # evaluation sets, as sources
-    cache: str = str(storage.CACHE)  # where prepared corpora and trained vocabularies are kept
-    processes: int = 0  # that prepare the corpus; 0: one a core
-
-    def __post_init__(self):
-        check(0 < self.fraction <= 1, "data.fraction", self.fraction, "a share above 0 and up to 1")
-        check(self.processes >= 0, "data.processes", self.processes, "1 or more, or 0: one a core")
-        for name in ("tokenizer", "text_column", "cache"):
-            check(bool(getattr(self, name)), f"data.{name}", getattr(self, name), "a name")
-        _ = self.recipe, masking_of(self)  # which look at their fields
-
-    @property
-    def recipe(self) -> Recipe:
-        sources, excluded = (
-            tuple(part.strip() for part in listed.split(",") if part.strip()) for listed in (self.source, self.exclude)
-        )
-        return Recipe(
-            sources,
-            int(self.tokenizer) if self.tokenizer.isdigit() else self.tokenizer,
-            self.format,
-            self.length,
-            self.valid_fraction,
-            Reading(self.text_column, self.documents, self.invalid_utf8, self.bad_records),
-            self.deduplicate,
-            excluded,
-            self.encoding,
-        )
-
-
-def masking_of(data: DataConfig) -> Masking:
-    return Masking(data.masking, data.masking_rate, data.mask_replace_prob, data.random_replace_prob)
-
-
-@dataclass(frozen=True)
-class PretrainConfig(RunConfig):
-    job: str = "pretrain"
-    model: RobertaConfig = field(default_factory=RobertaConfig)  # sizes of 0 are what the data needs
-    data: DataConfig = field(default_factory=DataConfig)
-
-    def check_together(self) -> None:
-        """Raises a UserError where fields do not go together."""
-        warmup(self.optimizer, self.steps)
-        model, entries = self.model, self.data.tokenizer
-        if entries.isdigit() and model.vocab_size > int(entries):  # a text may give fewer than it is asked for, but not more
-            whose, instead = "config.model.vocab_size", "set it to 0, which takes as many as there are"
-            if self.init_from:
-                whose, instead = f"config.init_from {self.init_from}: its vocab_size", "name its tokenizer's folder there"
-            raise UserError(
-                f"{whose} is {model.vocab_size}, the tokenizer has at most {entries} entries, by config.data.tokenizer; "
-                f"{instead}."
-            )
-        expected = f"at least config.data.length, {self.data.length}, or 0: that"
-        check(not 0 < model.max_length < self.data.length, "model.max_length", model.max_length, expected)
-        for name in ("hidden_size", "intermediate_size"):
-            expected = f"a divisor of config.model.{name}, {getattr(model, name)}"
-            check(getattr(model, name) % self.fsdp == 0, "fsdp", self.fsdp, expected)
-
-
-def with_sizes(config: PretrainConfig) -> PretrainConfig:
-    """`config` with the sizes that it leaves open, as far as they are known before a text is read."""
-    model = config.model
-    if not model.vocab_size:
-        tokenizer = config.data.recipe.tokenizer
-        model = replace(model, vocab_size=tokenizer if isinstance(tokenizer, int) else len(encodings.load(tokenizer)))
-    return replace(config, model=replace(model, max_length=model.max_length or config.data.length))
+from roberta_jax.training.train import Job, train
 
 
 def check_devices(config: PretrainConfig) -> None:
@@ -135,7 +47,7 @@ def open_corpus(data: DataConfig, agree: Callable[[Encoding], None] = lambda tok
     Args:
       agree: raises a UserError where the tokenizer is not the right one; it is asked before any row is made.
     """
-    corpus = prepare(data.recipe, cache=Path(data.cache), processes=data.processes or None, agree=agree)
+    corpus = prepare(data, cache=Path(data.cache), processes=data.processes or None, agree=agree)
     corpus.train.fraction = data.fraction
     return corpus
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import jax
 import jax.numpy as jnp
 
-from roberta_jax.model.encoder import RobertaConfig
+from roberta_jax.model.config import RobertaConfig
 from roberta_jax.model.heads import apply_masked_lm, apply_with_next_sentence
 from roberta_jax.training.cross_entropy import label_logits
 from roberta_jax.training.step import Loss

@@ -17,7 +17,7 @@ from jax.sharding import PartitionSpec as P
 from roberta_jax import storage
 from roberta_jax.errors import check
 from roberta_jax.interop.hub import PROBLEMS, Pretrained
-from roberta_jax.model.encoder import RobertaConfig
+from roberta_jax.model.config import RobertaConfig
 from roberta_jax.model.flops import train_flops
 from roberta_jax.model.heads import HEADS, apply_with_head, init_with_head
 from roberta_jax.tasks import spans
@@ -27,16 +27,15 @@ from roberta_jax.tasks.examples import Splits, TaskData
 from roberta_jax.tasks.features import Features, encode
 from roberta_jax.tasks.predictions import Encoded, measure
 from roberta_jax.tokenization.model_tokenizer import Text
+from roberta_jax.training.config import GuardConfig, RunConfig, warmup
 from roberta_jax.training.cross_entropy import cross_entropy
 from roberta_jax.training.distributed import whole
-from roberta_jax.training.guard import GuardConfig
 from roberta_jax.training.kernel_check import with_sound_attention
 from roberta_jax.training.logging import recovered, say
-from roberta_jax.training.optimizer import warmup
 from roberta_jax.training.provenance import require_same_run
 from roberta_jax.training.sharding import batch_devices, make_mesh
 from roberta_jax.training.step import Loss, accumulation
-from roberta_jax.training.train import Job, RunConfig, Trial, train
+from roberta_jax.training.train import Job, Trial, train
 
 HEAD_OF = {
     "classification": "classification",

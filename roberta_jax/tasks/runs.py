@@ -16,7 +16,7 @@ from roberta_jax import storage
 from roberta_jax.errors import UserError
 from roberta_jax.interop import hub
 from roberta_jax.interop.runs import read_metrics
-from roberta_jax.preparation.recipe import key
+from roberta_jax.preparation.plan import key
 from roberta_jax.tasks import finetune, packed, predictions
 from roberta_jax.tasks.definitions import GLUE, TASKS
 from roberta_jax.tasks.examples import Splits, read_splits

@@ -3,29 +3,12 @@
 All is judged on the device from what the state holds, so that a run that is killed and resumed judges the same.
 """
 
-from dataclasses import dataclass
-
 import jax
 import jax.numpy as jnp
 
-from roberta_jax.errors import check
+from roberta_jax.training.config import GuardConfig
 
 WINDOW = 128  # sound steps that a new one is compared with; until there are as many, only NaN and infinity are noticed
-
-
-@dataclass(frozen=True)
-class GuardConfig:
-    """Fields of `config.guard`. A deviation is 1.4826 times the median distance from the median: a normal law's sigma."""
-
-    skip_above: float = 10.0  # an update whose gradient norm is so many times the median is not made; 0: if not finite
-    spike_above: float = 10.0  # a loss so many deviations above its median is a spike's; 0: none is
-    spike_steps: int = 5  # in a row, not made or a spike's, after which the run goes back to the last good checkpoint
-    rewinds: int = 3  # in a row, without a checkpoint between, that end the run; 0: it never goes back
-
-    def __post_init__(self):
-        for name in ("skip_above", "spike_above", "rewinds"):
-            check(getattr(self, name) >= 0, f"guard.{name}", getattr(self, name), "0, which turns it off, or more")
-        check(self.spike_steps > 0, "guard.spike_steps", self.spike_steps, "1 or more")
 
 
 DEFAULT = GuardConfig()

@@ -18,8 +18,8 @@ from jax.sharding import PartitionSpec as P
 
 from roberta_jax import storage
 from roberta_jax.model import attention
+from roberta_jax.model.config import RobertaConfig
 from roberta_jax.model.dropout import row_keys
-from roberta_jax.model.encoder import RobertaConfig
 from roberta_jax.training.checkpoint import saved_steps
 from roberta_jax.training.distributed import said_by_any, wait_for_all
 from roberta_jax.training.incidents import Incidents

@@ -1,50 +1,13 @@
 """AdamW as RoBERTa used it, or LAMB, with linear warm-up and linear decay to 0."""
 
 import re
-from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from roberta_jax.errors import check, check_choice
+from roberta_jax.training.config import OptimizerConfig, warmup
 from roberta_jax.training.sharding import map_paths
-
-
-@dataclass(frozen=True)
-class OptimizerConfig:
-    """Fields of `config.optimizer`; the defaults are those of the paper's base model (Table 9)."""
-
-    name: str = "adamw"  # or "lamb": each layer's update is scaled to its weights' norm (arXiv 1904.00962)
-    learning_rate: float = 6e-4  # at its peak
-    warmup_steps: float = 24_000  # below 1 a share of the steps
-    weight_decay: float = 0.01
-    decay_bias_and_norm: bool = True  # as fairseq did; False leaves them out, as transformers does
-    b1: float = 0.9
-    b2: float = 0.98
-    eps: float = 1e-6
-    clip_norm: float = 0.0  # of the whole gradient; 0 does not clip
-
-    def __post_init__(self):
-        check_choice("optimizer.name", self.name, ("adamw", "lamb"))
-        for name in ("learning_rate", "eps"):
-            check(getattr(self, name) > 0, f"optimizer.{name}", getattr(self, name), "a number above 0")
-        for name in ("b1", "b2"):
-            check(0 <= getattr(self, name) < 1, f"optimizer.{name}", getattr(self, name), "a share from 0 on, below 1")
-        for name in ("warmup_steps", "weight_decay", "clip_norm"):
-            check(getattr(self, name) >= 0, f"optimizer.{name}", getattr(self, name), "0 or more")
-
-
-def warmup(config: OptimizerConfig, steps: int) -> int:
-    """Steps of the warm-up.
-
-    Raises:
-      UserError: it does not end before the run.
-    """
-    found = round(config.warmup_steps * (steps if config.warmup_steps < 1 else 1))
-    expected = f"less than config.steps, {steps:,}: the warm-up must end before the run"
-    check(found < steps, "optimizer.warmup_steps", config.warmup_steps, expected)
-    return found
 
 
 def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:

@@ -1,6 +1,5 @@
 """What made a run: the fields and hashes on which its figures depend. Kept beside them, it tells one run from another."""
 
-import dataclasses
 import hashlib
 import json
 from collections.abc import Collection, Mapping
@@ -10,6 +9,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from roberta_jax.config import plain
 from roberta_jax.errors import UserError
 
 # Fields of a config on which no figure depends but for rounding: of the machine, and of what is written when.
@@ -32,7 +32,7 @@ def fields(config: Any, without: Collection[str] = WITHOUT_EFFECT) -> dict[str, 
                 found |= flat(value, f"{path}.") if isinstance(value, dict) else {f"config.{path}": value}
         return found
 
-    return flat(dataclasses.asdict(config), "")
+    return flat(plain(config), "")
 
 
 def hash_of(tree: Any) -> str:

@@ -12,7 +12,8 @@ from jax.sharding import PartitionSpec as P
 
 from roberta_jax.errors import UserError
 from roberta_jax.model.dropout import row_keys
-from roberta_jax.training.guard import DEFAULT, GuardConfig, judge, new_guard
+from roberta_jax.training.config import GuardConfig
+from roberta_jax.training.guard import DEFAULT, judge, new_guard
 from roberta_jax.training.sharding import batch_devices, map_paths, moment_spec, state_shardings
 
 Batch = dict[str, jax.Array]

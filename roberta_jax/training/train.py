@@ -1,14 +1,13 @@
 """The one loop: restore, step, log, evaluate, save, and all that again until the end or a signal."""
 
-import dataclasses
 import errno
 import json
 import shlex
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,18 +15,20 @@ import numpy as np
 from jax.sharding import Mesh
 
 from roberta_jax import __version__, storage
-from roberta_jax.errors import UserError, check
+from roberta_jax.config import plain
+from roberta_jax.errors import UserError
 from roberta_jax.hardware import cautions
 from roberta_jax.model.flops import Peak
 from roberta_jax.output import to_json
 from roberta_jax.training.checkpoint import Checkpoints
+from roberta_jax.training.config import RunConfig
 from roberta_jax.training.distributed import Stop, alone_in, whole
-from roberta_jax.training.guard import GuardConfig, gave_up
+from roberta_jax.training.guard import gave_up
 from roberta_jax.training.incidents import Incidents
 from roberta_jax.training.ledger import Ledger
 from roberta_jax.training.logging import Metrics, duration, recovered, say
 from roberta_jax.training.notes import Memory
-from roberta_jax.training.optimizer import OptimizerConfig, make_optimizer, schedule
+from roberta_jax.training.optimizer import make_optimizer, schedule
 from roberta_jax.training.sharding import make_mesh, map_paths
 from roberta_jax.training.step import (
     Loss,
@@ -39,34 +40,6 @@ from roberta_jax.training.step import (
     make_train_step,
     place,
 )
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """The fields that every job has."""
-
-    steps: int = 500_000  # updates
-    batch_size: int = 8_192  # rows of a global batch
-    microbatch_size: int = 0  # rows that a device takes at once; 0: its whole share. The rest is accumulated
-    seed: int = 0
-    init_from: str = ""  # a workdir, a folder of transformers or fairseq, a hub name: parameters to begin with
-    fsdp: int = 1  # devices over which parameters and optimizer state are spread
-    log_every: int = 100  # steps
-    eval_every: int = 5_000  # steps
-    checkpoint_every: int = 5_000  # steps
-    keep_checkpoints: int = 2  # the newest; the best is kept beside them
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    guard: GuardConfig = field(default_factory=GuardConfig)
-
-    # From 1 on, and from 0 on; the largest is what an array's int32 holds.
-    POSITIVE: ClassVar = ("steps", "batch_size", "fsdp", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints")
-    NOT_NEGATIVE: ClassVar = ("microbatch_size",)
-
-    def __post_init__(self):
-        for least, names in ((1, self.POSITIVE), (0, self.NOT_NEGATIVE)):
-            for name in names:
-                check(least <= getattr(self, name) < 2**31, name, getattr(self, name), f"{least} or more, and less than 2³¹")
-        check(0 <= self.seed < 2**32, "seed", self.seed, "0 or more, and less than 2³²")
 
 
 @dataclass(frozen=True)
@@ -355,7 +328,7 @@ def _note_config(config: RunConfig, workdir: Path, first_step: int) -> None:
     """Writes config.json, with our version, and command.txt, and says which fields have changed since the run began."""
     if jax.process_index():
         return
-    path, fields = workdir / "config.json", json.loads(to_json(dataclasses.asdict(config)))
+    path, fields = workdir / "config.json", json.loads(to_json(plain(config)))
     before = recovered(path, storage.parse_json, {})
     for name in sorted(fields) if first_step and before else ():
         if fields[name] != before.get(name):

@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 
 from roberta_jax.ablations import results
-from roberta_jax.ablations.run import AblationsConfig, Downstream, finetuned, run
+from roberta_jax.ablations.config import AblationsConfig, Downstream
+from roberta_jax.ablations.run import finetuned, run
 from roberta_jax.data.corpus import Corpus
 from roberta_jax.errors import UserError
-from roberta_jax.model.encoder import RobertaConfig
-from roberta_jax.pretraining.job import DataConfig
-from roberta_jax.training.optimizer import OptimizerConfig
+from roberta_jax.model.config import RobertaConfig
+from roberta_jax.pretraining.config import DataConfig
+from roberta_jax.training.config import OptimizerConfig
 from tests.conftest import english
 
 MODEL = RobertaConfig(
@@ -32,8 +33,8 @@ def config(tmp_path_factory) -> AblationsConfig:
         lines = [f"{text}\t{i % 2}" for i, text in enumerate(english(number))]
         (sst2 / f"{name}.tsv").write_text("\n".join(["sentence\tlabel", *lines, ""]))
     data = DataConfig(
-        source=str(folder / "text.txt"),
-        tokenizer="300",
+        source=(str(folder / "text.txt"),),
+        tokenizer=300,
         length=32,
         valid_fraction=0.1,
         cache=str(folder / "cache"),
@@ -47,7 +48,7 @@ def config(tmp_path_factory) -> AblationsConfig:
 
 @pytest.fixture
 def downstream(config) -> Downstream:
-    glue = Path(config.data.source).parent / "glue"
+    glue = Path(config.data.source[0]).parent / "glue"
     return Downstream(str(glue), "sst2", steps=2, batch_size=8, max_length=32)
 
 
@@ -87,9 +88,9 @@ def test_what_is_done_is_not_done_again(config, workdir, capsys):
 def test_what_changes_no_figure_is_not_refused(config, workdir, tmp_path):
     """What is written when, and where the text lies: its rows are the same."""
     text = tmp_path / "elsewhere.txt"
-    text.write_bytes(Path(config.data.source).read_bytes())
+    text.write_bytes(Path(config.data.source[0]).read_bytes())
     before = {path: path.stat().st_mtime_ns for path in workdir.glob("runs/**/*.json*")}
-    moved = replace(config.data, source=str(text), cache=str(tmp_path / "cache"))
+    moved = replace(config.data, source=(str(text),), cache=str(tmp_path / "cache"))
     run(replace(config, log_every=1, eval_every=4, checkpoint_every=2, keep_checkpoints=3, data=moved), workdir)
     assert {path: path.stat().st_mtime_ns for path in workdir.glob("runs/**/*.json*")} == before
 
@@ -104,7 +105,7 @@ def test_figures_of_another_run_are_refused(config, workdir, tmp_path, stopped):
     text = tmp_path / "text.txt"
     text.write_text("\n\n".join(english(399)))
     changes = {
-        "the corpus of hash '": replace(config, data=replace(config.data, source=str(text))),
+        "the corpus of hash '": replace(config, data=replace(config.data, source=(str(text),))),
         "config.data.masking_rate 0.15, not 0.2": replace(config, data=replace(config.data, masking_rate=0.2)),
         "config.optimizer.learning_rate 0.01, not 0.02": replace(
             config, optimizer=replace(config.optimizer, learning_rate=2e-2)

@@ -5,7 +5,7 @@ from dataclasses import asdict, replace
 import pytest
 
 from roberta_jax.ablations.variants import changed, studies
-from roberta_jax.pretraining.job import PretrainConfig
+from roberta_jax.pretraining.config import PretrainConfig
 
 BASE = replace(PretrainConfig(), steps=1_000, batch_size=64)
 STUDIES = {study.name: study for study in studies(BASE)}

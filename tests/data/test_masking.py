@@ -11,7 +11,7 @@ from roberta_jax.config import typed
 from roberta_jax.data.masking import MODES, Masking, Vocabulary
 from roberta_jax.data.pipeline import vocabulary_of
 from roberta_jax.errors import UserError
-from roberta_jax.pretraining.job import PretrainConfig
+from roberta_jax.pretraining.config import PretrainConfig
 
 BOS, PAD, EOS, UNK, MASK = 0, 1, 2, 3, 999
 SIZE, LENGTH, ROWS, CHUNKS = 1_000, 64, 20_000, 50

@@ -15,8 +15,9 @@ from roberta_jax.data.masking import MODES, Masking
 from roberta_jax.data.order import epochs_and_rows
 from roberta_jax.data.pipeline import on_mesh, segment_ids, train_batches, valid_batches, vocabulary_of
 from roberta_jax.errors import UserError
-from roberta_jax.preparation.prepare import Recipe, prepare
-from roberta_jax.pretraining.job import DataConfig
+from roberta_jax.preparation.config import CorpusConfig
+from roberta_jax.preparation.prepare import prepare
+from roberta_jax.pretraining.config import DataConfig
 from roberta_jax.tokenization.sentences import split_sentences
 
 ROOT = Path(__file__).parents[2]
@@ -128,7 +129,7 @@ def test_valid_masks_never_change(small_corpus, mode):
 def pairs(request, small_corpus, documents, tmp_path_factory) -> Corpus:
     folder = tmp_path_factory.mktemp("pairs")
     (folder / "text.txt").write_text("\n\n".join([*documents, "o " * 90 + "\nso it ends. x"]))
-    recipe = Recipe((str(folder / "text.txt"),), str(small_corpus.folder / "tokenizer"), request.param, 64, 0.1)
+    recipe = CorpusConfig((str(folder / "text.txt"),), str(small_corpus.folder / "tokenizer"), request.param, 64, 0.1)
     return prepare(recipe, folder / "corpus", folder / "cache", processes=1)
 
 

@@ -8,7 +8,7 @@ import pytest
 from reference import SMALL
 
 from roberta_jax.config import typed
-from roberta_jax.model.encoder import RobertaConfig
+from roberta_jax.model.config import RobertaConfig
 from roberta_jax.model.heads import init_masked_lm
 from roberta_jax.tokenization.model_tokenizer import ByteLevelText
 from roberta_jax.tokenization.tokenizer import Tokenizer

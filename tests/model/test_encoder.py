@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from roberta_jax.errors import UserError
+from roberta_jax.model.config import RobertaConfig
 from roberta_jax.model.dropout import row_keys
-from roberta_jax.model.encoder import Encoder, RobertaConfig, position_ids
+from roberta_jax.model.encoder import Encoder, position_ids
 
 SMALL = RobertaConfig(
     vocab_size=300, num_layers=3, hidden_size=64, intermediate_size=128, num_heads=4, max_length=32, dropout=0.0,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from roberta_jax.model import embedding
-from roberta_jax.model.encoder import RobertaConfig
+from roberta_jax.model.config import RobertaConfig
 from roberta_jax.model.heads import (
     apply_with_head,
     apply_with_next_sentence,

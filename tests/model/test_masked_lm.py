@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from roberta_jax.model.config import RobertaConfig
 from roberta_jax.model.dropout import row_keys
-from roberta_jax.model.encoder import RobertaConfig
 from roberta_jax.model.flops import forward_flops
 from roberta_jax.model.heads import apply_encoder, apply_masked_lm, apply_with_next_sentence, init_masked_lm
 

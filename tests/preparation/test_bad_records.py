@@ -12,10 +12,10 @@ from roberta_jax.data.corpus import report
 from roberta_jax.errors import UserError
 from roberta_jax.preparation import documents as D
 from roberta_jax.preparation import prepare
-from roberta_jax.preparation.documents import Counts, Reading, read, resolve
-from roberta_jax.preparation.prepare import Recipe
+from roberta_jax.preparation.config import CorpusConfig, ReaderConfig
+from roberta_jax.preparation.documents import Counts, read, resolve
 
-SKIP = Reading(bad_records="skip")
+SKIP = ReaderConfig(bad_records="skip")
 
 
 def skipped(path, tmp_path) -> tuple[list[str], Counts]:
@@ -24,8 +24,8 @@ def skipped(path, tmp_path) -> tuple[list[str], Counts]:
     pieces = [piece for shard in resolve([str(path)], SKIP, tmp_path, 1) for piece in shard]
     texts = [text for piece in pieces for text in read(piece, SKIP, counts)]
     with pytest.raises(UserError) as raised:
-        for piece in (piece for shard in resolve([str(path)], Reading(), tmp_path, 1) for piece in shard):
-            list(read(piece, Reading(), Counts()))
+        for piece in (piece for shard in resolve([str(path)], ReaderConfig(), tmp_path, 1) for piece in shard):
+            list(read(piece, ReaderConfig(), Counts()))
     assert str(raised.value) == counts.first_bad[0]
     return texts, counts
 
@@ -84,16 +84,20 @@ def test_the_manifest_and_the_report_say_how_many_and_which(documents, small_cor
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
     fields = {"tokenizer": str(small_corpus.folder / "tokenizer"), "length": 64, "valid_fraction": 0.1, "reading": SKIP}
     source = (str(tmp_path / "a.jsonl"),)
-    manifests = [prepare.prepare(Recipe(source, **fields), tmp_path / f"{n}", tmp_path / "cache", n).manifest for n in (1, 2)]
+    manifests = [
+        prepare.prepare(CorpusConfig(source, **fields), tmp_path / f"{n}", tmp_path / "cache", n).manifest for n in (1, 2)
+    ]
     assert manifests[0] == manifests[1] and len(manifests[0]["shards"]) > 10
     assert manifests[0]["bad_records"] == 8 and len(manifests[0]["first_bad_records"]) == 5
     assert "skipped: 8 bad records" in report(manifests[0]) and "a.jsonl, line 1: not a JSON object" in report(manifests[0])
-    near = prepare.prepare(Recipe(source, **fields, deduplicate="near"), tmp_path / "near", tmp_path / "cache", 2).manifest
+    near = prepare.prepare(
+        CorpusConfig(source, **fields, deduplicate="near"), tmp_path / "near", tmp_path / "cache", 2
+    ).manifest
     assert near["bad_records"] == 8  # read twice, counted once
 
 
 def test_a_source_with_nothing_good_is_refused(small_corpus, tmp_path):
     (tmp_path / "a.jsonl").write_text("no\nno\n")
-    recipe = Recipe((str(tmp_path / "a.jsonl"),), str(small_corpus.folder / "tokenizer"), reading=SKIP)
+    recipe = CorpusConfig((str(tmp_path / "a.jsonl"),), str(small_corpus.folder / "tokenizer"), bad_records="skip")
     with pytest.raises(UserError, match=r"no document with any text in it left \(bad_records: 2\)"):
         prepare.prepare(recipe, tmp_path / "out", tmp_path / "cache", 1)

@@ -26,10 +26,9 @@ except ImportError:
 from roberta_jax import prepare as prepare_command
 from roberta_jax.data.corpus import Corpus
 from roberta_jax.errors import UserError
-from roberta_jax.preparation import beam, prepare, recipe
+from roberta_jax.preparation import beam, plan, prepare
 from roberta_jax.preparation import documents as D
-from roberta_jax.preparation.documents import Reading
-from roberta_jax.preparation.prepare import Recipe
+from roberta_jax.preparation.config import CorpusConfig
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,7 +37,7 @@ def on_beam(*flags: str):
     return partial(beam.run, PipelineOptions(list(flags)))
 
 
-def both(a_recipe: Recipe, folder: Path, *flags) -> dict:
+def both(a_recipe: CorpusConfig, folder: Path, *flags) -> dict:
     """The manifest that processes and Beam make alike."""
     here = prepare.make(a_recipe, folder / "here", folder / "cache", 2)
     there = prepare.make(a_recipe, folder / "there", folder / "cache", 1, on_beam(*flags))
@@ -52,7 +51,7 @@ def both(a_recipe: Recipe, folder: Path, *flags) -> dict:
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
     monkeypatch.setattr(D, "SMALLEST_SHARD", 100_000)
-    monkeypatch.setattr(recipe, "PARTITION_BYTES", 300_000)
+    monkeypatch.setattr(plan, "PARTITION_BYTES", 300_000)
 
 
 def test_beam_and_processes_agree_on_a_real_text(assets, tmp_path):
@@ -62,7 +61,7 @@ def test_beam_and_processes_agree_on_a_real_text(assets, tmp_path):
     (tmp_path / "text" / "b.txt").write_text("\n\n".join(random.Random(0).sample(speeches, 500)))
     (tmp_path / "eval.txt").write_text("\n\n".join(speech for speech in speeches[::100] if len(speech.split()) > 20))
     fields = {"length": 128, "valid_fraction": 0.1, "deduplicate": "near", "exclude": (str(tmp_path / "eval.txt"),)}
-    manifest = both(Recipe((str(tmp_path / "text"),), str(assets / "roberta-vocab"), **fields), tmp_path)
+    manifest = both(CorpusConfig((str(tmp_path / "text"),), str(assets / "roberta-vocab"), **fields), tmp_path)
     assert len(manifest["shards"]) > 20
     assert manifest["dropped"]["exact_duplicates"] > 400 and manifest["dropped"]["overlapping_documents"] > 20
 
@@ -72,7 +71,7 @@ def test_beam_and_processes_agree_on_docstrings_and_a_vocabulary_that_is_learned
     for package in ("asyncio", "email", "json", "unittest", "logging"):
         shutil.copytree(Path(sysconfig.get_paths()["stdlib"], package), library / package)
     monkeypatch.setattr(sysconfig, "get_paths", lambda: dict.fromkeys(("stdlib", "purelib", "platlib"), str(library)))
-    manifest = both(Recipe(("docs",), 500, length=64, valid_fraction=0.2), tmp_path)
+    manifest = both(CorpusConfig(("docs",), 500, length=64, valid_fraction=0.2), tmp_path)
     assert manifest["documents"] > 50 and manifest["vocabulary"] == 500
 
 
@@ -80,8 +79,7 @@ def test_beam_with_worker_processes_counts_bad_records_as_processes_do(documents
     lines = [json.dumps({"text": text}) for text in documents]
     lines[50:50] = ["not JSON", '{"body": "no text"}']
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
-    reading = Reading(bad_records="skip")
-    made = Recipe((str(tmp_path / "a.jsonl"),), str(small_corpus.folder / "tokenizer"), length=64, reading=reading)
+    made = CorpusConfig((str(tmp_path / "a.jsonl"),), str(small_corpus.folder / "tokenizer"), length=64, bad_records="skip")
     manifest = both(made, tmp_path, "--direct_num_workers=2", "--direct_running_mode=multi_processing")
     assert manifest["bad_records"] == 2 and "line 51: not a JSON object" in manifest["first_bad_records"][0]
 
@@ -94,11 +92,13 @@ def test_a_source_and_a_folder_far_away(documents, small_corpus, tmp_path):
         (tmp_path / "text" / f"{i}.txt").write_text("\n\n".join(documents[i::3]))
     fields = {"length": 64, "valid_fraction": 0.1, "deduplicate": "near"}
     vocabulary = str(small_corpus.folder / "tokenizer")
-    far = Recipe(("memory://far/text",), vocabulary, **fields)
+    far = CorpusConfig(("memory://far/text",), vocabulary, **fields)
     folder = prepare.make(far, "memory://far/corpus", tmp_path / "cache", 1, on_beam())
     assert folder == prepare.make(far, "memory://far/corpus", tmp_path / "cache", 1, None)  # found, not made
-    near = prepare.prepare(Recipe((str(tmp_path / "text"),), vocabulary, **fields), tmp_path / "near", tmp_path / "cache", 1)
-    copied = prepare.prepare(Recipe((folder,), vocabulary, **fields), cache=tmp_path / "cache")
+    near = prepare.prepare(
+        CorpusConfig((str(tmp_path / "text"),), vocabulary, **fields), tmp_path / "near", tmp_path / "cache", 1
+    )
+    copied = prepare.prepare(CorpusConfig((folder,), vocabulary, **fields), cache=tmp_path / "cache")
     assert copied.manifest["shards"] == near.manifest["shards"] and copied.folder.parent == tmp_path / "cache"
     np.testing.assert_array_equal(copied.valid.gather(np.arange(3)), near.valid.gather(np.arange(3)))
     assert not memory.exists("/far/corpus/work")
@@ -149,14 +149,14 @@ def test_a_killed_preparation_goes_on_where_it_stopped(documents, small_corpus, 
     assert start().wait(120) == 0
     assert all((tmp_path / "killed" / name).stat().st_mtime_ns == time for name, time in rows.items())
     monkeypatch.setattr(D, "SMALLEST_SHARD", 150_000)
-    made = Recipe((str(tmp_path / "text"),), fields[1], length=64, deduplicate="exact")
+    made = CorpusConfig((str(tmp_path / "text"),), fields[1], length=64, deduplicate="exact")
     whole = prepare.make(made, tmp_path / "whole", tmp_path / "cache", 2)
     assert Path(whole, "manifest.json").read_text() == (tmp_path / "killed" / "manifest.json").read_text()
 
 
 def test_faults_are_one_sentence(small_corpus, tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "good"}\n{"body": "bad"}\n')
-    made = Recipe((str(tmp_path / "a.jsonl"),), str(small_corpus.folder / "tokenizer"))
+    made = CorpusConfig((str(tmp_path / "a.jsonl"),), str(small_corpus.folder / "tokenizer"))
     for flags in ((), ("--direct_num_workers=2", "--direct_running_mode=multi_processing")):
         with pytest.raises(UserError, match=r"a\.jsonl, line 2: no text in a column 'text' .* it has 'body'\.$"):
             prepare.make(made, tmp_path / "out", tmp_path / "cache", 1, on_beam(*flags))

@@ -12,16 +12,17 @@ import pytest
 
 from roberta_jax.errors import UserError
 from roberta_jax.preparation import documents as D
+from roberta_jax.preparation.config import CorpusConfig, ReaderConfig
 from roberta_jax.preparation.docstrings import collect_docstrings
-from roberta_jax.preparation.documents import Counts, Reading, read, resolve
-from roberta_jax.preparation.prepare import Recipe, prepare
+from roberta_jax.preparation.documents import Counts, read, resolve
+from roberta_jax.preparation.prepare import prepare
 
 TEXTS = ["The first document.\nIt has two lines.", "中文文档。", "हिन्दी दस्तावेज़।", "A fourth one,  with spaces", "العربية؟"]
 
 
 def everything(sources, tmp_path, reading=None, counts=None, processes=1) -> list[str]:
     """All documents of the sources."""
-    reading = reading or Reading()
+    reading = reading or ReaderConfig()
     sources = [str(source) for source in sources]
     counts = counts or Counts()
     shards = resolve(sources, reading, tmp_path / "cache", processes)
@@ -62,7 +63,7 @@ def test_a_document_a_file(tmp_path, ending):
     for number, text in enumerate(["One.\n\nStill one.\n", "Two.", "\n \n"]):
         (tmp_path / f"{number}.txt{ending}").write_bytes(compressed(text.encode(), ending, 2))
     counts = Counts()
-    assert everything([tmp_path], tmp_path, Reading(documents="file"), counts) == ["One.\n\nStill one.", "Two."]
+    assert everything([tmp_path], tmp_path, ReaderConfig(documents="file"), counts) == ["One.\n\nStill one.", "Two."]
     assert (counts.documents, counts.empty) == (2, 1)
 
 
@@ -85,7 +86,7 @@ def test_folders_globs_and_several_sources(tmp_path):
 
 def test_another_column(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"text": "no", "body": "yes"}\n\n{"body": "again"}\n')
-    assert everything([tmp_path / "a.jsonl"], tmp_path, Reading(text_column="body")) == ["yes", "again"]
+    assert everything([tmp_path / "a.jsonl"], tmp_path, ReaderConfig(text_column="body")) == ["yes", "again"]
 
 
 def test_parquet_rows_without_text_are_counted(tmp_path):
@@ -119,7 +120,7 @@ def test_a_file_cut_anywhere_gives_the_same_documents(tmp_path, monkeypatch, see
         monkeypatch.setattr(D, "MOST_SHARDS", 1 << 20)
         assert everything(sources, tmp_path) == whole
     monkeypatch.setattr(D, "SMALLEST_SHARD", 1)
-    assert sum(map(len, resolve([str(sources[1])], Reading(), tmp_path, 1))) >= len(lines)
+    assert sum(map(len, resolve([str(sources[1])], ReaderConfig(), tmp_path, 1))) >= len(lines)
 
 
 @pytest.mark.parametrize("offset", range(-3, 4))
@@ -128,7 +129,7 @@ def test_a_blank_line_where_two_blocks_that_are_searched_meet(tmp_path, monkeypa
     (tmp_path / "a.txt").write_text("\n\n".join(texts))
     monkeypatch.setattr(D, "SMALLEST_SHARD", 100)
     monkeypatch.setattr(D, "MOST_SHARDS", 1 << 20)
-    shards = resolve([str(tmp_path / "a.txt")], Reading(), tmp_path, 1)
+    shards = resolve([str(tmp_path / "a.txt")], ReaderConfig(), tmp_path, 1)
     assert len(shards) == 3
     assert everything([tmp_path / "a.txt"], tmp_path) == texts
 
@@ -137,9 +138,9 @@ def test_pieces_are_about_as_large_as_asked_and_a_large_source_has_few(tmp_path,
     (tmp_path / "a.txt").write_text("\n\n".join("x" * 98 for _ in range(1000)))
     monkeypatch.setattr(D, "SMALLEST_SHARD", 1_000)
     monkeypatch.setattr(D, "MOST_SHARDS", 20)
-    assert 18 <= len(resolve([str(tmp_path / "a.txt")], Reading(), tmp_path, 1)) <= 22
+    assert 18 <= len(resolve([str(tmp_path / "a.txt")], ReaderConfig(), tmp_path, 1)) <= 22
     monkeypatch.setattr(D, "LARGEST_SHARD", 2_000)  # a still larger one has more: no worker gets more than that
-    shards = resolve([str(tmp_path / "a.txt")], Reading(), tmp_path, 1)
+    shards = resolve([str(tmp_path / "a.txt")], ReaderConfig(), tmp_path, 1)
     assert 45 <= len(shards) <= 55 and max(sum(piece.size for piece in pieces) for pieces in shards) <= 2_500
 
 
@@ -237,12 +238,12 @@ def test_a_data_set_of_tfds(tfds_texts, tmp_path, monkeypatch, smallest):
     monkeypatch.setattr(D, "SMALLEST_SHARD", smallest)
     assert sorted(everything(["tfds:roberta_jax_texts"], tmp_path)) == sorted(tfds_texts[:180])
     assert sorted(everything(["tfds:roberta_jax_texts:test"], tmp_path)) == sorted(tfds_texts[180:])
-    assert len(resolve(["tfds:roberta_jax_texts"], Reading(), tmp_path, 1)) > (1 if smallest == 2_000 else 0)
+    assert len(resolve(["tfds:roberta_jax_texts"], ReaderConfig(), tmp_path, 1)) > (1 if smallest == 2_000 else 0)
 
 
 def test_processes_that_do_not_know_a_data_set_find_it_by_its_name(tfds_texts, small_corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(D, "SMALLEST_SHARD", 5_000)
-    recipe = Recipe(("tfds:roberta_jax_texts",), str(small_corpus.folder / "tokenizer"), length=64, valid_fraction=0.1)
+    recipe = CorpusConfig(("tfds:roberta_jax_texts",), str(small_corpus.folder / "tokenizer"), length=64, valid_fraction=0.1)
     corpus = prepare(recipe, tmp_path / "corpus", tmp_path / "cache", processes=2)
     assert corpus.manifest["documents"] == 180 and len(corpus.manifest["shards"]) >= 5
 
@@ -256,7 +257,7 @@ def test_what_tfds_cannot_give_is_named(tfds_texts, tmp_path):
         with pytest.raises(UserError, match=said):
             everything([source], tmp_path)
     with pytest.raises(UserError, match="tfds:roberta_jax_texts:train: no text in a feature 'number'.*'number', 'text'"):
-        everything(["tfds:roberta_jax_texts"], tmp_path, Reading(text_column="number"))
+        everything(["tfds:roberta_jax_texts"], tmp_path, ReaderConfig(text_column="number"))
 
 
 # Errors
@@ -271,15 +272,15 @@ def test_a_path_that_is_not_there_is_named(tmp_path):
 def test_a_corpus_that_was_prepared_below_its_source_is_no_text_of_it(tmp_path, small_corpus):
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "a.txt").write_text("Some text.")
-    alone = resolve([str(tmp_path / "text")], Reading(), tmp_path, 1)
+    alone = resolve([str(tmp_path / "text")], ReaderConfig(), tmp_path, 1)
     shutil.copytree(small_corpus.folder, tmp_path / "text" / "below" / "corpus")
     (tmp_path / "text" / "begun.0.partial" / "work").mkdir(parents=True)
     (tmp_path / "text" / "begun.0.partial" / "work" / "plan.json").write_text("{}")
     shutil.copytree(small_corpus.folder / "tokenizer", tmp_path / "text" / "begun.0.partial" / "tokenizer")
-    assert resolve([str(tmp_path / "text")], Reading(), tmp_path, 1) == alone
-    assert len(sum(resolve([f"file://{tmp_path}/text"], Reading(), tmp_path, 1), [])) == 1
+    assert resolve([str(tmp_path / "text")], ReaderConfig(), tmp_path, 1) == alone
+    assert len(sum(resolve([f"file://{tmp_path}/text"], ReaderConfig(), tmp_path, 1), [])) == 1
     shutil.copytree(small_corpus.folder / "tokenizer", tmp_path / "text" / "a vocabulary that is text")
-    assert len(sum(resolve([str(tmp_path / "text")], Reading(), tmp_path, 1), [])) == 2
+    assert len(sum(resolve([str(tmp_path / "text")], ReaderConfig(), tmp_path, 1), [])) == 2
 
 
 def test_a_folder_without_text_and_a_file_of_another_kind_are_named(tmp_path):
@@ -312,7 +313,7 @@ def test_bytes_that_are_not_utf8(tmp_path, kind):
     assert everything([path], tmp_path, counts=counts) == ["good", "b\ufffdd", "good too"]
     assert counts.invalid_utf8 == 1
     with pytest.raises(UserError, match=rf"a\.{kind}: bytes that are not UTF-8, at b'b\\xffd.*data\.invalid_utf8"):
-        everything([path], tmp_path, Reading(invalid_utf8="error"))
+        everything([path], tmp_path, ReaderConfig(invalid_utf8="error"))
 
 
 def test_a_surrogate_that_stands_alone_in_json_counts_as_not_utf8(tmp_path):
@@ -360,6 +361,6 @@ def test_a_jsonl_line_without_the_column_is_named(tmp_path, monkeypatch, line, s
 
 def test_reading_refuses_what_it_does_not_know():
     with pytest.raises(UserError, match="data.documents is 'line'; it can be 'blank-line' or 'file'"):
-        Reading(documents="line")
+        ReaderConfig(documents="line")
     with pytest.raises(UserError, match="data.invalid_utf8 is 'ignore'; it can be 'replace' or 'error'"):
-        Reading(invalid_utf8="ignore")
+        ReaderConfig(invalid_utf8="ignore")

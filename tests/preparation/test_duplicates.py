@@ -3,7 +3,6 @@
 import json
 import random
 import re
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +10,8 @@ import pytest
 
 from roberta_jax.data.corpus import report
 from roberta_jax.errors import UserError
-from roberta_jax.preparation import documents, ngrams, prepare
-from roberta_jax.preparation import recipe as recipes
-from roberta_jax.preparation.prepare import Recipe
+from roberta_jax.preparation import documents, ngrams, plan, prepare
+from roberta_jax.preparation.config import CorpusConfig, cache_key_fields
 from roberta_jax.tokenization.tokenizer import Tokenizer
 
 
@@ -65,7 +63,7 @@ def made(texts, vocabulary, folder, processes=1, files=1, **fields):
     folder.mkdir()
     for number, part in enumerate(np.array_split(np.array(texts, object), files)):
         write(folder / f"{number:02}.jsonl", part.tolist())
-    recipe = Recipe((str(folder / "*.jsonl"),), vocabulary, "doc-sentences", 512, 0.2, **fields)
+    recipe = CorpusConfig((str(folder / "*.jsonl"),), vocabulary, "doc-sentences", 512, 0.2, **fields)
     corpus = prepare.prepare(recipe, folder / "corpus", folder / "cache", processes)
     lines = [json.loads(line) for line in (folder / "corpus" / "dropped.jsonl").read_text().splitlines()]
     return corpus, lines
@@ -104,7 +102,7 @@ def words(tmp_path_factory) -> str:
 @pytest.mark.parametrize("seed, files", [(0, 3), (1, 90)])  # several shards a file, several files a shard
 def test_what_is_dropped_is_what_comparing_all_with_all_drops(words, tmp_path, monkeypatch, mode, seed, files):
     monkeypatch.setattr(documents, "SMALLEST_SHARD", 3_000)
-    monkeypatch.setattr(recipes, "PARTITION_BYTES", 7_000)
+    monkeypatch.setattr(plan, "PARTITION_BYTES", 7_000)
     texts = planted(seed)
     expected = brute_force(texts, mode)
     corpus, lines = made(texts, words, tmp_path / "it", files=files, deduplicate=mode)
@@ -131,7 +129,7 @@ def test_near_duplicates_in_real_text_are_found_and_others_are_not(assets, tmp_p
     recased = [text.upper().replace("\n", "  ") for text in originals[:20]]
     texts = originals + far + exact + near + recased
     fields = {"format": "doc-sentences", "valid_fraction": 0.2, "deduplicate": "near"}
-    recipe = Recipe((write(tmp_path / "a.jsonl", texts),), str(assets / "roberta-vocab"), **fields)
+    recipe = CorpusConfig((write(tmp_path / "a.jsonl", texts),), str(assets / "roberta-vocab"), **fields)
     manifest = prepare.prepare(recipe, tmp_path / "out", tmp_path / "cache", 1).manifest
     assert manifest["dropped"]["exact_duplicates"] == 20
     assert manifest["dropped"]["near_duplicates"] == len(near) + len(recased) == 60
@@ -182,11 +180,13 @@ def test_another_evaluation_set_is_another_corpus_and_no_option_none(documents, 
     recipe = {"source": (source,), "tokenizer": vocabulary, "length": 64, "valid_fraction": 0.2}
     (tmp_path / "eval.txt").write_text("Some words that stand nowhere else.")
     for fields in ({}, {"deduplicate": "exact"}, {"exclude": (str(tmp_path / "eval.txt"),)}):
-        folders.add(prepare.prepare(Recipe(**recipe | fields), None, tmp_path / "cache", 1).folder)
+        folders.add(prepare.prepare(CorpusConfig(**recipe | fields), None, tmp_path / "cache", 1).folder)
     (tmp_path / "eval.txt").write_text("Other words that stand nowhere else.")
-    folders.add(prepare.prepare(Recipe(**recipe, exclude=(str(tmp_path / "eval.txt"),)), None, tmp_path / "cache", 1).folder)
+    folders.add(
+        prepare.prepare(CorpusConfig(**recipe, exclude=(str(tmp_path / "eval.txt"),)), None, tmp_path / "cache", 1).folder
+    )
     assert len(folders) == 4
-    decide = recipes.deciding(asdict(Recipe(**recipe)))  # as it was before there were these options
+    decide = cache_key_fields(CorpusConfig(**recipe))  # as it was before there were these options
     assert decide.keys() == {"source", "tokenizer", "format", "length", "valid_fraction", "reading"}
     assert decide["reading"].keys() == {"text_column", "documents", "invalid_utf8"}
 
@@ -194,15 +194,15 @@ def test_another_evaluation_set_is_another_corpus_and_no_option_none(documents, 
 def test_nothing_left_and_what_cannot_be_is_named(documents, vocabulary, tmp_path):
     source = write(tmp_path / "a.jsonl", documents[:5])
     with pytest.raises(UserError, match="data.deduplicate is 'fuzzy'; it can be 'none' or 'exact' or 'near'"):
-        Recipe((source,), vocabulary, deduplicate="fuzzy")
+        CorpusConfig((source,), vocabulary, deduplicate="fuzzy")
     with pytest.raises(UserError, match=r"no document with any text in it left \(overlapping_documents: 5\)"):
-        prepare.prepare(Recipe((source,), vocabulary, exclude=(source,)), tmp_path / "out", tmp_path / "cache", 1)
+        prepare.prepare(CorpusConfig((source,), vocabulary, exclude=(source,)), tmp_path / "out", tmp_path / "cache", 1)
     with pytest.raises(UserError, match=r"nothing\.txt: no such file, folder or glob \(data\.exclude\)"):
-        recipe = Recipe((source,), vocabulary, exclude=(str(tmp_path / "nothing.txt"),))
+        recipe = CorpusConfig((source,), vocabulary, exclude=(str(tmp_path / "nothing.txt"),))
         prepare.prepare(recipe, tmp_path / "other", tmp_path / "cache", 1)
 
 
 def test_a_prepared_corpus_that_kept_its_duplicates_is_refused(small_corpus, vocabulary):
     for fields, said in (({"deduplicate": "near"}, "deduplicate none"), ({"exclude": ("docs",)}, r"exclude \[\]")):
         with pytest.raises(UserError, match=f"prepared with {said}, the config asks for"):
-            prepare.prepare(Recipe((str(small_corpus.folder),), vocabulary, length=64, **fields))
+            prepare.prepare(CorpusConfig((str(small_corpus.folder),), vocabulary, length=64, **fields))

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from roberta_jax.data.corpus import PAIRS
 from roberta_jax.preparation import packing
-from roberta_jax.preparation.documents import Counts, Reading, read, resolve
+from roberta_jax.preparation.config import ReaderConfig
+from roberta_jax.preparation.documents import Counts, read, resolve
 from roberta_jax.preparation.packing import FORMATS, doc_sentences, full_sentences
 from roberta_jax.tokenization.sentences import split_sentences
 
@@ -36,8 +37,8 @@ def documents_of(lengths):
 @pytest.fixture(scope="module")
 def real(assets, roberta_tokenizer) -> list[list[int]]:
     """The lengths of the sentences of a novel's worth of documents from Wikipedia and of a play."""
-    pieces = [piece for shard in resolve([str(assets / "text")], Reading(), assets, 1) for piece in shard]
-    texts = (text for piece in pieces for text in read(piece, Reading(), Counts()))
+    pieces = [piece for shard in resolve([str(assets / "text")], ReaderConfig(), assets, 1) for piece in shard]
+    texts = (text for piece in pieces for text in read(piece, ReaderConfig(), Counts()))
     return [[len(roberta_tokenizer.encode(sentence)) for sentence in split_sentences(text)] for text in texts]
 
 

@@ -23,8 +23,8 @@ from roberta_jax import prepare as prepare_command
 from roberta_jax.data.corpus import Corpus, report
 from roberta_jax.errors import UserError
 from roberta_jax.preparation import documents, prepare
+from roberta_jax.preparation.config import CorpusConfig
 from roberta_jax.preparation.hashing import Distinct
-from roberta_jax.preparation.prepare import Recipe
 from roberta_jax.tokenization.tokenizer import Tokenizer
 
 ROOT = Path(__file__).parents[2]
@@ -59,7 +59,7 @@ def run(*arguments, **kwargs):
 
 def test_rows_are_the_same_from_one_process_and_from_two(documents_in_files, vocabulary, tmp_path, monkeypatch):
     monkeypatch.setattr(documents, "SMALLEST_SHARD", 20_000)
-    recipe = Recipe((str(documents_in_files),), vocabulary, length=64, valid_fraction=0.1)
+    recipe = CorpusConfig((str(documents_in_files),), vocabulary, length=64, valid_fraction=0.1)
     one, two = (prepare.prepare(recipe, tmp_path / str(n), tmp_path / "cache", processes=n) for n in (1, 2))
     assert len(one.manifest["shards"]) > 10 and one.manifest == two.manifest
     for split in ("train", "valid"):
@@ -77,7 +77,7 @@ def documents_in_files(documents, tmp_path_factory):
 
 def test_rows_hold_the_documents_and_nothing_else(documents, vocabulary, tmp_path):
     tokenizer = Tokenizer.load(vocabulary)
-    recipe = Recipe((write(tmp_path / "a.jsonl", documents),), vocabulary, "doc-sentences", 512, 0.2)
+    recipe = CorpusConfig((write(tmp_path / "a.jsonl", documents),), vocabulary, "doc-sentences", 512, 0.2)
     corpus = prepare.prepare(recipe, tmp_path / "corpus", tmp_path / "cache", 1)
     train, valid = texts_of(corpus.train, tokenizer), texts_of(corpus.valid, tokenizer)
     assert sorted(train + valid) == sorted(documents)
@@ -93,7 +93,7 @@ def test_rows_hold_the_documents_and_nothing_else(documents, vocabulary, tmp_pat
 def test_adding_documents_moves_none_to_the_other_split(documents, vocabulary, tmp_path):
     splits = []
     for name, texts in (("few", documents[:200]), ("many", documents[::-1])):
-        recipe = Recipe((write(tmp_path / f"{name}.jsonl", texts),), vocabulary, "doc-sentences", 512, 0.2)
+        recipe = CorpusConfig((write(tmp_path / f"{name}.jsonl", texts),), vocabulary, "doc-sentences", 512, 0.2)
         corpus = prepare.prepare(recipe, tmp_path / name, tmp_path / "cache", 1)
         splits.append([set(texts_of(rows, corpus.tokenizer)) for rows in (corpus.train, corpus.valid)])
     (few_train, few_valid), (many_train, many_valid) = splits
@@ -103,7 +103,7 @@ def test_adding_documents_moves_none_to_the_other_split(documents, vocabulary, t
 
 def test_no_valid_document_is_seen_by_the_tokenizer(documents, tmp_path):
     source = write(tmp_path / "a.jsonl", documents)
-    recipe = Recipe((source,), 400, "doc-sentences", 512, 0.5)
+    recipe = CorpusConfig((source,), 400, "doc-sentences", 512, 0.5)
     shards = documents_resolved(source)
     seen = list(prepare._training_texts(recipe, shards))
     valid = texts_of((corpus := prepare.prepare(recipe, tmp_path / "corpus", tmp_path / "cache", 1)).valid, corpus.tokenizer)
@@ -111,9 +111,10 @@ def test_no_valid_document_is_seen_by_the_tokenizer(documents, tmp_path):
 
 
 def documents_resolved(source):
-    from roberta_jax.preparation.documents import Reading, resolve
+    from roberta_jax.preparation.config import ReaderConfig
+    from roberta_jax.preparation.documents import resolve
 
-    return resolve([source], Reading(), Path(), 1)
+    return resolve([source], ReaderConfig(), Path(), 1)
 
 
 def test_the_manifest_keeps_its_contract_and_rows_stay_on_disk(small_corpus, documents):
@@ -144,7 +145,7 @@ def test_the_report_counts_what_is_there(vocabulary, tmp_path):
     with open(tmp_path / "a.jsonl", "wb") as file:
         file.write("".join(json.dumps({"text": text}) + "\n" for text in texts).encode())
         file.write(b'{"text": "bad \xff byte"}\n{"text": "' + b"word " * 1_000 + b'"}\n')
-    recipe = Recipe((str(tmp_path / "a.jsonl"),), vocabulary, length=64, valid_fraction=0.2)
+    recipe = CorpusConfig((str(tmp_path / "a.jsonl"),), vocabulary, length=64, valid_fraction=0.2)
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         manifest = prepare.prepare(recipe, tmp_path / "corpus", tmp_path / "cache", 1).manifest
@@ -179,10 +180,10 @@ def test_distinct_is_exact_for_few_and_near_for_many_in_any_parts():
 
 def test_the_same_recipe_is_made_once_and_another_one_again(documents, tmp_path, monkeypatch):
     source = write(tmp_path / "a.jsonl", documents[:200])
-    recipe = Recipe((source,), 400, length=64, valid_fraction=0.1)
+    recipe = CorpusConfig((source,), 400, length=64, valid_fraction=0.1)
     made = prepare.prepare(recipe, cache=tmp_path / "cache", processes=1)
     assert made.folder.parent == tmp_path / "cache"
-    again = Recipe((source,), str(made.folder / "tokenizer"), length=64, valid_fraction=0.1)
+    again = CorpusConfig((source,), str(made.folder / "tokenizer"), length=64, valid_fraction=0.1)
     with monkeypatch.context() as m:
         m.setattr(prepare, "summarise", None)
         m.setattr(Tokenizer, "train", None)
@@ -190,7 +191,7 @@ def test_the_same_recipe_is_made_once_and_another_one_again(documents, tmp_path,
         assert prepare.prepare(again, cache=tmp_path / "cache").folder == made.folder
     folders = {made.folder}
     for change in ({"length": 32}, {"format": "doc-sentences"}, {"valid_fraction": 0.2}, {"tokenizer": 300}):
-        changed = Recipe(**{"source": (source,), "tokenizer": 400, "length": 64, "valid_fraction": 0.1} | change)
+        changed = CorpusConfig(**{"source": (source,), "tokenizer": 400, "length": 64, "valid_fraction": 0.1} | change)
         folders.add(prepare.prepare(changed, cache=tmp_path / "cache", processes=1).folder)
     write(tmp_path / "a.jsonl", documents[:201])
     folders.add(prepare.prepare(recipe, cache=tmp_path / "cache", processes=1).folder)
@@ -199,7 +200,7 @@ def test_the_same_recipe_is_made_once_and_another_one_again(documents, tmp_path,
 
 def test_a_prepared_corpus_is_a_source(small_corpus, vocabulary):
     for tokenizer in (400, vocabulary):
-        recipe = Recipe((str(small_corpus.folder),), tokenizer, length=64)
+        recipe = CorpusConfig((str(small_corpus.folder),), tokenizer, length=64)
         assert prepare.prepare(recipe).folder == small_corpus.folder
 
 
@@ -210,10 +211,11 @@ KILLED = """
 import sys
 from pathlib import Path
 from roberta_jax.preparation import documents
-from roberta_jax.preparation.prepare import Recipe, prepare
+from roberta_jax.preparation.prepare import prepare
+from roberta_jax.preparation.config import CorpusConfig
 documents.SMALLEST_SHARD = 400_000
 source, tokenizer, deduplicate, out = sys.argv[1:]
-recipe = Recipe((source,), tokenizer, length=64, valid_fraction=0.1, deduplicate=deduplicate)
+recipe = CorpusConfig((source,), tokenizer, length=64, valid_fraction=0.1, deduplicate=deduplicate)
 prepare(recipe, Path(out), Path(out).parent / "cache", 2)
 """
 
@@ -278,7 +280,7 @@ def test_a_killed_worker_is_an_error_that_says_so(documents, vocabulary, tmp_pat
     thread = threading.Thread(target=kill, daemon=True)
     thread.start()
     with pytest.raises(UserError, match="was killed, perhaps for want of memory; the same command goes on"):
-        prepare.prepare(Recipe((source,), vocabulary, length=64), tmp_path / "corpus", tmp_path / "cache", 1)
+        prepare.prepare(CorpusConfig((source,), vocabulary, length=64), tmp_path / "corpus", tmp_path / "cache", 1)
     thread.join()
 
 
@@ -292,24 +294,24 @@ def test_recipes_that_cannot_be_are_refused():
         ({"valid_fraction": 1.0}, r"data.valid_fraction is 1\.0"),
     ):
         with pytest.raises(UserError, match=said):
-            Recipe(**{"source": ("docs",), "tokenizer": 400} | fields)
+            CorpusConfig(**{"source": ("docs",), "tokenizer": 400} | fields)
 
 
 def test_a_corpus_without_text_is_refused(vocabulary, tmp_path):
     (tmp_path / "a.txt").write_text("\n \n\t\n")
     with pytest.raises(UserError, match=r"a\.txt: no document with any text in it"):
-        prepare.prepare(Recipe((str(tmp_path / "a.txt"),), vocabulary), tmp_path / "out", tmp_path / "cache", 1)
+        prepare.prepare(CorpusConfig((str(tmp_path / "a.txt"),), vocabulary), tmp_path / "out", tmp_path / "cache", 1)
     assert not (tmp_path / "out").exists()
 
 
 def test_a_split_without_documents_is_refused(vocabulary, tmp_path):
     (tmp_path / "a.txt").write_text("One document.")
     with pytest.raises(UserError, match=r"the valid split is empty: 1 documents and data\.valid_fraction 0\.01"):
-        prepare.prepare(Recipe((str(tmp_path / "a.txt"),), vocabulary), tmp_path / "out", tmp_path / "cache", 1)
+        prepare.prepare(CorpusConfig((str(tmp_path / "a.txt"),), vocabulary), tmp_path / "out", tmp_path / "cache", 1)
 
 
 def test_a_tokenizer_folder_that_is_not_there_is_named(documents, tmp_path):
-    recipe = Recipe((write(tmp_path / "a.jsonl", documents[:9]),), str(tmp_path / "nothing"))
+    recipe = CorpusConfig((write(tmp_path / "a.jsonl", documents[:9]),), str(tmp_path / "nothing"))
     with pytest.raises(UserError, match=rf"{tmp_path}/nothing: no vocab\.json"):
         prepare.prepare(recipe, tmp_path / "out", tmp_path / "cache", 1)
 
@@ -318,17 +320,17 @@ def test_a_prepared_corpus_of_another_kind_is_refused(small_corpus, tmp_path, vo
     Tokenizer.train(["another one"] * 9, 270).save(tmp_path / "other")
     folder = str(small_corpus.folder)
     for recipe, said in (
-        (Recipe((folder,), str(tmp_path / "other"), length=64), f"prepared with tokenizer {small_corpus.tokenizer.hash}"),
-        (Recipe((folder,), 500, length=64), "prepared with vocabulary 400, the config asks for 500"),
-        (Recipe((folder,), vocabulary, length=128), "prepared with length 64, the config asks for 128"),
-        (Recipe((folder,), vocabulary, "doc-sentences", 64), "prepared with format full-sentences"),
+        (CorpusConfig((folder,), str(tmp_path / "other"), length=64), f"prepared with tokenizer {small_corpus.tokenizer.hash}"),
+        (CorpusConfig((folder,), 500, length=64), "prepared with vocabulary 400, the config asks for 500"),
+        (CorpusConfig((folder,), vocabulary, length=128), "prepared with length 64, the config asks for 128"),
+        (CorpusConfig((folder,), vocabulary, "doc-sentences", 64), "prepared with format full-sentences"),
     ):
         with pytest.raises(UserError, match=rf"{folder}: this corpus was {said}"):
             prepare.prepare(recipe)
 
 
 def test_a_folder_that_holds_something_else_is_not_written_to(small_corpus, documents, vocabulary, tmp_path):
-    recipe = Recipe((write(tmp_path / "a.jsonl", documents[:99]),), vocabulary, length=64, valid_fraction=0.1)
+    recipe = CorpusConfig((write(tmp_path / "a.jsonl", documents[:99]),), vocabulary, length=64, valid_fraction=0.1)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").touch()
     with pytest.raises(UserError, match="mine is not empty and holds no prepared corpus"):
@@ -356,7 +358,7 @@ def stop(work, spills, workers):
 
 @pytest.mark.parametrize("kind", ["empty", "link", "mounted"])
 def test_a_folder_that_is_there_is_worked_in_and_is_no_corpus_before_its_manifest(documents, vocabulary, tmp_path, kind):
-    recipe = Recipe((write(tmp_path / "a.jsonl", documents[:99]),), vocabulary, length=64, valid_fraction=0.1)
+    recipe = CorpusConfig((write(tmp_path / "a.jsonl", documents[:99]),), vocabulary, length=64, valid_fraction=0.1)
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     out = {"empty": tmp_path / "real", "link": tmp_path / "link", "mounted": tmp_path / "disk"}[kind]
@@ -368,7 +370,7 @@ def test_a_folder_that_is_there_is_worked_in_and_is_no_corpus_before_its_manifes
         with pytest.raises(UserError, match=r"no manifest\.json there"):
             Corpus(out)
         with pytest.raises(UserError, match="holds the beginning of another corpus: name a new folder, or empty this one"):
-            prepare.make(Recipe(recipe.source, vocabulary, length=32), out, tmp_path / "cache", 1)
+            prepare.make(CorpusConfig(recipe.source, vocabulary, length=32), out, tmp_path / "cache", 1)
         assert prepare.make(recipe, out, tmp_path / "cache", 1) == str(out) and out.stat().st_ino == inode
         corpus = Corpus(out)
         names = {*corpus.manifest["shards"], "manifest.json", "verified.json", "tokenizer", "lost+found"}
@@ -382,7 +384,7 @@ def test_a_tokenizer_that_is_not_agreed_to_makes_no_row(documents, vocabulary, t
         raise UserError(f"{len(tokenizer)} entries")
 
     for tokenizer in (300, vocabulary):
-        recipe = Recipe((write(tmp_path / "a.jsonl", documents[:99]),), tokenizer, length=64, valid_fraction=0.1)
+        recipe = CorpusConfig((write(tmp_path / "a.jsonl", documents[:99]),), tokenizer, length=64, valid_fraction=0.1)
         with pytest.raises(UserError, match="300 entries" if tokenizer == 300 else "400 entries"):
             prepare.prepare(recipe, cache=tmp_path / "cache", processes=1, agree=refuse)
     assert not list(tmp_path.glob("cache/corpus-*"))

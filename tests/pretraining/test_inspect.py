@@ -22,7 +22,7 @@ from roberta_jax.data.masking import Masking
 from roberta_jax.data.pipeline import train_batches
 from roberta_jax.errors import UserError, exit_with_sentence
 from roberta_jax.preparation import packing, prepare, shards
-from roberta_jax.preparation.prepare import Recipe
+from roberta_jax.preparation.config import CorpusConfig
 from roberta_jax.preparation.statistics import Piece, contents, pieces, scripts
 from roberta_jax.pretraining import inspect
 from roberta_jax.pretraining.inspect_html import blocks, page
@@ -39,7 +39,7 @@ WORLD = [
 def made(texts: list[str], folder: Path, **fields) -> Corpus:
     """A corpus, prepared in this process."""
     (folder / "text.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    recipe = Recipe((str(folder / "text.jsonl"),), **{"tokenizer": 300, "length": 64, "valid_fraction": 0.2} | fields)
+    recipe = CorpusConfig((str(folder / "text.jsonl"),), **{"tokenizer": 300, "length": 64, "valid_fraction": 0.2} | fields)
 
     def here(work, spills, processes):
         for shard in shards.unwritten(work):

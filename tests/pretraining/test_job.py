@@ -13,8 +13,10 @@ from roberta_jax.data.masking import Masking
 from roberta_jax.interop import hub
 from roberta_jax.interop.runs import read_metrics
 from roberta_jax.model.heads import init_masked_lm
-from roberta_jax.preparation.prepare import Recipe, prepare
-from roberta_jax.pretraining.job import PretrainConfig, masking_of, model_of, of_pairs, pretrain, with_sizes
+from roberta_jax.preparation.config import CorpusConfig
+from roberta_jax.preparation.prepare import prepare
+from roberta_jax.pretraining.config import PretrainConfig, masking_of, with_sizes
+from roberta_jax.pretraining.job import model_of, of_pairs, pretrain
 
 
 def test_masks_are_drawn_as_the_config_says():
@@ -24,7 +26,7 @@ def test_masks_are_drawn_as_the_config_says():
 
 def test_a_run_on_pairs_begins_with_any_model_and_gives_one_without_the_head(small_corpus, tmp_path, capsys):
     source, vocabulary = small_corpus.folder.parent / "text.txt", small_corpus.folder / "tokenizer"
-    recipe = Recipe((str(source),), str(vocabulary), "segment-pair", 64, 0.1)
+    recipe = CorpusConfig((str(source),), str(vocabulary), "segment-pair", 64, 0.1)
     corpus = prepare(recipe, tmp_path / "corpus", tmp_path / "cache", processes=1)
     fields = importlib.import_module("configs.tiny").get_config()
     fields.update(steps=2, batch_size=16, log_every=1, eval_every=2, checkpoint_every=1)

@@ -8,12 +8,13 @@ import numpy as np
 import optax
 import pytest
 
-from roberta_jax.model.encoder import RobertaConfig
+from roberta_jax.model.config import RobertaConfig
 from roberta_jax.model.heads import apply_masked_lm, apply_with_next_sentence, init_masked_lm
 from roberta_jax.preparation.packing import FORMATS
 from roberta_jax.pretraining.losses import masked_lm_loss, means_of_pairs, valid_loss, weigh_pairs
+from roberta_jax.training.config import OptimizerConfig
 from roberta_jax.training.evaluate import evaluate, make_eval_step
-from roberta_jax.training.optimizer import OptimizerConfig, make_optimizer
+from roberta_jax.training.optimizer import make_optimizer
 from roberta_jax.training.sharding import batch_sharding, make_mesh
 from roberta_jax.training.step import abstract_state, init_state, make_train_step
 

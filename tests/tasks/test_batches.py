@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roberta_jax.interop.conversion import nest, shapes
-from roberta_jax.model.encoder import RobertaConfig
+from roberta_jax.model.config import RobertaConfig
 from roberta_jax.tasks import batches
 from roberta_jax.tasks.batches import choose_lengths, collate, epoch, padded_size, predict, train_batches
 from roberta_jax.tasks.features import UNLABELLED, Features

@@ -7,7 +7,7 @@ import numpy as np
 
 from roberta_jax.interop import hub
 from roberta_jax.interop.conversion import nest, shapes
-from roberta_jax.model.encoder import RobertaConfig
+from roberta_jax.model.config import RobertaConfig
 from roberta_jax.tokenization.model_tokenizer import ByteLevelText
 from roberta_jax.tokenization.tokenizer import Tokenizer
 

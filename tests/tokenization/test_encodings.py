@@ -7,7 +7,6 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import asdict
 from pathlib import Path
 
 import fsspec
@@ -28,10 +27,10 @@ from roberta_jax.data.pipeline import train_batches, vocabulary_of
 from roberta_jax.errors import UserError
 from roberta_jax.interop import hub
 from roberta_jax.interop.runs import read_metrics
-from roberta_jax.preparation import prepare, shards
-from roberta_jax.preparation import recipe as recipes
-from roberta_jax.preparation.recipe import Recipe
-from roberta_jax.pretraining.job import PretrainConfig, pretrain
+from roberta_jax.preparation import plan, prepare, shards
+from roberta_jax.preparation.config import CorpusConfig, cache_key_fields
+from roberta_jax.pretraining.config import PretrainConfig
+from roberta_jax.pretraining.job import pretrain
 from roberta_jax.tasks.definitions import Example
 from roberta_jax.tasks.features import encode
 from roberta_jax.tokenization import encodings
@@ -323,13 +322,13 @@ def test_a_corpus_holds_the_text_and_says_how_it_was_cut(corpora, encoding, sour
 
 
 def test_corpora_made_before_there_were_encodings_are_still_found(source, monkeypatch, tmp_path):
-    fields = asdict(Recipe(("text.txt",), 400, length=64))
-    made_of = [recipes.deciding(fields) | {"source": None, "tokenizer": "hash"}]
-    assert recipes.key(1, made_of) == "8ee034d531823ddd"
+    fields = cache_key_fields(CorpusConfig(("text.txt",), 400, length=64))
+    made_of = [fields | {"source": None, "tokenizer": "hash"}]
+    assert plan.key(1, made_of) == "8ee034d531823ddd"
     asked = []
-    monkeypatch.setattr(prepare, "key", lambda *parts: asked.append(parts) or recipes.key(*parts))
+    monkeypatch.setattr(prepare, "key", lambda *parts: asked.append(parts) or plan.key(*parts))
     for encoding in ("bytes", "characters"):
-        recipe = Recipe((source,), 400, length=64, valid_fraction=0.1, encoding=encoding)
+        recipe = CorpusConfig((source,), 400, length=64, valid_fraction=0.1, encoding=encoding)
         prepare.make(recipe, None, tmp_path, 1, in_this_process)
     assert [len(parts) for parts in asked] == [5, 2, 6, 2] and asked[2][-1] == "characters"
 
@@ -337,17 +336,19 @@ def test_corpora_made_before_there_were_encodings_are_still_found(source, monkey
 def test_what_disagrees_is_refused(corpora, source, tmp_path):
     made = str(corpora["unigram"].folder)
     with pytest.raises(UserError, match=r"data\.encoding is 'bpe'; .*tokenizer holds 'unigram'"):
-        prepare.prepare(Recipe((source,), f"{made}/tokenizer", encoding="bpe"), tmp_path / "out", tmp_path)
+        prepare.prepare(CorpusConfig((source,), f"{made}/tokenizer", encoding="bpe"), tmp_path / "out", tmp_path)
     with pytest.raises(UserError, match="data.encoding is 'letters'; it can be 'bytes' or 'wordpiece' or"):
-        Recipe((source,), 400, encoding="letters")
+        CorpusConfig((source,), 400, encoding="letters")
     with pytest.raises(UserError, match="prepared with encoding unigram, the config asks for bpe"):
-        prepare.prepare(Recipe((made,), 400, length=64, encoding="bpe"), cache=tmp_path)
+        prepare.prepare(CorpusConfig((made,), 400, length=64, encoding="bpe"), cache=tmp_path)
     for fields in ({"tokenizer": f"{made}/tokenizer"}, {"tokenizer": 400, "encoding": "unigram"}):
-        assert prepare.prepare(Recipe((made,), length=64, **fields), cache=tmp_path).manifest["encoding"] == "unigram"
+        assert prepare.prepare(CorpusConfig((made,), length=64, **fields), cache=tmp_path).manifest["encoding"] == "unigram"
     fsspec.filesystem("memory").put(made, "/unigram", recursive=True)
-    copied = prepare.prepare(Recipe(("memory://unigram",), 400, length=64, encoding="unigram"), cache=tmp_path)
+    copied = prepare.prepare(CorpusConfig(("memory://unigram",), 400, length=64, encoding="unigram"), cache=tmp_path)
     assert copied.folder.parent == tmp_path and copied.tokenizer.hash == corpora["unigram"].tokenizer.hash
-    characters = Recipe((str(corpora["characters"].folder),), 400, length=64)  # that many were asked for, and are not there
+    characters = CorpusConfig(
+        (str(corpora["characters"].folder),), 400, length=64
+    )  # that many were asked for, and are not there
     assert prepare.prepare(characters, cache=tmp_path).manifest["vocabulary"] < 200
     with pytest.raises(UserError, match="before its manifest counted text_tokens"):
         bytes_per_token({"bytes": 9})

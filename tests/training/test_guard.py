@@ -16,11 +16,11 @@ import pytest
 
 from roberta_jax.errors import UserError
 from roberta_jax.training.checkpoint import saved_steps
-from roberta_jax.training.guard import WINDOW, GuardConfig, judge, new_guard
+from roberta_jax.training.config import GuardConfig, OptimizerConfig, RunConfig
+from roberta_jax.training.guard import WINDOW, judge, new_guard
 from roberta_jax.training.notes import read_notes
-from roberta_jax.training.optimizer import OptimizerConfig
 from roberta_jax.training.sharding import batch_sharding
-from roberta_jax.training.train import Job, RunConfig, train
+from roberta_jax.training.train import Job, train
 
 STEPS = 240
 

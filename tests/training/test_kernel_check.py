@@ -20,11 +20,12 @@ from roberta_jax.config import typed
 from roberta_jax.interop import hub
 from roberta_jax.interop.runs import read_metrics
 from roberta_jax.model import attention
-from roberta_jax.model.encoder import RobertaConfig
+from roberta_jax.model.config import RobertaConfig
 from roberta_jax.model.gpu_attention import gpu_attention
 from roberta_jax.model.heads import init_masked_lm
 from roberta_jax.model.tpu_attention import tpu_attention
-from roberta_jax.pretraining.job import PretrainConfig, pretrain
+from roberta_jax.pretraining.config import PretrainConfig
+from roberta_jax.pretraining.job import pretrain
 from roberta_jax.tasks import finetune, runs
 from roberta_jax.tokenization.model_tokenizer import ByteLevelText
 from roberta_jax.training.kernel_check import fault_of_kernel
@@ -229,7 +230,7 @@ import sys
 from pathlib import Path
 import jax
 from roberta_jax.model import attention
-from roberta_jax.model.encoder import RobertaConfig
+from roberta_jax.model.config import RobertaConfig
 from roberta_jax.training import distributed
 from roberta_jax.training.kernel_check import with_sound_attention
 from roberta_jax.training.sharding import make_mesh

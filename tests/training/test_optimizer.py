@@ -7,7 +7,8 @@ import optax
 import pytest
 
 from roberta_jax.errors import UserError
-from roberta_jax.training.optimizer import OptimizerConfig, decayed, make_optimizer, schedule
+from roberta_jax.training.config import OptimizerConfig
+from roberta_jax.training.optimizer import decayed, make_optimizer, schedule
 
 
 def test_the_rate_rises_from_zero_and_falls_to_zero():

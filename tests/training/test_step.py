@@ -13,10 +13,11 @@ import pytest
 from jax.sharding import AbstractDevice, AbstractMesh, AxisType, Mesh
 
 from roberta_jax.errors import UserError
-from roberta_jax.model.encoder import RobertaConfig
+from roberta_jax.model.config import RobertaConfig
 from roberta_jax.model.heads import apply_masked_lm, init_masked_lm
 from roberta_jax.pretraining.losses import masked_lm_loss
-from roberta_jax.training.optimizer import OptimizerConfig, make_optimizer
+from roberta_jax.training.config import OptimizerConfig
+from roberta_jax.training.optimizer import make_optimizer
 from roberta_jax.training.sharding import batch_sharding, make_mesh
 from roberta_jax.training.step import (
     abstract_state,

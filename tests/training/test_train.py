@@ -11,9 +11,11 @@ import numpy as np
 import pytest
 
 from roberta_jax.config import typed
-from roberta_jax.pretraining.job import PretrainConfig, pretrain
+from roberta_jax.pretraining.config import PretrainConfig
+from roberta_jax.pretraining.job import pretrain
+from roberta_jax.training.config import RunConfig
 from roberta_jax.training.sharding import batch_sharding
-from roberta_jax.training.train import Job, RunConfig, Trial, train
+from roberta_jax.training.train import Job, Trial, train
 
 
 @pytest.fixture

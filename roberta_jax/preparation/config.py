@@ -1,0 +1,100 @@
+"""The fields of `config.data` that decide a corpus' rows, which are the flags of `prepare` too."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from roberta_jax.config import check_choices, option
+from roberta_jax.errors import check
+from roberta_jax.preparation import packing
+from roberta_jax.tokenization import encodings
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReaderConfig:
+    """How files become documents."""
+
+    text_column: str = option("text", "of .jsonl, .parquet and TFDS")
+    documents: str = option(
+        "blank-line", "what parts the documents of a .txt; file: each file is one", choices=("blank-line", "file")
+    )
+    invalid_utf8: str = option("replace", "what becomes of bytes that are no UTF-8", choices=("replace", "error"))
+    bad_records: str = option(
+        "error",
+        "what becomes of what cannot be read, broken lines and damaged files; skip: counted and left out",
+        choices=("error", "skip"),
+    )
+
+    def __post_init__(self):
+        check(bool(self.text_column), "data.text_column", self.text_column, "a name")
+        check_choices(self, "data.")
+
+
+@dataclass(frozen=True)
+class CorpusConfig(ReaderConfig):
+    """All that turns sources into rows."""
+
+    source: tuple[str, ...] = option(
+        ("docs",),
+        "files, folders and globs of .txt, .jsonl, .parquet (plain, .gz, .zst), here or behind a URL (gs://, s3://); a "
+        "prepared corpus; tfds:NAME[:split]; or docs, the docstrings of the Python packages installed here",
+    )
+    tokenizer: int | str = option(50_265, "a folder with vocab.json and merges.txt, or the size of a vocabulary to train")
+    format: str = option("full-sentences", "how sentences fill rows", choices=tuple(packing.FORMATS))
+    length: int = option(512, "ids a row")
+    valid_fraction: float = option(0.01, "of the documents that are held out, by their hash")
+    deduplicate: str = option(
+        "none",
+        "documents to drop: exact, those equal to an earlier one; near, or nearly so",
+        choices=("none", "exact", "near"),
+    )
+    exclude: tuple[str, ...] = option(
+        (), "evaluation sets, as sources: documents that share 13 words in a row with them are dropped"
+    )
+    encoding: str = option(
+        "bytes",
+        "of the vocabulary to train: byte-level BPE, BERT's WordPiece, SentencePiece's unigram or BPE, or characters",
+        choices=tuple(encodings.FILES),
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        check(bool(self.source), "data.source", "", "a file, a folder, a glob, tfds:NAME, docs, or several parted by commas")
+        check(self.tokenizer != "", "data.tokenizer", self.tokenizer, "a name")
+        if isinstance(self.tokenizer, int):
+            least = f"a folder, or the size of a vocabulary to train, {encodings.SMALLEST[self.encoding]} or more"
+            check(self.tokenizer >= encodings.SMALLEST[self.encoding], "data.tokenizer", self.tokenizer, least)
+        check(8 <= self.length < 2**31, "data.length", self.length, "8 or more: a row needs at least 8 ids")
+        check(0 < self.valid_fraction < 1, "data.valid_fraction", self.valid_fraction, "a share between 0 and 1")
+
+    @property
+    def drops(self) -> bool:
+        """Whether documents are compared before any is written."""
+        return self.deduplicate != "none" or bool(self.exclude)
+
+
+def vocabulary(said: str) -> int | str:
+    """A tokenizer's folder, or the size of a vocabulary to train."""
+    return int(said) if said.isdigit() else said
+
+
+_READING = ("text_column", "documents", "invalid_utf8", "bad_records")
+_ROWS = ("source", "tokenizer", "format", "length", "valid_fraction", "deduplicate", "exclude", "encoding")
+# Fields that came when corpora had been made already: where they do nothing, those corpora are still found.
+_LATER = {"deduplicate": "none", "exclude": (), "bad_records": "error", "encoding": "bytes"}
+
+
+def recipe(config: CorpusConfig) -> dict[str, Any]:
+    """What a manifest says of how it was made."""
+    return {name: getattr(config, name) for name in _ROWS} | {"reading": _of(config, _READING)}
+
+
+def cache_key_fields(config: CorpusConfig, reading_alone: bool = False) -> dict[str, Any]:
+    """The fields that decide its rows, or its documents alone."""
+    reading = {name: value for name, value in _of(config, _READING).items() if value != _LATER.get(name, None)}
+    if reading_alone:
+        return reading
+    return {name: value for name, value in recipe(config).items() if value != _LATER.get(name, None)} | {"reading": reading}
+
+
+def _of(config: Any, names: tuple[str, ...]) -> dict[str, Any]:
+    return {name: getattr(config, name) for name in names}

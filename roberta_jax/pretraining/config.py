@@ -1,0 +1,72 @@
+"""The fields of a pretraining job."""
+
+from dataclasses import dataclass, field, replace
+
+from roberta_jax import storage
+from roberta_jax.config import option
+from roberta_jax.errors import UserError, check
+from roberta_jax.model.config import RobertaConfig
+from roberta_jax.preparation.config import CorpusConfig
+from roberta_jax.tokenization import encodings
+from roberta_jax.training.config import RunConfig, warmup
+
+
+@dataclass(frozen=True)
+class DataConfig(CorpusConfig):
+    """The corpus, how much of it is used, and how it is masked."""
+
+    fraction: float = option(1.0, "of the train rows that are used, evenly spread over the corpus")
+    masking: str = option("roberta", "what is predicted: or fairseq, hf, whole_word, static, spans")
+    masking_rate: float = option(0.15, "of the tokens, or words, that are predicted")
+    mask_replace_prob: float = option(0.8, "of the predicted tokens: these become <mask>")
+    random_replace_prob: float = option(0.1, "and these a random token; the rest is kept. BabyBERTa: 0.9, 0.1, none kept")
+    cache: str = option(str(storage.CACHE), "of prepared corpora and trained vocabularies")
+    processes: int = option(0, "that prepare the corpus; 0: one a core")
+
+    def __post_init__(self):
+        super().__post_init__()
+        check(0 < self.fraction <= 1, "data.fraction", self.fraction, "a share above 0 and up to 1")
+        check(self.processes >= 0, "data.processes", self.processes, "1 or more, or 0: one a core")
+        check(bool(self.cache), "data.cache", self.cache, "a name")
+        masking_of(self)  # which looks at its fields
+
+
+def masking_of(data: DataConfig):
+    """The `Masking` of these fields."""
+    from roberta_jax.data.masking import Masking  # here, so that a config file needs no TensorFlow
+
+    return Masking(data.masking, data.masking_rate, data.mask_replace_prob, data.random_replace_prob)
+
+
+@dataclass(frozen=True)
+class PretrainConfig(RunConfig):
+    job: str = "pretrain"
+    model: RobertaConfig = field(default_factory=RobertaConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+
+    def check_together(self) -> None:
+        """Raises a UserError where fields do not go together."""
+        warmup(self.optimizer, self.steps)
+        model, entries = self.model, self.data.tokenizer
+        if isinstance(entries, int) and model.vocab_size > entries:  # a text may give fewer than it is asked for, but not more
+            whose, instead = "config.model.vocab_size", "set it to 0, which takes as many as there are"
+            if self.init_from:
+                whose, instead = f"config.init_from {self.init_from}: its vocab_size", "name its tokenizer's folder there"
+            raise UserError(
+                f"{whose} is {model.vocab_size}, the tokenizer has at most {entries} entries, by config.data.tokenizer; "
+                f"{instead}."
+            )
+        expected = f"at least config.data.length, {self.data.length}, or 0: that"
+        check(not 0 < model.max_length < self.data.length, "model.max_length", model.max_length, expected)
+        for name in ("hidden_size", "intermediate_size"):
+            expected = f"a divisor of config.model.{name}, {getattr(model, name)}"
+            check(getattr(model, name) % self.fsdp == 0, "fsdp", self.fsdp, expected)
+
+
+def with_sizes(config: PretrainConfig) -> PretrainConfig:
+    """`config` with the sizes that it leaves open, as far as they are known before a text is read."""
+    model = config.model
+    if not model.vocab_size:
+        tokenizer = config.data.tokenizer
+        model = replace(model, vocab_size=tokenizer if isinstance(tokenizer, int) else len(encodings.load(tokenizer)))
+    return replace(config, model=replace(model, max_length=model.max_length or config.data.length))
