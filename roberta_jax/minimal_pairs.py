@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from roberta_jax.errors import UserError, exit_with_sentence
 from roberta_jax.output import show, to_json
 from roberta_jax.pairs import suites
+from roberta_jax.storage import read_json
+from roberta_jax.training.workdir import CHECKPOINTS, CONFIG_JSON, read_metrics
 
 if TYPE_CHECKING:
     from roberta_jax.inference import Model
@@ -76,14 +78,14 @@ def _models(args: argparse.Namespace) -> Iterator[tuple["Model", dict]]:
     if not args.all:
         yield load(args.model, args.checkpoint, args.dtype), {}
         return
-    steps = saved_steps(workdir / "checkpoints")
+    steps = saved_steps(workdir / CHECKPOINTS)
     if not steps:
-        raise UserError(f"--all: {workdir / 'checkpoints'} holds no checkpoint.")
+        raise UserError(f"--all: {workdir / CHECKPOINTS} holds no checkpoint.")
     for step in steps:
         try:
             model = load(args.model, step, args.dtype)
         except UserError:
-            if step in saved_steps(workdir / "checkpoints"):
+            if step in saved_steps(workdir / CHECKPOINTS):
                 raise
             show(f"{workdir}, step {step:,} was removed by the run meanwhile", sys.stderr)
             continue
@@ -91,9 +93,7 @@ def _models(args: argparse.Namespace) -> Iterator[tuple["Model", dict]]:
 
 
 def _about(workdir: Path, step: int) -> dict:
-    from roberta_jax.interop.hub import read_json, read_metrics
-
-    config = read_json(workdir / "config.json")
+    config = read_json(workdir / CONFIG_JSON)
     about = {"step": step, "ids_seen": step * config.get("batch_size", 0) * config.get("data", {}).get("length", 0)}
     losses = [line["valid/loss"] for line in read_metrics(workdir) if line.get("step") == step and "valid/loss" in line]
     return about | ({"valid_loss": losses[-1]} if losses else {})
@@ -110,11 +110,9 @@ def _notes(model: str, metric: str) -> list[str]:
         return []
     rule = "holistic scores are only for models that never learned to predict kept tokens"
     path = Path(model).expanduser()
-    if not (path / "checkpoints").is_dir():
+    if not (path / CHECKPOINTS).is_dir():
         return [f"Note: {rule}, which nothing in {model} tells of."]
-    from roberta_jax.interop.hub import read_json
-
-    data = read_json(path / "config.json").get("data", {})
+    data = read_json(path / CONFIG_JSON).get("data", {})
     kept = 1 - data.get("mask_replace_prob", 0.8) - data.get("random_replace_prob", 0.1)  # before these were fields
     if kept > 1e-9:
         return [

@@ -23,6 +23,7 @@ from roberta_jax.tokenization import encodings
 from roberta_jax.tokenization.model_tokenizer import read_text
 from roberta_jax.training.incidents import Incidents
 from roberta_jax.training.logging import recovered
+from roberta_jax.training.workdir import read_metrics
 from roberta_jax.verify_resume import last_logged
 
 DAMAGES = {
@@ -128,7 +129,7 @@ def test_whole_lines_around_a_broken_one_are_kept(config, pretrained, tmp_path):
     ]
     damaged = b"".join([whole[0], *garbage, *whole[1:], b'{"step": 9, "tra'])
     (workdir / "metrics.jsonl").write_bytes(damaged)
-    assert [line["step"] for line in hub.read_metrics(workdir)] == [line["step"] for line in lines_of(pretrained)]
+    assert [line["step"] for line in read_metrics(workdir)] == [line["step"] for line in lines_of(pretrained)]
     pretrain(config, workdir)
     assert (workdir / "metrics.jsonl").read_bytes() == b"".join(whole)
     assert (workdir / "metrics.jsonl.damaged").read_bytes() == damaged
@@ -204,7 +205,7 @@ def test_readers_of_a_run_end_well_or_with_a_sentence(pretrained, finetuning, tm
             ends_well_or_with_a_sentence(
                 lambda: hub.export(workdir, tmp_path / "out"),  # noqa: B023
                 lambda: hub.load(workdir, "best"),  # noqa: B023
-                lambda: hub.read_metrics(workdir),  # noqa: B023
+                lambda: read_metrics(workdir),  # noqa: B023
                 lambda: last_logged(workdir),  # noqa: B023
                 lambda: runs.read_results(workdir / "results.json"),  # noqa: B023
             )

@@ -42,6 +42,7 @@ from roberta_jax.training.evaluate import evaluate, make_eval_step
 from roberta_jax.training.logging import recovered, say
 from roberta_jax.training.optimizer import OptimizerConfig
 from roberta_jax.training.sharding import batch_devices, batch_sharding, local_rows, make_mesh
+from roberta_jax.training.workdir import CHECKPOINTS, MADE_BY_JSON, RUN_JSON, read_metrics
 
 
 @dataclass(frozen=True)
@@ -133,12 +134,12 @@ def _task_folder(downstream: Downstream, task: str) -> Path:
 
 def _pretrained(base: PretrainConfig, config: PretrainConfig, folder: Path, named: str) -> Run | None:
     """One variant with one seed. None where a signal ended it."""
-    noted = folder / "made_by.json"
+    noted = folder / MADE_BY_JSON
     started = time.perf_counter()
     corpus, common = _corpus(config.data), _corpus(base.data)
     made_by = _made_by(config, corpus, common)
     config = replace(config, batch_size=_rows_of_as_many_tokens(config, corpus, common))
-    one, before = recovered(folder / "run.json", _only_run, None), recovered(noted, storage.parse_json, {})
+    one, before = recovered(folder / RUN_JSON, _only_run, None), recovered(noted, storage.parse_json, {})
     if one or before:
         if differs := provenance.difference(before, made_by):
             raise UserError(
@@ -151,7 +152,7 @@ def _pretrained(base: PretrainConfig, config: PretrainConfig, folder: Path, name
     if not pretrain(config, folder):
         return None
     source = hub.load(folder)
-    lines = [line for line in hub.read_metrics(folder) if "valid/loss" in line]
+    lines = [line for line in read_metrics(folder) if "valid/loss" in line]
     tokens_a_step = config.batch_size * corpus.manifest["tokens"]["train"] / corpus.manifest["rows"]["train"]
     last = lines[-1]
     name = "valid/mlm_loss" if "valid/mlm_loss" in last else "valid/loss"
@@ -170,7 +171,7 @@ def _pretrained(base: PretrainConfig, config: PretrainConfig, folder: Path, name
         parameters=sum(np.size(x) for x in jax.tree.leaves(source.params)),
         details={"key": named, "batch_size": config.batch_size} | _of_encoding(corpus.folder, common),
     )
-    results.save(folder / "run.json", [one])
+    results.save(folder / RUN_JSON, [one])
     return one
 
 
@@ -247,12 +248,12 @@ def finetuned(one: Run, downstream: Downstream, folder: Path) -> Run | None:
         found = finetuning.run(_finetuning(one.seed, downstream, task, folder), folder / task)
         if found is None:
             return None
-        shutil.rmtree(folder / task / "checkpoints", ignore_errors=True)
+        shutil.rmtree(folder / task / CHECKPOINTS, ignore_errors=True)
         value = found[0].metrics[f"valid/{TASKS[task].metrics[0]}"]
         seconds = one.seconds + time.perf_counter() - started
         metrics, details = one.metrics | {task: 100 * value}, one.details | {"downstream": how, "examples": examples}
         one = replace(one, metrics=metrics, details=details, seconds=seconds)
-        results.save(folder / "run.json", [one])
+        results.save(folder / RUN_JSON, [one])
     return one
 
 

@@ -27,6 +27,16 @@ from roberta_jax.storage import read_json
 from roberta_jax.tokenization import encodings
 from roberta_jax.tokenization.model_tokenizer import read_text
 from roberta_jax.tokenization.tokenizer import BOS, EOS, MASK, PAD, UNK, Tokenizer
+from roberta_jax.training.workdir import (
+    CHECKPOINTS,
+    COMMAND_TXT,
+    CONFIG_JSON,
+    METRICS_JSONL,
+    RESULTS_JSON,
+    TASK_JSON,
+    TOKENIZER,
+    read_metrics,
+)
 
 # Files of a hub repository: the small ones, and the weights in the order of preference.
 _SMALL_FILES = ["config.json", "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json"]
@@ -54,9 +64,9 @@ def load(source: str | Path, checkpoint: str | int = "newest") -> Pretrained:
         if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(source)) or str(source).startswith("."):
             raise UserError(f"{source}: there is no such folder.")
         folder = _download(str(source))
-    if (folder / "checkpoints").is_dir():
+    if (folder / CHECKPOINTS).is_dir():
         pretrained = _load_workdir(folder, checkpoint)
-    elif (folder / "results.json").is_file() and (runs := sorted(path.parent for path in folder.glob("**/checkpoints"))):
+    elif (folder / RESULTS_JSON).is_file() and (runs := sorted(path.parent for path in folder.glob(f"**/{CHECKPOINTS}"))):
         some = ", ".join(str(run) for run in runs[:3])
         raise UserError(f"{source} holds {len(runs)} runs, results.md compares them; name one of them: {some}, …")
     elif (folder / "config.json").is_file():
@@ -103,16 +113,16 @@ def _download(name: str) -> Path:
 def _load_workdir(workdir: Path, checkpoint: str | int) -> Pretrained:
     from roberta_jax.training.checkpoint import read_params, saved_steps  # here, so that the rest needs no Orbax
 
-    model = read_json(workdir / "config.json").get("model")
+    model = read_json(workdir / CONFIG_JSON).get("model")
     if not isinstance(model, dict):
-        raise UserError(f'{workdir / "config.json"} has no section "model": it is not the config of a run.')
+        raise UserError(f'{workdir / CONFIG_JSON} has no section "model": it is not the config of a run.')
     config = typed(RobertaConfig, model, "model.")
-    steps = saved_steps(workdir / "checkpoints")
+    steps = saved_steps(workdir / CHECKPOINTS)
     if not steps:
-        raise UserError(f"{workdir / 'checkpoints'} holds no checkpoint yet.")
-    task = _read_task(workdir / "task.json")
+        raise UserError(f"{workdir / CHECKPOINTS} holds no checkpoint yet.")
+    task = _read_task(workdir / TASK_JSON)
     step = steps[-1] if task and checkpoint == "best" else _choose(workdir, steps, str(checkpoint))
-    params = read_params(workdir / "checkpoints", step)
+    params = read_params(workdir / CHECKPOINTS, step)
     has_no_place = params.pop("next_sentence", None)
     ignored = {"next_sentence": "the head of pairs, for which RoBERTa's classes have no place"} if has_no_place else {}
     (head,) = params.keys() - {"encoder"} or {""}
@@ -126,8 +136,8 @@ def _load_workdir(workdir: Path, checkpoint: str | int) -> Pretrained:
     named = dict(enumerate(task.get("labels", ())))
     labels, problem = _labels(params, head, named), PROBLEMS.get(task.get("kind", ""), "")
     if named and labels and len(named) != len(labels):
-        raise UserError(f"{workdir / 'task.json'} has {len(named)} labels, checkpoint {step} {len(labels)} outputs.")
-    text, origin = read_text(workdir / "tokenizer"), f"{workdir}, step {step}"
+        raise UserError(f"{workdir / TASK_JSON} has {len(named)} labels, checkpoint {step} {len(labels)} outputs.")
+    text, origin = read_text(workdir / TOKENIZER), f"{workdir}, step {step}"
     model_type = task.get("model_type", "roberta")
     return Pretrained(config, params, text, head, labels, problem, model_type, ignored, origin)
 
@@ -136,9 +146,9 @@ def shape_of_run(workdir: Path) -> RobertaConfig | None:
     """The shape of the model that a workdir's run trains, once there is a checkpoint of it."""
     from roberta_jax.training.checkpoint import saved_steps
 
-    if not (workdir / "config.json").is_file() or not saved_steps(workdir / "checkpoints"):
+    if not (workdir / CONFIG_JSON).is_file() or not saved_steps(workdir / CHECKPOINTS):
         return None
-    return typed(RobertaConfig, read_json(workdir / "config.json").get("model", {}), "model.")
+    return typed(RobertaConfig, read_json(workdir / CONFIG_JSON).get("model", {}), "model.")
 
 
 def _choose(workdir: Path, steps: Sequence[int], checkpoint: str) -> int:
@@ -150,7 +160,7 @@ def _choose(workdir: Path, steps: Sequence[int], checkpoint: str) -> int:
         }
         measured = [step for step in steps if step in losses]
         if not measured:
-            raise UserError(f"{workdir / 'metrics.jsonl'} has no valid/loss for a saved step; take the newest.")
+            raise UserError(f"{workdir / METRICS_JSONL} has no valid/loss for a saved step; take the newest.")
         return min(measured, key=losses.get)
     if not checkpoint.isdigit() or int(checkpoint) not in steps:
         raise UserError(f"checkpoint is {checkpoint!r}; {workdir} has newest, best, {', '.join(map(str, steps))}.")
@@ -166,20 +176,6 @@ def _read_task(path: Path) -> dict:
         if not isinstance(task.get(name, kind()), kind):
             raise UserError(f"{path}: {name} is {task[name]!r}, which no run writes; it is damaged.")
     return task
-
-
-def read_metrics(workdir: Path) -> list[dict[str, float]]:
-    """The lines of metrics.jsonl that can be read; null, which stands for a number that is not finite, is NaN."""
-    from roberta_jax.training.logging import entry_of  # here, so that the rest needs no TensorBoard
-
-    path = workdir / "metrics.jsonl"
-    lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
-    numbers = (float, int)
-    return [
-        {name: np.nan if value is None else value for name, value in entry.items() if value is None or type(value) in numbers}
-        for entry in map(entry_of, lines)
-        if entry is not None
-    ]
 
 
 def _load_transformers(folder: Path) -> Pretrained:
@@ -302,10 +298,10 @@ def export(source: str | Path, folder: Path, checkpoint: str | int = "newest") -
     require_room(folder)
     pretrained, workdir = load(source, checkpoint), Path(source).expanduser()
     card = ""
-    if (workdir / "checkpoints").is_dir():
-        noted = workdir / "command.txt"
+    if (workdir / CHECKPOINTS).is_dir():
+        noted = workdir / COMMAND_TXT
         command = noted.read_bytes().decode("utf-8", "replace").strip("\0 \n") if noted.is_file() else ""
-        card = model_card(pretrained, read_json(workdir / "config.json"), read_metrics(workdir), command)
+        card = model_card(pretrained, read_json(workdir / CONFIG_JSON), read_metrics(workdir), command)
     save(pretrained, folder, card)
     return pretrained
 

@@ -35,6 +35,7 @@ from roberta_jax.training.optimizer import warmup
 from roberta_jax.training.sharding import batch_sharding, local_rows, make_mesh
 from roberta_jax.training.step import accumulation
 from roberta_jax.training.train import Job, RunConfig, train
+from roberta_jax.training.workdir import CHECKPOINTS, CONFIG_JSON, TOKENIZER
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,7 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
         config = replace(config, model=config.model.with_shape_of(initial[0]))
     check_devices(config)
     config.check_together()
-    kept, wanted = workdir / "tokenizer", config.model.vocab_size
+    kept, wanted = workdir / TOKENIZER, config.model.vocab_size
 
     def agree(tokenizer: Encoding) -> None:
         if initial and initial[2] and initial[2].hash != tokenizer.hash:
@@ -254,7 +255,7 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
 
 def _note_order(workdir: Path) -> None:
     """Says where a run goes on that began by the order of rows of versions before 0.2, which config.json does not name."""
-    steps, began = saved_steps(workdir / "checkpoints"), recovered(workdir / "config.json", storage.parse_json, {})
+    steps, began = saved_steps(workdir / CHECKPOINTS), recovered(workdir / CONFIG_JSON, storage.parse_json, {})
     if steps and "steps" in began and "version" not in began:
         what = (
             "this run began with an order of rows that was much the same in every epoch and for every seed; from here on each "

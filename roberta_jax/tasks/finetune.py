@@ -37,6 +37,7 @@ from roberta_jax.training.provenance import require_same_run
 from roberta_jax.training.sharding import batch_devices, make_mesh
 from roberta_jax.training.step import Loss, accumulation
 from roberta_jax.training.train import Job, RunConfig, Trial, train
+from roberta_jax.training.workdir import TASK_JSON, TOKENIZER
 
 HEAD_OF = {
     "classification": "classification",
@@ -302,7 +303,7 @@ def run(
 
 def _write_task(config: FinetuneConfig, prepared: Prepared, source: Pretrained, workdir: Path, made_by: dict) -> None:
     """task.json and the tokenizer, for `interop.hub`, and for the next start what made this run."""
-    path = workdir / "task.json"
+    path = workdir / TASK_JSON
     if (before := recovered(path, parse_task, None)) is not None:
         require_same_run(workdir, before.get("made_by"), made_by)
     if jax.process_index():
@@ -315,10 +316,10 @@ def _write_task(config: FinetuneConfig, prepared: Prepared, source: Pretrained, 
         "model_type": source.model_type,
         "made_by": made_by,
     }
-    (workdir / "tokenizer").mkdir(parents=True, exist_ok=True)
+    (workdir / TOKENIZER).mkdir(parents=True, exist_ok=True)
     storage.write_json(path, fields)
-    prepared.text.save(workdir / "tokenizer")
-    storage.write_hashes(workdir / "tokenizer")
+    prepared.text.save(workdir / TOKENIZER)
+    storage.write_hashes(workdir / TOKENIZER)
 
 
 def parse_task(content: bytes) -> dict:

@@ -9,11 +9,12 @@ from typing import Any
 import jax
 
 from roberta_jax.training.logging import Journal, say
+from roberta_jax.training.workdir import INCIDENTS_JSONL
 
 
 class Incidents:
     def __init__(self, workdir: Path):
-        self._path = workdir / "incidents.jsonl"
+        self._path = workdir / INCIDENTS_JSONL
 
     @cached_property
     def _journal(self) -> Journal:

@@ -13,6 +13,7 @@ import jax
 from roberta_jax import storage
 from roberta_jax.imports import without
 from roberta_jax.output import show, to_json
+from roberta_jax.training.workdir import METRICS_JSONL, TENSORBOARD, entry_of
 
 with without("torch"):  # tensorboardX can write its tensors too
     from tensorboardX.event_file_writer import EventsWriter
@@ -86,15 +87,6 @@ class Journal:
             self._file.close()
 
 
-def entry_of(line: bytes) -> dict[str, Any] | None:
-    """A journal's line; None where it is none."""
-    try:
-        found = storage.parse_json(line.decode())
-        return found if type(found["step"]) is int else None
-    except (ValueError, KeyError):
-        return None
-
-
 class Events:
     """TensorBoard's file of events. What is written is on the disk: tensorboardX's own writer keeps it for two minutes."""
 
@@ -125,9 +117,9 @@ class Metrics:
         self._active = jax.process_index() == 0
         if not self._active:
             return
-        self._journal = Journal(workdir / "metrics.jsonl", lambda line: json.loads(line)["step"] <= first_step)
+        self._journal = Journal(workdir / METRICS_JSONL, lambda line: json.loads(line)["step"] <= first_step)
         try:
-            self._events = Events(str(workdir / "tensorboard"), first_step + 1 if first_step else None)
+            self._events = Events(str(workdir / TENSORBOARD), first_step + 1 if first_step else None)
         except (ImportError, FileExistsError, NotADirectoryError) as error:
             say(f"no TensorBoard events in {workdir}: {error}")
             self._events = None

@@ -39,6 +39,7 @@ from roberta_jax.training.step import (
     make_train_step,
     place,
 )
+from roberta_jax.training.workdir import CHECKPOINTS, COMMAND_TXT, CONFIG_JSON
 
 
 @dataclass(frozen=True)
@@ -130,7 +131,7 @@ def _train(job: Job, config: RunConfig, workdir: Path) -> dict | None:
     stop = Stop()
     lower_is_better = "" if job.metric else "valid/loss"
     checkpoints = Checkpoints(
-        workdir / "checkpoints",
+        workdir / CHECKPOINTS,
         config.keep_checkpoints,
         lower_is_better,
         lambda sentence: incidents.write("checkpoint", step, sentence),
@@ -355,13 +356,13 @@ def _note_config(config: RunConfig, workdir: Path, first_step: int) -> None:
     """Writes config.json, with our version, and command.txt, and says which fields have changed since the run began."""
     if jax.process_index():
         return
-    path, fields = workdir / "config.json", json.loads(to_json(dataclasses.asdict(config)))
+    path, fields = workdir / CONFIG_JSON, json.loads(to_json(dataclasses.asdict(config)))
     before = recovered(path, storage.parse_json, {})
     for name in sorted(fields) if first_step and before else ():
         if fields[name] != before.get(name):
             say(f"config.{name} was {before.get(name)} when this run began and is {fields[name]} now")
     storage.write_json(path, fields | {"version": __version__})
-    storage.write_text(workdir / "command.txt", f"python -m roberta_jax.main {shlex.join(sys.argv[1:])}\n")
+    storage.write_text(workdir / COMMAND_TXT, f"python -m roberta_jax.main {shlex.join(sys.argv[1:])}\n")
 
 
 def _devices() -> str:

@@ -14,6 +14,7 @@ from roberta_jax.interop import hub
 from roberta_jax.model.heads import init_masked_lm
 from roberta_jax.preparation.prepare import Recipe, prepare
 from roberta_jax.pretraining.job import PretrainConfig, masking_of, model_of, of_pairs, pretrain, with_sizes
+from roberta_jax.training.workdir import read_metrics
 
 
 def test_masks_are_drawn_as_the_config_says():
@@ -41,7 +42,7 @@ def test_a_run_on_pairs_begins_with_any_model_and_gives_one_without_the_head(sma
     assert of_pairs(config) and model_of(config).num_token_types == 2 and config.model.num_token_types == 1
     initial = jax.device_get(jax.jit(init_masked_lm, static_argnums=1)(jax.random.key(7), config.model))
     pretrain(config, tmp_path / "run", (config.model, lambda: initial, corpus.tokenizer))
-    lines = hub.read_metrics(tmp_path / "run")
+    lines = read_metrics(tmp_path / "run")
     for split in ("train", "valid"):
         (*_, last) = [line for line in lines if f"{split}/loss" in line]
         last = {name.removeprefix(f"{split}/"): value for name, value in last.items()}

@@ -27,6 +27,7 @@ from roberta_jax.tasks.definitions import TASKS
 from roberta_jax.tasks.examples import TaskData, read_splits
 from roberta_jax.tasks.features import encode
 from roberta_jax.tokenization.model_tokenizer import ByteLevelText
+from roberta_jax.training.workdir import read_metrics
 
 ROOT = Path(__file__).parents[2]
 
@@ -58,7 +59,7 @@ def settings(task: str, model: Path, **fields) -> finetune.FinetuneConfig:
 
 
 def metrics(workdir: Path, name: str) -> list[float]:
-    return [line[name] for line in hub.read_metrics(workdir) if name in line]
+    return [line[name] for line in read_metrics(workdir) if name in line]
 
 
 def labelled(path: Path, texts: list[list[str]], seed: int = 0, classes: str = "ab") -> str:

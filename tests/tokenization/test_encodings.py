@@ -37,6 +37,7 @@ from roberta_jax.tokenization import encodings
 from roberta_jax.tokenization.encodings import FILES, LOSSLESS
 from roberta_jax.tokenization.model_tokenizer import FastText, read_text
 from roberta_jax.tokenization.tokenizer import MASK, SPECIAL_TOKENS
+from roberta_jax.training.workdir import read_metrics
 
 SIZE = 500
 OTHERS = [encoding for encoding in FILES if encoding != "bytes"]
@@ -390,7 +391,7 @@ def test_a_run_learns_and_what_it_leaves_is_read_and_exported(corpora, tmp_path)
     config.data.update(source=str(corpus.folder), tokenizer="400", encoding="wordpiece", masking="whole_word")
     pretrain(typed(PretrainConfig, config.to_dict()), folder)
     (folder / "config.json").write_text(json.dumps(config.to_dict()))
-    losses = [line["train/loss"] for line in hub.read_metrics(folder) if "train/loss" in line]
+    losses = [line["train/loss"] for line in read_metrics(folder) if "train/loss" in line]
     assert losses[-1] < losses[0] and encodings.load(folder / "tokenizer").hash == corpus.tokenizer.hash
     exported = hub.export(folder, tmp_path / "export")
     assert exported.text.tokenizer.hash == hub.load(tmp_path / "export").text.tokenizer.hash == corpus.tokenizer.hash

@@ -27,6 +27,7 @@ from roberta_jax.pretraining.job import PretrainConfig, pretrain
 from roberta_jax.tasks import finetune, runs
 from roberta_jax.tokenization.model_tokenizer import ByteLevelText
 from roberta_jax.training.kernel_check import fault_of_kernel
+from roberta_jax.training.workdir import read_metrics
 
 ROOT = Path(__file__).parents[2]
 MODEL = RobertaConfig(hidden_size=128, num_heads=2, dtype="bfloat16")
@@ -161,7 +162,7 @@ def config(small_corpus) -> PretrainConfig:
 
 
 def losses(workdir: Path) -> list[float]:
-    return [line["train/loss"] for line in hub.read_metrics(workdir) if "train/loss" in line]
+    return [line["train/loss"] for line in read_metrics(workdir) if "train/loss" in line]
 
 
 def incidents(workdir: Path) -> list[dict]:
@@ -232,6 +233,7 @@ from roberta_jax.model.encoder import RobertaConfig
 from roberta_jax.training import distributed
 from roberta_jax.training.kernel_check import with_sound_attention
 from roberta_jax.training.sharding import make_mesh
+from roberta_jax.training.workdir import read_metrics
 
 def kernel_for(qkv, heads):
     def kernel(*inputs):

@@ -11,9 +11,9 @@ import pytest
 
 from roberta_jax import storage
 from roberta_jax.data.tensorflow_on_host import tf
-from roberta_jax.interop import hub
 from roberta_jax.training.incidents import Incidents
 from roberta_jax.training.logging import Journal, Metrics, duration, say
+from roberta_jax.training.workdir import read_metrics
 
 
 def lines(workdir):
@@ -65,7 +65,7 @@ def test_numbers_that_are_not_finite_are_null_and_read_as_none(tmp_path):
     (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
     strictly = json.loads(line, parse_constant=pytest.fail)
     assert strictly == {"step": 1} | dict.fromkeys(list(values)[:3]) | {"train/mfu": 0.5}
-    (read,) = hub.read_metrics(tmp_path)
+    (read,) = read_metrics(tmp_path)
     assert all(math.isnan(read[name]) for name in list(values)[:3]) and read["train/mfu"] == 0.5
     Metrics(tmp_path, first_step=1).close()  # and the next start keeps the line
     assert (tmp_path / "metrics.jsonl").read_text() == line + "\n"
