@@ -89,3 +89,6 @@ def _backward(rate, residuals, gradient):
 
 
 _weighted.defvjp(_forward, _backward)
+
+# By the names of `config.model.attention`: "kernel" where there is one for the device and the rows, or "xla" everywhere.
+ATTENTIONS: dict[str, Callable[..., jax.Array]] = {"kernel": attend, "xla": xla_attention}

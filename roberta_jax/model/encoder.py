@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from roberta_jax.errors import check, check_choice
-from roberta_jax.model.attention import attend, xla_attention
+from roberta_jax.model.attention import ATTENTIONS
 from roberta_jax.model.dropout import dropout, fold
 from roberta_jax.model.embedding import Embed
 from roberta_jax.model.layers import Dense, LayerNorm, add_wide_bias, gelu
@@ -60,7 +60,7 @@ class RobertaConfig:
             check(0 <= getattr(self, name) < 1, f"model.{name}", getattr(self, name), "a share from 0 on, below 1")
         check(self.initializer_range > 0, "model.initializer_range", self.initializer_range, "a number above 0")
         check_choice("model.remat", self.remat, REMAT_POLICIES)
-        check_choice("model.attention", self.attention, ("kernel", "xla"))
+        check_choice("model.attention", self.attention, ATTENTIONS)
         check_choice("model.dtype", self.dtype, ("float32", "bfloat16"))
 
     def with_shape_of(self, other: "RobertaConfig") -> "RobertaConfig":
@@ -129,8 +129,7 @@ class Block(nn.Module):
         c = self.config
 
         qkv = dense(c, (3, c.num_heads, c.hidden_size // c.num_heads), "qkv")(x)  # [B, L, 3·D]
-        attention = attend if c.attention == "kernel" else xla_attention
-        attended = attention(qkv, c.num_heads, segment_ids, c.attention_dropout, keys)  # [B, L, D]
+        attended = ATTENTIONS[c.attention](qkv, c.num_heads, segment_ids, c.attention_dropout, keys)  # [B, L, D]
         attended = checkpoint_name(attended, "attended")
         attended = dropout(dense(c, c.hidden_size, "out")(attended), c.dropout, keys, 1)
         x = layer_norm(c, name="attention_norm")(x + attended)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from roberta_jax.errors import check
 
@@ -29,6 +30,8 @@ class GuardConfig:
 
 
 DEFAULT = GuardConfig()
+# Of a step's metrics those that incidents tell and no line of the log; "made", whether its update was made, is the guard's too.
+GUARD_METRICS = ("in_a_row", "loss_score", "norm_ratio")
 
 
 def new_guard() -> dict[str, jax.Array]:
@@ -63,3 +66,23 @@ def gave_up(guard: GuardConfig, first: int, in_a_row: int, rewinds: int, kept: i
         f"(config.guard.rewinds is {guard.rewinds}); incidents.jsonl tells of each. Try a lower optimizer.learning_rate or a "
         "longer warm-up; guard.spike_above=0 and guard.skip_above=0 turn the guard off, but for NaN and infinity. " + before
     )
+
+
+def must_rewind(config: GuardConfig, in_a_row: int, made: bool) -> bool:
+    """Whether to go back after so many unsound steps in a row, the last one's update made or not.
+
+    Where `rewinds` is 0 a run lives with spikes, but ends where no update is made any more.
+    """
+    return in_a_row >= config.spike_steps and bool(config.rewinds or not made)
+
+
+def describe_unsound(values: dict[str, np.ndarray]) -> tuple[str, str, dict[str, float]]:
+    """(kind, sentence, figures) of the incident that an unsound step is, by its metrics; of several trials by the worst."""
+    figures = {name: np.max(values[name]).item() for name in ("loss", "gradient_norm", "parameter_norm", *GUARD_METRICS)}
+    what = (
+        f"loss {figures['loss']:.4g}, {figures['loss_score']:.3g} deviations above its median, "
+        f"gradient norm {figures['gradient_norm']:.3g}, {figures['norm_ratio']:.3g} times its median"
+    )
+    if np.all(values["made"]):
+        return "spike", what, figures
+    return "skipped", f"the update was not made: {what}", figures

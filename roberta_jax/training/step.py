@@ -1,6 +1,8 @@
 """One step of training: gradients of one global batch, summed over microbatches, and one update."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,6 +15,7 @@ from jax.sharding import PartitionSpec as P
 from roberta_jax.errors import UserError
 from roberta_jax.model.dropout import row_keys
 from roberta_jax.training.guard import DEFAULT, GuardConfig, judge, new_guard
+from roberta_jax.training.optimizer import OptimizerConfig, make_optimizer
 from roberta_jax.training.sharding import batch_devices, map_paths, moment_spec, state_shardings
 
 Batch = dict[str, jax.Array]
@@ -45,7 +48,7 @@ def abstract_state(
 
     Args:
       trials: how many states are stacked, on an axis in front; 0: it is one state without that axis.
-      keep_best: whether the state holds the best parameters so far too, see `best_so_far`.
+      keep_best: whether the state holds the best parameters so far too, see `early_stopping`.
     """
     seed = np.zeros(trials, np.int32) if trials else 0
     shapes = jax.eval_shape(lambda: _new_state(init, optimizer, seed, keep_best))
@@ -88,15 +91,17 @@ def place(params: dict, abstract: dict, stacked: bool = False) -> dict:
     return map_paths(laid_out, pairs, is_leaf=lambda node: isinstance(node, tuple))
 
 
-@jax.jit
-def best_so_far(best: dict, params: Any, value: jax.Array, step: jax.Array) -> dict:
-    """`{"params", "value", "step"}` of the greatest value so far, in each trial: the first of equals stays."""
-    better = value > best["value"]
+def require_finite(initial: dict) -> None:
+    """Raises a UserError where parameters to begin with are no numbers."""
 
-    def choose(new, old):
-        return jnp.where(better.reshape(better.shape + (1,) * (new.ndim - better.ndim)), new, old)
+    def check(path: str, array: np.ndarray) -> None:
+        if wrong := np.size(array) - int(np.isfinite(array).sum()):
+            raise UserError(
+                f"config.init_from: {wrong:,} of the {np.size(array):,} values of its {path} are NaN or infinite; take "
+                "another model, or an earlier checkpoint of that one."
+            )
 
-    return jax.tree.map(choose, {"params": params, "value": value, "step": step}, best)
+    map_paths(check, initial)
 
 
 def make_train_step(
@@ -162,9 +167,87 @@ def make_train_step(
     return train_step
 
 
+def trace_train_step(train_step: Callable, abstract: Any, *inputs: Any) -> jax.stages.Traced:
+    """Traced for inputs of these shapes and shardings; the state is donated."""
+    shardings = jax.tree.map(lambda x: x.sharding, abstract)
+    replicated = NamedSharding(jax.tree.leaves(shardings)[0].mesh, P())  # the metrics, on every host
+    return jax.jit(train_step, out_shardings=(shardings, replicated), donate_argnums=0).trace(abstract, *inputs)
+
+
 def compile_train_step(train_step: Callable, abstract: Any, *inputs: Any) -> jax.stages.Compiled:
     """Compiled for inputs of these shapes and shardings; the state is donated."""
-    shardings = jax.tree.map(lambda x: x.sharding, abstract)
-    whole = NamedSharding(jax.tree.leaves(shardings)[0].mesh, P())  # the metrics, on every host
-    jitted = jax.jit(train_step, out_shardings=(shardings, whole), donate_argnums=0)
-    return jitted.lower(abstract, *inputs).compile()
+    return trace_train_step(train_step, abstract, *inputs).lower().compile()
+
+
+@partial(jax.tree_util.register_dataclass, data_fields=["values"], meta_fields=["names"])
+@dataclass(frozen=True)
+class StepMetrics:
+    """A step's metrics in one array, as a host asks for each array by itself. float32 [metrics], of trials [metrics, trials]"""
+
+    names: tuple[str, ...]
+    values: jax.Array
+
+    def to_host(self) -> dict[str, np.ndarray]:
+        """Each by its name; waits for the step."""
+        return dict(zip(self.names, np.asarray(self.values)))
+
+
+@dataclass(frozen=True)
+class TrainStep:
+    """A job's step, put together by `build_step`: what trains is what is planned, and what is measured."""
+
+    abstract: dict  # the state's shapes and shardings, see `abstract_state`
+    microbatches: int
+    constants: tuple  # what the step takes behind the batch: seed of dropout and, of trials, factor of the learning rate
+    init_state: Callable[[], dict]  # a fresh state, born where `abstract` says
+    function: Callable[..., tuple[dict, StepMetrics]]  # (state, batch, *constants) → (state, metrics)
+
+    def trace(self, batch: Any) -> jax.stages.Traced:
+        """For a batch of these shapes and shardings; arrays or `jax.ShapeDtypeStruct`s."""
+        return trace_train_step(self.function, self.abstract, batch, *self.constants)
+
+    def compile(self, batch: Any) -> jax.stages.Compiled:
+        """The same, compiled: `state, metrics = compiled(state, batch, *step.constants)`. The state is donated."""
+        return self.trace(batch).lower().compile()
+
+
+def build_step(
+    init: Callable[[jax.Array], Any],
+    loss: Loss,
+    optimizer: OptimizerConfig,
+    steps: int,
+    mesh: Mesh,
+    *,
+    rows: int,
+    microbatch_size: int = 0,
+    guard: GuardConfig = DEFAULT,
+    seed: int | np.ndarray = 0,
+    rates: np.ndarray | None = None,
+    keep_best: bool = False,
+) -> TrainStep:
+    """Puts a job's step together: optimizer, accumulation, guard and shardings.
+
+    Args:
+      init: key → parameters.
+      steps: of the whole run, over which the learning rate decays.
+      rows: of a global batch.
+      microbatch_size: rows that a device takes at once; 0: all that it has.
+      seed: of parameters and dropout; an array [trials] stacks as many states, and batches, on an axis in front.
+      rates: of trials, the factors of the learning rate [trials].
+      keep_best: see `abstract_state`.
+
+    Raises:
+      UserError: the devices do not divide the batch, or the microbatches not a device's share.
+    """
+    microbatches, transformation = accumulation(rows, microbatch_size, mesh), make_optimizer(optimizer, steps)
+    abstract = abstract_state(init, transformation, mesh, len(seed) if np.ndim(seed) else 0, keep_best)
+    update = make_train_step(loss, transformation, microbatches, mesh, guard)
+    update = jax.vmap(update) if np.ndim(seed) else update
+
+    def train_step(state: dict, *inputs: Any) -> tuple[dict, StepMetrics]:
+        state, metrics = update(state, *inputs)
+        names = tuple(sorted(metrics))
+        return state, StepMetrics(names, jnp.stack([metrics[name].astype(jnp.float32) for name in names]))
+
+    constants = (np.uint32(seed),) if rates is None else (np.uint32(seed), rates)
+    return TrainStep(abstract, microbatches, constants, partial(init_state, init, transformation, seed, abstract), train_step)
