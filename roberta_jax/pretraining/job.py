@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from roberta_jax import storage
 from roberta_jax.data.corpus import PAIRS, Corpus
-from roberta_jax.data.masking import STATIC_PATTERNS, Masking
+from roberta_jax.data.masking import Masking
 from roberta_jax.data.order import epochs_and_rows
 from roberta_jax.data.pipeline import on_mesh, train_batches, valid_batches
 from roberta_jax.errors import UserError, check
@@ -238,8 +238,8 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
     )
     epochs = config.steps * config.batch_size / len(corpus.train)
     say(f"{len(corpus.train):,} rows of {corpus.length} in {corpus.folder}: {config.steps:,} steps are {epochs:.2f} epochs")
-    if masking.mode == "static" and epochs <= STATIC_PATTERNS:
-        say(f"static masks come again after {STATIC_PATTERNS} epochs: all of this run's are those of dynamic ones")
+    if masking.patterns and epochs <= masking.patterns:
+        say(f"{masking.mode} masks come again after {masking.patterns} epochs: all of this run's are those of dynamic ones")
     say(
         f"masking {masking.mode} {masking.rate:g}: of what is predicted {masking.mask_replace_prob:.1%} is <mask>, "
         f"{masking.random_replace_prob:.1%} random, {masking.keep_prob:.1%} kept"
@@ -279,7 +279,7 @@ def _with_token_types(params: dict, number: int) -> dict:
 def unigram_loss(corpus: Corpus, masking: Masking) -> float:
     """The valid split's masked-LM loss by how often each id stands in the train split, in nats a prediction."""
     counts = corpus.token_counts.astype(np.float64) + 1
-    if masking.mode != "fairseq":
+    if not masking.predicts_special_tokens:
         counts[[corpus.tokenizer.bos, corpus.tokenizer.eos]] = 0  # these are never predicted
     loss = np.log(counts.sum()) - np.log(np.maximum(counts, 1e-9))
     total = weight = 0.0
