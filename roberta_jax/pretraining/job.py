@@ -26,7 +26,7 @@ from roberta_jax.tokenization import encodings
 from roberta_jax.tokenization.sentences import split_sentences
 from roberta_jax.tokenization.tokenizer import Encoding
 from roberta_jax.training.checkpoint import saved_steps
-from roberta_jax.training.distributed import require_same, whole
+from roberta_jax.training.distributed import gather_to_host, require_same
 from roberta_jax.training.evaluate import evaluate, make_eval_step
 from roberta_jax.training.incidents import Incidents
 from roberta_jax.training.kernel_check import with_sound_attention
@@ -302,7 +302,7 @@ def examples(params: dict, config: RobertaConfig, corpus: Corpus, number: int = 
     positions = np.array([[at + 1] for _, at in found], np.int32)
     segment_ids = (input_ids != tokenizer.pad).astype(np.int32)
     logits = jax.jit(apply_masked_lm, static_argnums=1)(params, config, input_ids, segment_ids, positions)
-    probabilities, best = jax.lax.top_k(jax.nn.softmax(whole(logits)[:, 0]), answers)
+    probabilities, best = jax.lax.top_k(jax.nn.softmax(gather_to_host(logits)[:, 0]), answers)
     lines = []
     for (ids, at), p, b in zip(found, np.asarray(probabilities), np.asarray(best)):
         shown = f"{tokenizer.decode(ids[:at])} <mask>{tokenizer.decode(ids[at + 1 :])}"

@@ -28,7 +28,7 @@ from roberta_jax.tasks.features import Features, encode
 from roberta_jax.tasks.predictions import Encoded, measure
 from roberta_jax.tokenization.model_tokenizer import Text
 from roberta_jax.training.cross_entropy import cross_entropy
-from roberta_jax.training.distributed import whole
+from roberta_jax.training.distributed import gather_to_host
 from roberta_jax.training.guard import GuardConfig
 from roberta_jax.training.kernel_check import with_sound_attention
 from roberta_jax.training.logging import recovered, say
@@ -293,7 +293,7 @@ def run(
         return None
     best = state["best"]["params"]
     metrics, logits_by_part = measured_on_valid(best)
-    value, at = (np.atleast_1d(whole(state["best"][name])) for name in ("value", "step"))
+    value, at = (np.atleast_1d(gather_to_host(state["best"][name])) for name in ("value", "step"))
     ends = np.minimum(steps, at + config.patience * eval_every) if config.patience else np.full(len(trials), steps)
     winner = int(np.argmax(value))
     chosen = jax.tree.map(lambda x: x[winner], best) if several else best

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from roberta_jax.training.distributed import whole
+from roberta_jax.training.distributed import gather_to_host
 
 
 @jax.jit
@@ -22,7 +22,7 @@ def best_so_far(best: dict, params: Any, value: jax.Array, step: jax.Array) -> d
 
 def out_of_patience(best: dict, step: int, patience: int, eval_every: int) -> np.ndarray:
     """Whether the run, or each trial [trials], has ended by the evaluation of a step or one before; for patience 0 never."""
-    return step - whole(best["step"]) >= patience * eval_every if patience else np.False_
+    return step - gather_to_host(best["step"]) >= patience * eval_every if patience else np.False_
 
 
 def update_best(best: dict, params: Any, value: Any, step: int, patience: int, eval_every: int) -> dict:

@@ -243,7 +243,7 @@ def kernel_for(qkv, heads):
     return kernel
 
 attention.kernel_for = kernel_for
-with distributed.joined():
+with distributed.initialized_cluster():
     model = RobertaConfig(hidden_size=32, num_heads=2)
     print("attention:", with_sound_attention(model, [64], make_mesh(), Path(sys.argv[1])).attention)
 """
