@@ -41,10 +41,10 @@ def warmup(config: OptimizerConfig, steps: int) -> int:
     Raises:
       UserError: it does not end before the run.
     """
-    found = round(config.warmup_steps * (steps if config.warmup_steps < 1 else 1))
+    warmup_steps = round(config.warmup_steps * (steps if config.warmup_steps < 1 else 1))
     expected = f"less than config.steps, {steps:,}: the warm-up must end before the run"
-    check(found < steps, "optimizer.warmup_steps", config.warmup_steps, expected)
-    return found
+    check(warmup_steps < steps, "optimizer.warmup_steps", config.warmup_steps, expected)
+    return warmup_steps
 
 
 def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -57,7 +57,7 @@ def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def decayed(params, bias_and_norm: bool):
-    """Which parameters weight decay shrinks: all, or all but biases and norms. Paths as in `sharding.RULES`."""
+    """Which parameters weight decay shrinks, a tree of bool: all, or all but biases and norms."""
     return map_paths(lambda path, _: bias_and_norm or not re.search(r"(bias|scale)$", path), params)
 
 
@@ -77,25 +77,25 @@ def scale_by_trust_ratio() -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def kept(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """`inner`, whose state stays as it was where the further argument `made` is False."""
+def skip_rejected(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """`inner`, whose state stays as it was where the further argument `accepted`, bool [], is False."""
 
-    def update(updates, state, params=None, *, made: jax.Array | bool = True):
+    def update(updates, state, params=None, *, accepted: jax.Array | bool = True):
         updates, new = inner.update(updates, state, params)
-        return updates, jax.tree.map(lambda new, old: jnp.where(made, new, old), new, state)
+        return updates, jax.tree.map(lambda new, old: jnp.where(accepted, new, old), new, state)
 
     return optax.GradientTransformationExtraArgs(inner.init, update)
 
 
 def scale_by_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformationExtraArgs:
-    """optax's, `kept`. The update is computed from the moments that stay: each is read once, and written where it was.
+    """optax's, with `skip_rejected`. The moments are selected before the update is computed from them.
 
-    Were they chosen behind it, XLA would compute it from the old ones, and copy these before it overwrites them.
+    Selecting after the update makes XLA copy the old moments; so each is read once, and written in place.
     """
-    adam = kept(optax.scale_by_adam(b1, b2, eps))
+    adam = skip_rejected(optax.scale_by_adam(b1, b2, eps))
 
-    def update(grads, state, params=None, **made):
-        _, state = adam.update(grads, state, **made)
+    def update(grads, state, params=None, **extra_args):
+        _, state = adam.update(grads, state, **extra_args)
         mean, square = (optax.tree.bias_correction(m, b, state.count) for m, b in ((state.mu, b1), (state.nu, b2)))
         return jax.tree.map(lambda mean, square: mean / (jnp.sqrt(square) + eps), mean, square), state
 
@@ -103,11 +103,14 @@ def scale_by_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformat
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformationExtraArgs:
-    """Its `update` takes `made` too: whether the update will be made, without which the state stays as it was."""
+    """The optimizer of a run of so many steps. Where `accepted` is False, its `update` leaves the state as it was.
+
+    Another one of optax's takes the place of `scale_by_adam` here, behind `skip_rejected`, and a name in `OptimizerConfig`.
+    """
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
         scale_by_adam(config.b1, config.b2, config.eps),
         optax.add_decayed_weights(config.weight_decay, mask=lambda params: decayed(params, config.decay_bias_and_norm)),
         *([scale_by_trust_ratio()] if config.name == "lamb" else []),
-        kept(optax.scale_by_learning_rate(schedule(config, steps))),
+        skip_rejected(optax.scale_by_learning_rate(schedule(config, steps))),
     )

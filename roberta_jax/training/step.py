@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from roberta_jax.errors import UserError
 from roberta_jax.model.dropout import row_keys
-from roberta_jax.training.guard import DEFAULT, GuardConfig, judge, new_guard
+from roberta_jax.training.guard import DEFAULT, GuardConfig, new_guard, update_guard
 from roberta_jax.training.optimizer import OptimizerConfig, make_optimizer
 from roberta_jax.training.sharding import batch_devices, map_paths, moment_spec, state_shardings
 
@@ -109,60 +109,67 @@ def make_train_step(
 ) -> Callable:
     """(state, batch, seed of dropout, factor of the learning rate) → (state, metrics, the guard's among them).
 
-    The loss is the mean over all predictions of the global batch. Each device sums the gradients of its own rows over its
-    microbatches, and the sums meet once, behind the last: left to itself the compiler reduces every microbatch's.
+    The loss is the mean over all predictions of the global batch. Each device accumulates the gradients of its own rows over
+    its microbatches, and they are reduced over the devices once, after the last: by itself XLA reduces every microbatch's.
     """
 
-    def gradients(params: Any, batch: Batch, keys: jax.Array, weight: jax.Array) -> tuple[Any, dict]:
+    def microbatch_gradients(params: Any, batch: Batch, keys: jax.Array, weight: jax.Array) -> tuple[Any, dict]:
         def objective(params):
             sums = loss(params, batch, keys)
             return sums["loss"] / weight, sums
 
         return jax.grad(objective, has_aux=True)(params)
 
-    def accumulated(params: Any, batch: Batch, keys: jax.Array, weight: jax.Array) -> tuple[Any, dict]:
-        # In turn, as cards are, so that rows spread over "fsdp" stay where they are.
+    def accumulate_gradients(params: Any, batch: Batch, keys: jax.Array, weight: jax.Array) -> tuple[Any, dict]:
+        """Of a device's rows. They are dealt to microbatches in turn, so that those spread over "fsdp" stay where they are."""
         dealt = jax.tree.map(lambda x: x.reshape(-1, microbatches, *x.shape[1:]).swapaxes(0, 1), (batch, keys))
         first = jax.tree.map(lambda x: x[0], dealt)
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), jax.eval_shape(gradients, params, *first, weight))
-        add = lambda total, part: (jax.tree.map(jnp.add, total, gradients(params, *part, weight)), None)  # noqa: E731
+        shapes = jax.eval_shape(microbatch_gradients, params, *first, weight)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+        def add(total: Any, microbatch: tuple) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, total, microbatch_gradients(params, *microbatch, weight)), None
+
         return jax.lax.scan(add, zeros, dealt)[0]
 
-    def met(*inputs: Any) -> tuple[Any, dict]:
-        grads, sums = accumulated(*inputs)
+    def reduce_gradients(*inputs: Any) -> tuple[Any, dict]:
+        """Summed over "data"; of a gradient whose moments are cut, each device gets its part."""
+        grads, sums = accumulate_gradients(*inputs)
 
-        def meet(path: str, grad: jax.Array) -> jax.Array:
+        def reduce(path: str, grad: jax.Array) -> jax.Array:
             spec = moment_spec(mesh, path, grad.shape)
             if "data" not in spec:
                 return jax.lax.psum(grad, "data")
             return jax.lax.psum_scatter(grad, "data", scatter_dimension=spec.index("data"), tiled=True)
 
-        return map_paths(meet, grads), jax.lax.psum(sums, "data")
+        return map_paths(reduce, grads), jax.lax.psum(sums, "data")
 
     def over_data(path: str, x: jax.Array) -> P:
         return P(*(name if name == "data" else None for name in moment_spec(mesh, path, x.shape)))
 
-    def summed(params: Any, *inputs: Any) -> tuple[Any, dict]:
+    def global_gradients(params: Any, *inputs: Any) -> tuple[Any, dict]:
         if mesh.size == 1:  # so that attention sees for which device it is traced
-            return jax.shard_map(accumulated, mesh=mesh, in_specs=P(), out_specs=P(), check_vma=False)(params, *inputs)
+            on_one = {"in_specs": P(), "out_specs": P(), "check_vma": False}
+            return jax.shard_map(accumulate_gradients, mesh=mesh, **on_one)(params, *inputs)
         if mesh.shape["data"] == 1:  # XLA cannot sum over an axis of one device beside axes of several
-            return accumulated(params, *inputs)
+            return accumulate_gradients(params, *inputs)
         out_specs = map_paths(over_data, params), P()
         rows = {"in_specs": (P(), P("data"), P("data"), P()), "axis_names": {"data"}, "check_vma": False}
-        return jax.shard_map(met, mesh=mesh, out_specs=out_specs, **rows)(params, *inputs)
+        return jax.shard_map(reduce_gradients, mesh=mesh, out_specs=out_specs, **rows)(params, *inputs)
 
     def train_step(state: dict, batch: Batch, seed: jax.Array, rate: jax.Array | float = 1.0):
         params, weight = state["params"], jnp.maximum(batch["weights"].sum(), 1e-6)
         keys = row_keys(seed, state["step"], len(batch["weights"]))
-        grads, sums = summed(params, batch, keys, weight)
+        grads, sums = global_gradients(params, batch, keys, weight)
         metrics = {name: total / weight for name, total in sums.items() if name != "weight"}
-        metrics["gradient_norm"] = optax.tree.norm(jax.lax.optimization_barrier(grads))  # else Adam's squares are written
-        after, made, judged = judge(state["guard"], guard, metrics["loss"], metrics["gradient_norm"])
-        updates, opt_state = optimizer.update(grads, state["opt_state"], params, made=made)
-        updated = jax.tree.map(lambda param, update: jnp.where(made, param + rate * update, param), params, updates)
-        metrics["parameter_norm"] = optax.tree.norm(updated)  # of the old ones it would keep these from being overwritten
+        # Without the barrier XLA fuses the norm's squares with Adam's, and writes these to memory.
+        metrics["gradient_norm"] = optax.tree.norm(jax.lax.optimization_barrier(grads))
+        after, accepted, of_guard = update_guard(state["guard"], guard, metrics["loss"], metrics["gradient_norm"])
+        updates, opt_state = optimizer.update(grads, state["opt_state"], params, accepted=accepted)
+        updated = jax.tree.map(lambda param, update: jnp.where(accepted, param + rate * update, param), params, updates)
+        metrics["parameter_norm"] = optax.tree.norm(updated)  # that of the old ones would keep XLA from updating in place
         counts = {name: state[name] + 1 for name in ("step", "batch")}
-        return state | counts | {"params": updated, "opt_state": opt_state, "guard": after}, metrics | judged
+        return state | counts | {"params": updated, "opt_state": opt_state, "guard": after}, metrics | of_guard
 
     return train_step
 

@@ -93,7 +93,7 @@ def test_an_update_that_is_not_made_leaves_no_trace_in_the_state(name):
     gradients = [{"kernel": jnp.array(rng.normal(size=(7, 5)), jnp.float32)} for _ in range(4)]
     broken = {"kernel": jnp.full((7, 5), jnp.nan)}
     optimizer = make_optimizer(config, 10)
-    update = jax.jit(lambda gradient, state, made: optimizer.update(gradient, state, params, made=made))
+    update = jax.jit(lambda gradient, state, accepted: optimizer.update(gradient, state, params, accepted=accepted))
     plain = disturbed = optimizer.init(params)
     for gradient in gradients:
         _, disturbed = update(broken, disturbed, False)
