@@ -157,7 +157,7 @@ def estimate(config: Any, topology: Topology, compiler: Callable[[Any, Topology]
     seconds = {
         "compute": needs.matmul_flops / peak,
         "HBM": needs.hbm_bytes / chip.hbm_bandwidth,
-        "interconnect": needs.sent_bytes / topology.sends if needs.sent_bytes else 0.0,
+        "interconnect": needs.sent_bytes / topology.egress_bandwidth if needs.sent_bytes else 0.0,
     }
 
     def run(step: float) -> dict[str, float]:
@@ -224,14 +224,8 @@ def compile_step(config: Any, topology: Topology) -> Needs:
     from roberta_jax.training.sharding import batch_sharding, make_mesh
     from roberta_jax.training.step import build_step
 
-    if topology.gpu:
-        options = {"platform": "cuda", "topology": f"1x1x{topology.chips}", "target_config": topology.target}
-    else:
-        whole_chips = {"chip_config_name": "megacore"} if "TPU v4" in topology.chip.kinds else {}  # one device each, as in JAX
-        alone = {"chips_per_host_bounds": (1, 1, 1)} if topology.chips == 1 else {}
-        options = {"platform": "tpu"} | whole_chips | alone
     try:
-        devices = topologies.get_topology_desc(topology_name=topology.name, **options).devices
+        devices = topologies.get_topology_desc(topology_name=topology.name, **topology.compile_options).devices
     except jax.errors.JaxRuntimeError as error:
         library = "JAX's CUDA plugin" if topology.gpu else "libtpu"
         raise UserError(f"{library} does not take --topology={topology.name}: {_sentence(error)}") from None

@@ -217,10 +217,10 @@ def test_products_of_a_step_are_those_that_the_model_needs(remat):
 
 def test_topologies():
     pod, part, cube = map(parse_topology, ("v5e:16x16", "v5e:2x4", "v5p:4x4x4"))
-    assert (pod.chips, pod.sides, pod.sends) == (256, (16, 16), 200e9)
-    assert (part.chips, part.sends) == (8, 100e9)  # two of four links each way, and no rings
-    assert (cube.chips, cube.sends) == (64, 600e9)
-    assert parse_topology("gpu:h100x8").sends == 450e9
+    assert (pod.chips, pod.shape, pod.egress_bandwidth) == (256, (16, 16), 200e9)
+    assert (part.chips, part.egress_bandwidth) == (8, 100e9)  # two of four links each way, and no rings
+    assert (cube.chips, cube.egress_bandwidth) == (64, 600e9)
+    assert parse_topology("gpu:h100x8").egress_bandwidth == 450e9
 
 
 @pytest.mark.parametrize(

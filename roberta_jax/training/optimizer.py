@@ -1,6 +1,7 @@
 """AdamW as RoBERTa used it, or LAMB, with linear warm-up and linear decay to 0."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
@@ -15,7 +16,7 @@ from roberta_jax.training.sharding import map_paths
 class OptimizerConfig:
     """Fields of `config.optimizer`; the defaults are those of the paper's base model (Table 9)."""
 
-    name: str = "adamw"  # or "lamb": each layer's update is scaled to its weights' norm (arXiv 1904.00962)
+    name: str = "adamw"  # or "lamb": each layer's update is scaled to its weights' norm (arXiv 1904.00962); see OPTIMIZERS
     learning_rate: float = 6e-4  # at its peak
     warmup_steps: float = 24_000  # below 1 a share of the steps
     weight_decay: float = 0.01
@@ -26,7 +27,7 @@ class OptimizerConfig:
     clip_norm: float = 0.0  # of the whole gradient; 0 does not clip
 
     def __post_init__(self):
-        check_choice("optimizer.name", self.name, ("adamw", "lamb"))
+        check_choice("optimizer.name", self.name, OPTIMIZERS)
         for name in ("learning_rate", "eps"):
             check(getattr(self, name) > 0, f"optimizer.{name}", getattr(self, name), "a number above 0")
         for name in ("b1", "b2"):
@@ -102,15 +103,29 @@ def scale_by_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformat
     return optax.GradientTransformationExtraArgs(adam.init, update)
 
 
-def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformationExtraArgs:
-    """The optimizer of a run of so many steps. Where `accepted` is False, its `update` leaves the state as it was.
+def adamw(config: OptimizerConfig) -> list[optax.GradientTransformation]:
+    """arXiv 1711.05101"""
+    decay_mask = lambda params: decayed(params, config.decay_bias_and_norm)  # noqa: E731
+    return [
+        scale_by_adam(config.b1, config.b2, config.eps),
+        optax.add_decayed_weights(config.weight_decay, mask=decay_mask),
+    ]
 
-    Another one of optax's takes the place of `scale_by_adam` here, behind `skip_rejected`, and a name in `OptimizerConfig`.
-    """
+
+def lamb(config: OptimizerConfig) -> list[optax.GradientTransformation]:
+    """arXiv 1904.00962"""
+    return [*adamw(config), scale_by_trust_ratio()]
+
+
+# `config.optimizer.name` → what stands between the clipped gradients and the learning rate. Another one is a row here; what of
+# it has a state stands within `skip_rejected`, such as skip_rejected(optax.scale_by_lion(config.b1, config.b2)).
+OPTIMIZERS: dict[str, Callable[[OptimizerConfig], list[optax.GradientTransformation]]] = {"adamw": adamw, "lamb": lamb}
+
+
+def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformationExtraArgs:
+    """The optimizer of a run of so many steps. Where its `update` is told accepted=False, the state stays as it was."""
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
-        scale_by_adam(config.b1, config.b2, config.eps),
-        optax.add_decayed_weights(config.weight_decay, mask=lambda params: decayed(params, config.decay_bias_and_norm)),
-        *([scale_by_trust_ratio()] if config.name == "lamb" else []),
+        *OPTIMIZERS[config.name](config),
         skip_rejected(optax.scale_by_learning_rate(schedule(config, steps))),
     )
