@@ -30,7 +30,7 @@ from benchmarks import spread, table
 from roberta_jax.config import typed
 from roberta_jax.memory import use_huge_pages
 from roberta_jax.model.heads import init_masked_lm
-from roberta_jax.pretraining.losses import masked_lm_loss, weigh_pairs
+from roberta_jax.pretraining.losses import add_pair_weights, masked_lm_loss
 from roberta_jax.training.sharding import batch_sharding, make_mesh
 from roberta_jax.training.step import build_step
 from roberta_jax.training.workdir import CONFIG_JSON, LEDGER_JSON, METRICS_JSONL
@@ -118,7 +118,7 @@ def bare_step(fields: dict) -> Callable[[int], float]:
     )
     masking = masking_of(config.data)
     batches = on_mesh(train_batches(open_corpus(config.data), masking, config.batch_size, config.seed), batch_sharding(mesh))
-    batch = next(weigh_pairs(batches, batch_sharding(mesh)) if of_pairs(config) else batches)
+    batch = next(add_pair_weights(batches, batch_sharding(mesh)) if of_pairs(config) else batches)
     compiled, states = step.compile(batch), [step.init_state()]
 
     def run(steps: int) -> float:

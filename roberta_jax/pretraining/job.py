@@ -21,7 +21,7 @@ from roberta_jax.model.flops import train_flops
 from roberta_jax.model.heads import apply_masked_lm, init_masked_lm
 from roberta_jax.preparation.documents import Reading
 from roberta_jax.preparation.prepare import DEFAULT_CACHE, Recipe, prepare
-from roberta_jax.pretraining.losses import masked_lm_loss, means_of_pairs, valid_loss, weigh_pairs
+from roberta_jax.pretraining.losses import add_pair_weights, masked_lm_loss, means_of_pairs, valid_loss
 from roberta_jax.tokenization import encodings
 from roberta_jax.tokenization.sentences import split_sentences
 from roberta_jax.tokenization.tokenizer import Encoding
@@ -211,7 +211,7 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
         local = local_rows(mesh, config.batch_size)
         made = train_batches(corpus, masking, config.batch_size, config.seed, first_step, local)
         placed = on_mesh(made, batch_sharding(mesh))
-        return weigh_pairs(placed, batch_sharding(mesh)) if pairs else placed
+        return add_pair_weights(placed, batch_sharding(mesh)) if pairs else placed
 
     def evaluate_on_valid(params: dict, mesh: Mesh) -> dict[str, float]:
         rows = config.batch_size // accumulation(config.batch_size, config.microbatch_size, mesh)
