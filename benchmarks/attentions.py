@@ -18,10 +18,9 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import compare, comparison_lines, in_turn
-from roberta_jax.model import encoder
-from roberta_jax.model.attention import attend, xla_attention
+from roberta_jax.model.attention import ATTENTIONS, attend, xla_attention
 from roberta_jax.model.dropout import row_keys
-from roberta_jax.model.tracing import on_one_device
+from roberta_jax.model.tracing import on_gpu, on_one_device
 from roberta_jax.training.sharding import make_mesh
 
 
@@ -56,9 +55,14 @@ def cudnn(qkv: jax.Array, heads: int, segment_ids: jax.Array, rate: float = 0.0,
     return attended.reshape(batch, length, -1)
 
 
-def use_jaxs(gpu: bool) -> None:
-    """Puts JAX's own attention into the model in place of the kernel, for as long as the process lives."""
-    encoder.attend = cudnn if gpu else splash
+def jaxs(qkv: jax.Array, heads: int, segment_ids: jax.Array, rate: float = 0.0, keys: jax.Array | None = None) -> jax.Array:
+    """`attention.attend` by JAX's own attention for the device that this is traced for."""
+    return (cudnn if on_gpu() else splash)(qkv, heads, segment_ids, rate, keys)
+
+
+def offer_jaxs() -> None:
+    """Adds JAX's own to the attentions that `config.model.attention` may name, as "jax"."""
+    ATTENTIONS["jax"] = jaxs
 
 
 @functools.cache  # so that one of the same shapes is compiled once

@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 import jax
-import numpy as np
 
 from benchmarks import machine, spread, table
 from benchmarks.sides import Case
@@ -21,10 +20,9 @@ from roberta_jax.model.config import RobertaConfig
 from roberta_jax.model.heads import init_masked_lm
 from roberta_jax.pretraining.losses import masked_lm_loss
 from roberta_jax.training.checkpoint import Checkpoints
-from roberta_jax.training.config import OptimizerConfig
-from roberta_jax.training.optimizer import make_optimizer
+from roberta_jax.training.optimizer import OptimizerConfig
 from roberta_jax.training.sharding import batch_sharding, make_mesh
-from roberta_jax.training.step import abstract_state, compile_train_step, init_state, make_train_step
+from roberta_jax.training.step import build_step
 
 
 def main() -> None:
@@ -37,18 +35,18 @@ def main() -> None:
     args = parser.parse_args()
     gpu = jax.default_backend() == "gpu"
     config = RobertaConfig(num_layers=args.layers, dtype="bfloat16" if gpu else "float32")
-    mesh, seed, optimizer = make_mesh(), np.uint32(0), make_optimizer(OptimizerConfig(warmup_steps=10), 1_000)
-    abstract = abstract_state(lambda key: init_masked_lm(key, config), optimizer, mesh)
-    state = init_state(lambda key: init_masked_lm(key, config), optimizer, 0, abstract)
+    mesh, optimizer, loss = make_mesh(), OptimizerConfig(warmup_steps=10), masked_lm_loss(config)
+    train_step = build_step(lambda key: init_masked_lm(key, config), loss, optimizer, 1_000, mesh, rows=args.rows)
+    state = train_step.init_state()
     batch = Case(rows=args.rows, length=args.length).batch()
     batch = jax.device_put(batch, batch_sharding(mesh))
-    step = compile_train_step(make_train_step(masked_lm_loss(config), optimizer, 1, mesh), abstract, batch, seed)
+    compiled = train_step.compile(batch)
     seconds = {name: [] for name in ("step alone", "save returns after", "step behind it", "write ends after")}
 
     def timed_step() -> float:
         nonlocal state
         started = time.perf_counter()
-        state, metrics = step(state, batch, seed)
+        state, metrics = compiled(state, batch, *train_step.constants)
         jax.block_until_ready(metrics)
         return time.perf_counter() - started
 
@@ -68,11 +66,11 @@ def main() -> None:
         size = sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())
         del state
         started = time.perf_counter()
-        _, state = checkpoints.restore_newest(abstract, print)
+        _, state = checkpoints.restore_newest(train_step.abstract, print)
         jax.block_until_ready(state)
         seconds["restore"] = [time.perf_counter() - started]
         checkpoints.close()
-    gigabytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(abstract)) / 1e9
+    gigabytes = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(train_step.abstract)) / 1e9
     device = f"{jax.device_count()} × {jax.devices()[0].device_kind}, {args.layers} layers, {args.rows} × {args.length}"
     what = f"{device}: a state of {gigabytes:.2f} GB, a checkpoint of {size / 1e9:.2f} GB; {machine()}"
     found = {"what": what, "seconds": {name: spread(values) for name, values in seconds.items()}}

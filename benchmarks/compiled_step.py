@@ -11,6 +11,7 @@ import argparse
 import importlib
 import itertools
 import json
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import distributions
 from typing import Any
@@ -22,13 +23,12 @@ ATTENTIONS = ("kernel", "xla", "jax")
 COMPILERS = ("jax", "libtpu", "jax-cuda13-plugin", "jax-cuda12-plugin")
 
 
-def compile_with(attention: str, config: Any, topology: Topology) -> plan.Needs:
-    """`plan.compile_step` in its child, with JAX's attention in the model where that is asked for."""
-    if attention == "jax":
-        from benchmarks.attentions import use_jaxs  # JAX is not to be imported before `plan` has said that there is no TPU
+def compile_with_jaxs(config: Any, topology: Topology) -> plan.Needs:
+    """`plan.compile_step` in its child, with JAX's attention in the model."""
+    from benchmarks.attentions import offer_jaxs  # JAX is not to be imported before `plan` has said that there is no TPU
 
-        use_jaxs(topology.gpu)
-    return plan.compile_step(config, topology)
+    offer_jaxs()
+    return plan.compile_step(replace(config, model=replace(config.model, attention="jax")), topology)
 
 
 def measure(side: dict, length: int) -> dict:
@@ -38,9 +38,10 @@ def measure(side: dict, length: int) -> dict:
     fields["microbatch_size"] = side["microbatch_size"] = side["microbatch_size"] or fields["microbatch_size"]
     fields["model"] |= {name: side[name] for name in ("remat", "attention_dropout")}
     fields["model"]["attention"] = "xla" if side["attention"] == "xla" else "kernel"
-    plan.compile_step = partial(compile_with, side["attention"])
+    topology = parse_topology(side["topology"])
+    compiler = compile_with_jaxs if side["attention"] == "jax" else plan.compile_step
     try:
-        return side | plan.plan(fields, parse_topology(side["topology"]), False, 1, None)
+        return side | plan.estimate(plan.read_config(fields, topology), topology, compiler)
     except plan.DoesNotFit as error:
         return side | {"does_not_fit": str(error)}
 

@@ -28,22 +28,19 @@ from roberta_jax.tasks.features import Features, encode
 from roberta_jax.tasks.finetune import task_loss
 from roberta_jax.tokenization.model_tokenizer import ByteLevelText
 from roberta_jax.tokenization.tokenizer import Tokenizer
-from roberta_jax.training.config import OptimizerConfig
-from roberta_jax.training.optimizer import make_optimizer
+from roberta_jax.training.optimizer import OptimizerConfig
 from roberta_jax.training.sharding import make_mesh
-from roberta_jax.training.step import abstract_state, compile_train_step, init_state, make_train_step
+from roberta_jax.training.step import build_step
 
 BATCH_SIZE, LENGTH = 32, 128
 
 
 def ours(features: Features, config: RobertaConfig, lengths: list[int], steps: int) -> Callable[[], None]:
     """A function that does the next `steps` steps of an endless run."""
-    mesh, seed = make_mesh(), np.uint32(0)
-    optimizer = make_optimizer(OptimizerConfig(learning_rate=1e-5, warmup_steps=0.06, weight_decay=0.1), 10_000)
+    mesh, optimizer = make_mesh(), OptimizerConfig(learning_rate=1e-5, warmup_steps=0.06, weight_decay=0.1)
     init = lambda key: init_with_head(key, config, "classification", 2)  # noqa: E731
-    abstract = abstract_state(init, optimizer, mesh)
-    step = make_train_step(task_loss("classification", config), optimizer, 1, mesh)
-    states = [init_state(init, optimizer, 0, abstract)]
+    train_step = build_step(init, task_loss("classification", config), optimizer, 10_000, mesh, rows=BATCH_SIZE)
+    states = [train_step.init_state()]
     batches = train_batches(features, BATCH_SIZE, BATCH_SIZE, lengths, config.pad_id, [0], 0, mesh)
     compiled: dict[tuple, Callable] = {}
 
@@ -51,14 +48,14 @@ def ours(features: Features, config: RobertaConfig, lengths: list[int], steps: i
     for batch in train_batches(features, BATCH_SIZE, BATCH_SIZE, lengths, config.pad_id, [0], 0, mesh):
         shape = batch["input_ids"].shape
         if shape not in compiled:
-            compiled[shape] = compile_train_step(step, abstract, batch, seed)
+            compiled[shape] = train_step.compile(batch)
         if len(compiled) == len(lengths):
             break
 
     def run() -> None:
         for batch in itertools.islice(batches, steps):
-            states[0], metrics = compiled[batch["input_ids"].shape](states[0], batch, seed)
-        metrics["loss"].block_until_ready()
+            states[0], metrics = compiled[batch["input_ids"].shape](states[0], batch, *train_step.constants)
+        jax.block_until_ready(metrics)
 
     run()
     return run

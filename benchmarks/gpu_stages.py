@@ -390,7 +390,7 @@ def main_command(run: Run, workdir: Path, *more: str) -> list[str]:
 
 def pretraining(run: Run) -> None:
     """As many steps as there is time for; killed at 60% and started again."""
-    from roberta_jax.interop.runs import read_metrics
+    from roberta_jax.training.workdir import read_metrics
     from roberta_jax.verify_resume import last_logged
 
     case, earlier = run.sizes.pretrained, run.earlier("step", "case")

@@ -85,12 +85,6 @@ def timed(step: Callable[[], None]) -> Callable[[], float]:
 
 
 def ours(case: Case) -> Side:
-    import jax
-
-    from benchmarks.attentions import use_jaxs
-
-    if case.attention == "jax":
-        use_jaxs(jax.default_backend() == "gpu")
     return masked_lm_step(roberta_config(case), case.batch(), case.microbatch)
 
 
@@ -102,34 +96,39 @@ def masked_lm_step(config, batch: dict[str, np.ndarray], microbatch: int = 0, de
     from roberta_jax.model.flops import train_flops
     from roberta_jax.model.heads import init_masked_lm
     from roberta_jax.pretraining.losses import masked_lm_loss
-    from roberta_jax.training.config import OptimizerConfig
-    from roberta_jax.training.optimizer import make_optimizer
+    from roberta_jax.training.optimizer import OptimizerConfig
     from roberta_jax.training.sharding import batch_sharding, make_mesh
-    from roberta_jax.training.step import abstract_state, accumulation, compile_train_step, init_state, make_train_step
+    from roberta_jax.training.step import build_step
 
-    mesh, seed = make_mesh(devices=devices), np.uint32(0)
-    optimizer = make_optimizer(OptimizerConfig("adamw", RATE, 10, DECAY, True, B1, B2, EPS), 1_000_000)
-    init = lambda key: init_masked_lm(key, config)  # noqa: E731
-    abstract = abstract_state(init, optimizer, mesh)
-    state = init_state(init, optimizer, 0, abstract)
-    microbatches = accumulation(len(batch["input_ids"]), microbatch, mesh)
+    mesh = make_mesh(devices=devices)
+    optimizer = OptimizerConfig("adamw", RATE, 10, DECAY, True, B1, B2, EPS)
+    train_step = build_step(
+        lambda key: init_masked_lm(key, config),
+        masked_lm_loss(config),
+        optimizer,
+        1_000_000,
+        mesh,
+        rows=len(batch["input_ids"]),
+        microbatch_size=microbatch,
+    )
+    state = train_step.init_state()
     batch = jax.device_put(batch, batch_sharding(mesh))
-    update = make_train_step(masked_lm_loss(config), optimizer, microbatches, mesh)
     started = time.perf_counter()
-    train_step = compile_train_step(update, abstract, batch, seed)
+    traced = train_step.trace(batch)
+    compiled = traced.lower().compile()
     prepared = time.perf_counter() - started
 
     def step() -> None:
         nonlocal state
-        state, metrics = train_step(state, batch, seed)
+        state, metrics = compiled(state, batch, *train_step.constants)
         jax.block_until_ready((state, metrics))
 
     def plan() -> dict:
         (rows, length), slots = batch["input_ids"].shape, batch["positions"].shape[1]
         return {
             "model_flops": train_flops(config, rows, length, slots - 1),
-            "matmul_flops": matmul_flops(jax.make_jaxpr(update)(abstract, batch, seed).jaxpr),
-            "hbm_bytes": read_step(train_step.as_text()).hbm_bytes,
+            "matmul_flops": matmul_flops(traced.jaxpr.jaxpr),
+            "hbm_bytes": read_step(compiled.as_text()).hbm_bytes,
             "device_kind": jax.devices()[0].device_kind,
         }
 
@@ -139,6 +138,10 @@ def masked_lm_step(config, batch: dict[str, np.ndarray], microbatch: int = 0, de
 def roberta_config(case: Case):
     from roberta_jax.model.config import RobertaConfig
 
+    if case.attention == "jax":
+        from benchmarks.attentions import offer_jaxs
+
+        offer_jaxs()
     layers, hidden, feed_forward, heads = SHAPES[case.shape]
     return RobertaConfig(
         case.vocab_size,
@@ -151,7 +154,7 @@ def roberta_config(case: Case):
         attention_dropout=case.dropout,
         dtype=case.dtype,
         remat=case.remat,
-        attention="xla" if case.attention == "xla" else "kernel",
+        attention=case.attention,
     )
 
 

@@ -24,17 +24,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
-import numpy as np
 from ml_collections import ConfigDict
 
 from benchmarks import spread, table
 from roberta_jax.config import typed
 from roberta_jax.memory import use_huge_pages
 from roberta_jax.model.heads import init_masked_lm
-from roberta_jax.pretraining.losses import masked_lm_loss, weigh_pairs
-from roberta_jax.training.optimizer import make_optimizer
+from roberta_jax.pretraining.losses import add_pair_weights, masked_lm_loss
 from roberta_jax.training.sharding import batch_sharding, make_mesh
-from roberta_jax.training.step import abstract_state, accumulation, compile_train_step, init_state, make_train_step
+from roberta_jax.training.step import build_step
+from roberta_jax.training.workdir import CONFIG_JSON, LEDGER_JSON, METRICS_JSONL
 
 ROOT = Path(__file__).parents[1]
 
@@ -48,7 +47,7 @@ def scaled(whole: ConfigDict, steps: int, log_every: int) -> dict[str, int]:
 
 def laps_of(workdir: Path) -> list[tuple[int, int, float]]:
     """(from step, to step, tokens/s) of each lap in a run's log."""
-    path, laps = workdir / "metrics.jsonl", []
+    path, laps = workdir / METRICS_JSONL, []
     for line in path.read_text().splitlines(keepends=True) if path.exists() else []:
         if line.endswith("\n") and "train/tokens_per_second" in (values := json.loads(line)):
             laps.append((laps[-1][1] if laps else 0, values["step"], values["train/tokens_per_second"]))
@@ -77,7 +76,7 @@ def run_main(arguments: list[str], workdir: Path, alone: Callable[[dict], float]
             laps = laps_of(workdir)
             if not laps or laps[-1][1] in bare or process.poll() is not None:
                 continue
-            fields, step = json.loads((workdir / "config.json").read_text()), laps[-1][1]
+            fields, step = json.loads((workdir / CONFIG_JSON).read_text()), laps[-1][1]
             if any(step % fields[name] == 0 for name in ("eval_every", "checkpoint_every")) or step == fields["steps"]:
                 continue
             process.send_signal(signal.SIGSTOP)
@@ -91,7 +90,7 @@ def run_main(arguments: list[str], workdir: Path, alone: Callable[[dict], float]
     timed = []
     for start, end, rate in laps_of(workdir):
         timed.append((start, end, tokens_of(fields) / rate - stood.get(start, 0) / (end - start), bare.get(start)))
-    return {"fields": fields, "laps": timed, "ledger": json.loads((workdir / "ledger.json").read_text())["seconds"]}
+    return {"fields": fields, "laps": timed, "ledger": json.loads((workdir / LEDGER_JSON).read_text())["seconds"]}
 
 
 def tokens_of(fields: dict) -> int:
@@ -106,20 +105,26 @@ def bare_step(fields: dict) -> Callable[[int], float]:
     from roberta_jax.pretraining.job import of_pairs, open_corpus
 
     config = with_sizes(typed(PretrainConfig, fields))
-    mesh, optimizer, seed = make_mesh(config.fsdp), make_optimizer(config.optimizer, config.steps), np.uint32(config.seed)
-    init = lambda key: init_masked_lm(key, config.model, of_pairs(config))  # noqa: E731
-    abstract = abstract_state(init, optimizer, mesh)
+    mesh = make_mesh(config.fsdp)
+    step = build_step(
+        lambda key: init_masked_lm(key, config.model, of_pairs(config)),
+        masked_lm_loss(config.model),
+        config.optimizer,
+        config.steps,
+        mesh,
+        rows=config.batch_size,
+        microbatch_size=config.microbatch_size,
+        guard=config.guard,
+        seed=config.seed,
+    )
     masking = masking_of(config.data)
     batches = on_mesh(train_batches(open_corpus(config.data), masking, config.batch_size, config.seed), batch_sharding(mesh))
-    batch = next(weigh_pairs(batches, batch_sharding(mesh)) if of_pairs(config) else batches)
-    microbatches = accumulation(config.batch_size, config.microbatch_size, mesh)
-    step = make_train_step(masked_lm_loss(config.model), optimizer, microbatches, mesh, config.guard)
-    step = compile_train_step(step, abstract, batch, seed)
-    states = [init_state(init, optimizer, config.seed, abstract)]
+    batch = next(add_pair_weights(batches, batch_sharding(mesh)) if of_pairs(config) else batches)
+    compiled, states = step.compile(batch), [step.init_state()]
 
     def run(steps: int) -> float:
         for number in range(steps + 1):
-            states[0], metrics = step(states[0], batch, seed)
+            states[0], metrics = compiled(states[0], batch, *step.constants)
             if number == 0:
                 jax.block_until_ready(states[0])
                 started = time.perf_counter()

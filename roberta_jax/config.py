@@ -15,7 +15,7 @@ T = TypeVar("T")
 PARTED = re.compile(r"(?<!\\),")  # a list in one value; a comma within a name is written \\,
 
 
-def option(default: Any, help: str, choices: tuple[str, ...] = ()) -> Any:
+def option(default: Any, help: str, choices: Collection[str] = ()) -> Any:
     """A field of a config, declared once: its default, what it is, and the values that it may have, if they are few.
 
     Config files begin with the defaults, `prepare` has its flags from here, and docs/fields.md its table.

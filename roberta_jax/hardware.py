@@ -34,6 +34,7 @@ class Chip:
     interconnect: float = 0  # bytes/s of all its links together, in both directions; 0: not known, and not `plan`ned for
     links: int = 1  # its share of them in a full torus; a GPU's switch is one
     torus: int = 0  # an axis closes to a ring where it takes a whole pod (v5e, v6e) or whole cubes (v4, v5p) of this side
+    megacore: bool = False  # a TPU whose two cores are one device, which its compiler has to be told
     cuda: Cuda | None = None  # without it `plan` estimates a GPU and does not compile for it
     # A step's seconds that were measured, over those that `plan` finds in turn; None: nobody has measured any yet.
     measured: float | None = None
@@ -55,7 +56,7 @@ CHIPS = {
     # docs.cloud.google.com/tpu/docs/{v4,v5e,v5p,v6e}, the tables of key specifications. HBM is what libtpu 0.0.42 lets a
     # program have, by its own message; the tables say 32, 16, 95 and 32 GB. v4's table has no bandwidth of the links: twice
     # the all-reduce bandwidth of a pod, 1.1 PB/s, by its 4,096 chips, which gives the tables' own figure for v5e and v6e.
-    "v4": _chip("TPU v4", 275, 275, 30.75 * GIB, 1_200, 2 * 1.1e6 / 4_096, links=6, torus=4),
+    "v4": _chip("TPU v4", 275, 275, 30.75 * GIB, 1_200, 2 * 1.1e6 / 4_096, links=6, torus=4, megacore=True),
     "v5e": _chip("TPU v5 lite, TPU v5e", 197, 197, 15.75 * GIB, 819, 400, links=4, torus=16),
     "v5p": _chip("TPU v5, TPU v5p", 459, 459, 95.74 * GIB, 2_765, 1_200, links=6, torus=4),
     "v6e": _chip("TPU v6 lite, TPU v6e", 918, 918, 31.25 * GIB, 1_640, 800, links=4, torus=16),
@@ -107,35 +108,52 @@ def chip_of(device_kind: str) -> Chip | None:
 
 
 def cautions(device: Any, dtype: str, jax_version: tuple[int, ...]) -> list[str]:
-    """What a run on `device` (of JAX's) in `dtype` should be told at its start, a sentence each."""
+    """What the user of a run should know of its device at the start, a sentence each.
+
+    Args:
+      device: of JAX's.
+      dtype: of the run's arithmetic.
+    """
     capability = str(getattr(device, "compute_capability", ""))  # 7.5; of AMD's gfx90a
     if device.platform not in ("gpu", "cuda") or not re.fullmatch(r"\d+\.\d+", capability):
         return []
-    said = []
+    sentences = []
     if dtype == "bfloat16" and float(capability) < 8:
-        said.append(
+        sentences.append(
             f"{device.device_kind} has no products in bfloat16, those come with compute capability 8.0 and this is "
             f"{capability}: they run as float32, and config.model.dtype=bfloat16 saves memory alone."
         )
     if jax_version < OLDEST_CUDA_JAX:
-        said.append(
+        sentences.append(
             f"JAX {'.'.join(map(str, jax_version))} adds the gradients of the word table on NVIDIA's GPUs hundreds of times "
             f"slower than it could, and on some wrongly; from {'.'.join(map(str, OLDEST_CUDA_JAX))} on, which needs Python "
             "3.12, it does not: pip install -e '.[cuda]' there."
         )
-    return said
+    return sentences
 
 
 @dataclass(frozen=True)
 class Topology:
     name: str  # as given: v5e:16x16, gpu:h100x8
     chip: Chip
-    sides: tuple[int, ...]  # of the slice
+    shape: tuple[int, ...]  # chips along each axis of the slice
     gpu: bool = False
 
     @property
     def chips(self) -> int:
-        return math.prod(self.sides)
+        return math.prod(self.shape)
+
+    @property
+    def compile_options(self) -> dict[str, Any]:
+        """What `jax.experimental.topologies.get_topology_desc` takes beside the name, so that a chip is one device, as in JAX."""
+        if self.gpu:
+            return {"platform": "cuda", "topology": f"1x1x{self.chips}", "target_config": self.target}
+        options = {"platform": "tpu"}
+        if self.chip.megacore:
+            options |= {"chip_config_name": "megacore"}
+        if self.chips == 1:
+            options |= {"chips_per_host_bounds": (1, 1, 1)}
+        return options
 
     @property
     def target(self) -> str:
@@ -158,11 +176,11 @@ class Topology:
         """
 
     @property
-    def sends(self) -> float:
-        """Bytes/s that a chip can send when all its links within the slice work, which a ring on each axis makes them."""
+    def egress_bandwidth(self) -> float:
+        """Bytes/s that a chip can send when all its links within the slice work, as with a ring on each axis."""
         if self.gpu:
             return self.chip.interconnect / 2
-        rings = [2 if side % self.chip.torus == 0 else 1 for side in self.sides if side > 1]
+        rings = [2 if side % self.chip.torus == 0 else 1 for side in self.shape if side > 1]
         return self.chip.interconnect / 2 * sum(rings) / self.chip.links
 
 
@@ -174,15 +192,15 @@ def parse_topology(name: str) -> Topology:
     """
     tpus = [kind for kind, chip in CHIPS.items() if chip.torus]
     gpus = [kind for kind, chip in CHIPS.items() if chip.interconnect and not chip.torus]
-    if found := re.fullmatch(r"gpu:([a-z][a-z0-9-]*)x(\d+)", name):
-        kind, number = found[1], int(found[2])
+    if match := re.fullmatch(r"gpu:([a-z][a-z0-9-]*)x(\d+)", name):
+        kind, number = match[1], int(match[2])
         if kind not in gpus:
             raise UserError(f"--topology is {name}; plan knows the GPUs {', '.join(gpus)}.")
         if not 1 <= number <= 8:
             raise UserError(f"--topology is {name}; plan knows one machine of 1 to 8 GPUs, not the network between several.")
         return Topology(name, CHIPS[kind], (number,), gpu=True)
-    if not (found := re.fullmatch(r"(v\d+[ep]?):(\d+(?:x\d+)*)", name)):
+    if not (match := re.fullmatch(r"([a-z][a-z0-9-]*):(\d+(?:x\d+)*)", name)):
         raise UserError(f"--topology is {name!r}; expected a TPU slice as v5e:16x16 or v4:2x2x1, or GPUs as gpu:h100x8.")
-    if found[1] not in tpus:
+    if match[1] not in tpus:
         raise UserError(f"--topology is {name}; plan knows the TPUs {', '.join(tpus)}.")
-    return Topology(name, CHIPS[found[1]], tuple(map(int, found[2].split("x"))))
+    return Topology(name, CHIPS[match[1]], tuple(map(int, match[2].split("x"))))

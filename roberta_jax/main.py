@@ -35,7 +35,7 @@ def main(_) -> None:
     if remote and not _WORKDIR.value.startswith("gs://"):
         raise UserError(f"--workdir={_WORKDIR.value}: expected a path of this machine, or gs://.")
     workdir = epath.Path(_WORKDIR.value) if remote else Path(_WORKDIR.value).expanduser()
-    with distributed.joined():
+    with distributed.initialized_cluster():
         distributed.require_same_software()
         distributed.require_same("the config", json.dumps(fields, sort_keys=True))
         distributed.require_shared(workdir)

@@ -12,6 +12,7 @@ from roberta_jax import storage
 from roberta_jax.errors import UserError, exit_with_sentence
 from roberta_jax.output import show, to_json
 from roberta_jax.pairs import suites
+from roberta_jax.training.workdir import CONFIG_JSON, is_workdir, read_metrics
 
 if TYPE_CHECKING:
     from roberta_jax.inference import Model
@@ -89,9 +90,7 @@ def _models(args: argparse.Namespace) -> Iterator[tuple["Model", dict]]:
 
 
 def _about(workdir: str, step: int) -> dict:
-    from roberta_jax.interop.runs import read_metrics
-
-    config = storage.read_json(storage.join(workdir, "config.json"))
+    config = storage.read_json(storage.join(workdir, CONFIG_JSON))
     about = {"step": step, "ids_seen": step * config.get("batch_size", 0) * config.get("data", {}).get("length", 0)}
     losses = [line["valid/loss"] for line in read_metrics(workdir) if line.get("step") == step and "valid/loss" in line]
     return about | ({"valid_loss": losses[-1]} if losses else {})
@@ -107,11 +106,9 @@ def _notes(model: str, metric: str) -> list[str]:
     if metric != "holistic":
         return []
     rule = "holistic scores are only for models that never learned to predict kept tokens"
-    from roberta_jax.interop.runs import is_workdir
-
     if not is_workdir(model):
         return [f"Note: {rule}, which nothing in {model} tells of."]
-    data = storage.read_json(storage.join(model, "config.json")).get("data", {})
+    data = storage.read_json(storage.join(model, CONFIG_JSON)).get("data", {})
     kept = 1 - data.get("mask_replace_prob", 0.8) - data.get("random_replace_prob", 0.1)  # before these were fields
     if kept > 1e-9:
         return [

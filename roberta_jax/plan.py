@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
@@ -56,6 +56,20 @@ def plan(fields: dict, topology: Topology, searching: bool, trials: int, price: 
       UserError: libtpu is missing, or another mistake.
       DoesNotFit: the config as it is does not.
     """
+    config = read_config(fields, topology)
+    report = search(config, topology, trials) if searching else estimate(config, topology)
+    for name in ("in_turn", "bound", "forecast") if price is not None else ():
+        if report[name]:
+            report[name]["cost"] = price * report[name]["chip_hours"]
+    return report
+
+
+def read_config(fields: dict, topology: Topology) -> Any:
+    """The config that a job's fields are, once it is sure that the step can be compiled here.
+
+    Raises:
+      UserError: it is of another job, a field is wrong, or libtpu is missing.
+    """
     if fields.get("job") != "pretrain":
         raise UserError(f"config.job is {fields.get('job')!r}; plan knows 'pretrain'.")
     if not topology.gpu and importlib.util.find_spec("libtpu") is None:
@@ -71,12 +85,7 @@ def plan(fields: dict, topology: Topology, searching: bool, trials: int, price: 
 
     config = with_sizes(typed(PretrainConfig, fields))
     config.check_together()
-    config = replace(config, model=model_of(config))
-    report = search(config, topology, trials) if searching else estimate(config, topology)
-    for name in ("in_turn", "bound", "forecast") if price is not None else ():
-        if report[name]:
-            report[name]["cost"] = price * report[name]["chip_hours"]
-    return report
+    return replace(config, model=model_of(config))
 
 
 def search(config: Any, topology: Topology, trials: int) -> dict:
@@ -125,11 +134,14 @@ def candidates(config: Any, topology: Topology) -> Iterator[Any]:
                 yield trial
 
 
-def estimate(config: Any, topology: Topology) -> dict:
+def estimate(config: Any, topology: Topology, compiler: Callable[[Any, Topology], Needs] | None = None) -> dict:
     """The whole report of one config on one slice; nothing is run.
 
     Its times are those of compute, memory and interconnect one after another, `in_turn`; the longest of the three alone, a
     `bound` that no step beats; and where steps have been measured on the chip the `forecast` that they make of the former.
+
+    Args:
+      compiler: stands in for `compile_step`; it is pickled, for it runs in a child.
 
     Raises:
       DoesNotFit: the compiler said so, or what it asks for is more than a chip has.
@@ -137,7 +149,7 @@ def estimate(config: Any, topology: Topology) -> dict:
     from roberta_jax.model.flops import train_flops
 
     compiles = not topology.gpu or (_cuda() and topology.chip.cuda)
-    needs = compiled(config, topology) if compiles else estimated(config, topology)
+    needs = compiled(config, topology, compiler or compile_step) if compiles else estimated(config, topology)
     chip, chips, used = topology.chip, topology.chips, sum(needs.memory.values())
     if used > chip.hbm:  # the compiler itself looks at temporaries alone
         raise DoesNotFit(f"does not fit: needs {used / GIB:.2f} of {chip.hbm / GIB:.2f} GiB HBM.")
@@ -146,7 +158,7 @@ def estimate(config: Any, topology: Topology) -> dict:
     seconds = {
         "compute": needs.matmul_flops / peak,
         "HBM": needs.hbm_bytes / chip.hbm_bandwidth,
-        "interconnect": needs.sent_bytes / topology.sends if needs.sent_bytes else 0.0,
+        "interconnect": needs.sent_bytes / topology.egress_bandwidth if needs.sent_bytes else 0.0,
     }
 
     def run(step: float) -> dict[str, float]:
@@ -182,7 +194,7 @@ def estimate(config: Any, topology: Topology) -> dict:
     }
 
 
-def compiled(config: Any, topology: Topology) -> Needs:
+def compiled(config: Any, topology: Topology, compiler: Callable[[Any, Topology], Needs]) -> Needs:
     """What the compiler says of chips that are not there. It runs in a child, for it has been seen to crash.
 
     Raises:
@@ -191,7 +203,7 @@ def compiled(config: Any, topology: Topology) -> Needs:
     """
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_mute) as child:
         try:
-            return child.submit(compile_step, config, topology).result()
+            return child.submit(compiler, config, topology).result()
         except BrokenProcessPool:
             raise DoesNotFit("cannot be compiled: the compiler crashed; another model.remat may do.") from None
 
@@ -210,25 +222,26 @@ def compile_step(config: Any, topology: Topology) -> Needs:
     from roberta_jax.model.heads import init_masked_lm
     from roberta_jax.pretraining.job import of_pairs
     from roberta_jax.pretraining.losses import masked_lm_loss
-    from roberta_jax.training.optimizer import make_optimizer
     from roberta_jax.training.sharding import batch_sharding, make_mesh
-    from roberta_jax.training.step import abstract_state, accumulation, compile_train_step, make_train_step
+    from roberta_jax.training.step import build_step
 
-    if topology.gpu:
-        options = {"platform": "cuda", "topology": f"1x1x{topology.chips}", "target_config": topology.target}
-    else:
-        whole_chips = {"chip_config_name": "megacore"} if "TPU v4" in topology.chip.kinds else {}  # one device each, as in JAX
-        alone = {"chips_per_host_bounds": (1, 1, 1)} if topology.chips == 1 else {}
-        options = {"platform": "tpu"} | whole_chips | alone
     try:
-        devices = topologies.get_topology_desc(topology_name=topology.name, **options).devices
+        devices = topologies.get_topology_desc(topology_name=topology.name, **topology.compile_options).devices
     except jax.errors.JaxRuntimeError as error:
         library = "JAX's CUDA plugin" if topology.gpu else "libtpu"
         raise UserError(f"{library} does not take --topology={topology.name}: {_sentence(error)}") from None
     mesh = make_mesh(config.fsdp, devices=devices)
-    microbatches = accumulation(config.batch_size, config.microbatch_size, mesh)
-    optimizer = make_optimizer(config.optimizer, config.steps)
-    state = abstract_state(lambda key: init_masked_lm(key, config.model, of_pairs(config)), optimizer, mesh)
+    train_step = build_step(
+        lambda key: init_masked_lm(key, config.model, of_pairs(config)),
+        masked_lm_loss(config.model),
+        config.optimizer,
+        config.steps,
+        mesh,
+        rows=config.batch_size,
+        microbatch_size=config.microbatch_size,
+        guard=config.guard,
+    )
+    state = train_step.abstract
     ids, slots = (config.batch_size, config.data.length), (config.batch_size, _slots(config))
     arrays = {"input_ids": ids, "segment_ids": ids, "positions": slots, "labels": slots, "weights": slots}
     if of_pairs(config):
@@ -237,10 +250,9 @@ def compile_step(config: Any, topology: Topology) -> Needs:
         name: jax.ShapeDtypeStruct(shape, jnp.float32 if name.endswith("weights") else jnp.int32, sharding=batch_sharding(mesh))
         for name, shape in arrays.items()
     }
-    seed = jax.ShapeDtypeStruct((), jnp.uint32)
-    train_step = make_train_step(masked_lm_loss(config.model), optimizer, microbatches, mesh)
     try:
-        step = compile_train_step(train_step, state, batch, seed)
+        traced = train_step.trace(batch)
+        step = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -260,7 +272,7 @@ def compile_step(config: Any, topology: Topology) -> Needs:
         "program": memory.generated_code_size_in_bytes,
     }
     sent = sum(one.wire for one in read.collectives)
-    flops = matmul_flops(jax.make_jaxpr(train_step)(state, batch, seed).jaxpr) / topology.chips
+    flops = matmul_flops(traced.jaxpr.jaxpr) / topology.chips
     by_compiler = (step.cost_analysis() or {}).get("flops")
     unknown = dict(read.unknown_opcodes)
     return Needs(memory, read.hbm_bytes, sent, flops, by_compiler, read.by_kind(), True, read.unknown_loops, unknown)

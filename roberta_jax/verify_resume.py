@@ -28,6 +28,7 @@ from ml_collections import config_flags
 from roberta_jax.config import parse_flags
 from roberta_jax.errors import UserError, exit_with_sentence
 from roberta_jax.output import show, to_json
+from roberta_jax.training.workdir import CHECKPOINTS, METRICS_JSONL, OUTPUT_TXT, entry_of, read_metrics
 
 # Settings that could break it, and what each is without them; tried in turn where runs differ.
 PLAIN = {
@@ -65,22 +66,20 @@ def kills_for(steps: int, number: int, rng: random.Random) -> list[Kill]:
 
 
 def last_logged(workdir: Path) -> int:
-    from roberta_jax.training.logging import entry_of  # here, so that --help does not wait for JAX
-
-    path = workdir / "metrics.jsonl"
+    path = workdir / METRICS_JSONL
     lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
     entry = entry_of(lines[-1]) if lines else None
     return entry["step"] if entry else 0
 
 
 def _halves(workdir: Path) -> set[str]:
-    return {path.name for path in (workdir / "checkpoints").glob("*tmp*")}
+    return {path.name for path in (workdir / CHECKPOINTS).glob("*tmp*")}
 
 
 def start(arguments: list[str], workdir: Path, xla_flags: str = "") -> subprocess.Popen:
     """Args: xla_flags: beside those of the environment."""
     workdir.mkdir(parents=True, exist_ok=True)
-    with open(workdir / "output.txt", "a") as log:
+    with open(workdir / OUTPUT_TXT, "a") as log:
         command = [sys.executable, "-m", "roberta_jax.main", *arguments, f"--workdir={workdir}"]
         environment = os.environ | {"XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {xla_flags}".strip()}
         return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
@@ -88,13 +87,13 @@ def start(arguments: list[str], workdir: Path, xla_flags: str = "") -> subproces
 
 def devices_of(workdir: Path) -> str:
     """As a run said them: `8 × NVIDIA H100 80GB HBM3, 1 host(s)`."""
-    found = re.search(r" parameters on (\d+ × .*)", (workdir / "output.txt").read_text())
+    found = re.search(r" parameters on (\d+ × .*)", (workdir / OUTPUT_TXT).read_text())
     return found[1] if found else "devices that it did not name"
 
 
 def finish(process: subprocess.Popen, workdir: Path) -> None:
     if process.wait():
-        last = "\n".join((workdir / "output.txt").read_text().splitlines()[-5:])
+        last = "\n".join((workdir / OUTPUT_TXT).read_text().splitlines()[-5:])
         raise UserError(f"the run in {workdir} ended with exit status {process.returncode}; its last lines are:\n{last}")
 
 
@@ -120,10 +119,9 @@ def run_killed(arguments: list[str], workdir: Path, kills: list[Kill]) -> Iterat
 
 def differences(one: Path, other: Path, steps: int) -> list[str]:
     """What is not bit for bit the same in two workdirs: arrays of the final state, the metrics' lines, what is kept."""
-    from roberta_jax.interop.runs import read_metrics
     from roberta_jax.training.checkpoint import read_arrays, saved_steps
 
-    states = [read_arrays(workdir / "checkpoints", steps) for workdir in (one, other)]
+    states = [read_arrays(workdir / CHECKPOINTS, steps) for workdir in (one, other)]
     names = sorted(states[0].keys() | states[1].keys())
     found = [name for name in names if not _same(states[0].get(name), states[1].get(name))]
     lines = [
@@ -140,7 +138,7 @@ def differences(one: Path, other: Path, steps: int) -> list[str]:
     found += [f"the {name.removeprefix('train/')} of step {step}" for step, name in differ]
     if not differ and lines[0] != lines[1]:
         found.append("the order of lines in metrics.jsonl")
-    kept = [saved_steps(workdir / "checkpoints") for workdir in (one, other)]
+    kept = [saved_steps(workdir / CHECKPOINTS) for workdir in (one, other)]
     return found + ([f"the checkpoints that are kept: {kept[0]} and {kept[1]}"] if kept[0] != kept[1] else [])
 
 

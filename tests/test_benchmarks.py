@@ -1,18 +1,22 @@
 """The benchmarks that stand in the performance report: their work is what they say, and their tables hold what was measured."""
 
+import ast
 import dataclasses
 import json
 import sys
 import time
 from datetime import date
 from itertools import count
+from pathlib import Path
 from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 
 from benchmarks import attentions, report, tokenizer, train_step
-from benchmarks.sides import LIMIT, OURS, Case
+from benchmarks.sides import LIMIT, OURS, Case, roberta_config
+from roberta_jax.model.heads import apply_masked_lm, init_masked_lm
 
 BATCH = "tokenizers' encode_batch"
 SMALL = Case("tiny", rows=8, length=32, vocab_size=512, layers=1, dropout=0.0)
@@ -135,3 +139,48 @@ def test_cases_are_all_that_the_fields_give(monkeypatch, capsys):
     train_step.main()
     cases = [json.loads(line)["case"] for line in capsys.readouterr().out.splitlines()]
     assert [(case["shape"], case["length"]) for case in cases] == [(s, n) for s in ("base", "large") for n in (512, 128)]
+
+
+def replaced_in_the_package(text: str) -> list[str]:
+    """What a benchmark puts in the place of something in the package's modules or classes."""
+    tree = ast.parse(text)
+    imported = [node for node in ast.walk(tree) if isinstance(node, ast.Import | ast.ImportFrom)]
+    ours = {
+        alias.asname or alias.name.split(".")[0]
+        for node in imported
+        for alias in node.names
+        if (getattr(node, "module", None) or alias.name).split(".")[0] == "roberta_jax"
+    }
+    targets = [
+        target
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign | ast.AugAssign)
+        for target in getattr(node, "targets", [getattr(node, "target", None)])
+        if isinstance(target, ast.Attribute)
+    ]
+    calls = [node.args[0] for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "setattr"]
+    named = [*(target.value for target in targets), *calls]
+    return [ast.unparse(each) for each in named if ast.unparse(each).split(".")[0] in ours]
+
+
+@pytest.mark.parametrize("path", sorted(Path(attentions.__file__).parent.rglob("*.py")), ids=lambda path: path.stem)
+def test_a_benchmark_measures_the_package_as_it_is(path):
+    assert not replaced_in_the_package(path.read_text())
+
+
+def test_what_a_benchmark_would_put_in_its_place_is_found():
+    assert replaced_in_the_package("from roberta_jax.model import encoder\nencoder.attend = 1")
+    assert replaced_in_the_package("import roberta_jax\nroberta_jax.plan.compile_step = 1")
+    assert replaced_in_the_package("from roberta_jax import plan\nsetattr(plan, 'compile_step', 1)")
+
+
+def test_jaxs_attention_is_one_of_the_models_once_it_is_offered(monkeypatch):
+    monkeypatch.setattr(attentions, "splash", lambda qkv, *_: qkv[..., : qkv.shape[-1] // 3])
+    monkeypatch.setitem(attentions.ATTENTIONS, "jax", None)  # taken away again afterwards
+    config = roberta_config(dataclasses.replace(SMALL, attention="jax"))
+    ones = jax.numpy.ones((1, 8), int)
+    values = [
+        apply_masked_lm(init_masked_lm(jax.random.key(0), chosen), chosen, ones, ones, ones)
+        for chosen in (config, dataclasses.replace(config, attention="xla"))
+    ]
+    assert not np.allclose(*values)

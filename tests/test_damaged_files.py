@@ -15,7 +15,6 @@ from roberta_jax.data.corpus import Corpus, report
 from roberta_jax.errors import UserError
 from roberta_jax.interop import hub
 from roberta_jax.interop.conversion import config_to_transformers
-from roberta_jax.interop.runs import read_metrics
 from roberta_jax.model.config import RobertaConfig
 from roberta_jax.pretraining.config import PretrainConfig
 from roberta_jax.pretraining.job import pretrain
@@ -25,6 +24,7 @@ from roberta_jax.tokenization import encodings
 from roberta_jax.tokenization.model_tokenizer import read_text
 from roberta_jax.training.incidents import Incidents
 from roberta_jax.training.logging import recovered
+from roberta_jax.training.workdir import read_metrics
 from roberta_jax.verify_resume import last_logged
 
 DAMAGES = {

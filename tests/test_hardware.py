@@ -1,12 +1,13 @@
 """The table of chips: which name is whose, and what a run is told of its device."""
 
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import jax
 import pytest
 
-from roberta_jax.hardware import CHIPS, cautions, chip_of
+from roberta_jax.hardware import CHIPS, cautions, chip_of, parse_topology
 
 
 @pytest.mark.parametrize(
@@ -76,3 +77,19 @@ def test_a_jax_whose_scatter_adds_are_slow_is_told_of_on_gpus_of_nvidia_alone(ve
     assert len(said) == told and all("from 0.11.2 on" in sentence for sentence in said)
     assert cautions(device("AMD Instinct MI300X", "gfx942"), "bfloat16", version) == []
     assert cautions(jax.devices()[0], "bfloat16", version) == []
+
+
+def test_a_chip_is_a_row_of_one_table(monkeypatch):
+    """From it a run's MFU has its peak, and `plan` a slice's memory, links and what the compiler wants to be told."""
+    tpu = replace(CHIPS["v4"], kinds=("TPU x",), flops={"bfloat16": 1e15, "float32": 1e15}, interconnect=6e12, links=6, torus=4)
+    monkeypatch.setitem(CHIPS, "x9", tpu)
+    monkeypatch.setitem(CHIPS, "x9-gpu", replace(CHIPS["h100"], kinds=("NVIDIA X",), interconnect=2e12))
+    assert chip_of("TPU x").flops["bfloat16"] == 1e15
+    pod, gpus = parse_topology("x9:4x4x2"), parse_topology("gpu:x9-gpux2")
+    assert (pod.chips, pod.shape, pod.egress_bandwidth) == (32, (4, 4, 2), 6e12 / 2 * 5 / 6)
+    assert (gpus.chips, gpus.egress_bandwidth, gpus.compile_options["topology"]) == (2, 1e12, "1x1x2")
+    assert pod.compile_options == {"platform": "tpu", "chip_config_name": "megacore"}
+    alone = {"platform": "tpu", "chips_per_host_bounds": (1, 1, 1)}
+    assert parse_topology("v5e:1x1").compile_options == alone and parse_topology("v6e:2x2").compile_options == {
+        "platform": "tpu"
+    }

@@ -29,7 +29,6 @@ from roberta_jax.data.masking import Masking
 from roberta_jax.data.pipeline import on_mesh, valid_batches
 from roberta_jax.errors import UserError
 from roberta_jax.interop import hub
-from roberta_jax.interop.runs import read_metrics
 from roberta_jax.model.config import RobertaConfig
 from roberta_jax.preparation.plan import key
 from roberta_jax.pretraining.config import DataConfig, PretrainConfig
@@ -41,11 +40,12 @@ from roberta_jax.tasks.examples import TaskData, read_splits
 from roberta_jax.tasks.finetune import FinetuneConfig
 from roberta_jax.tokenization import encodings
 from roberta_jax.training import provenance
-from roberta_jax.training.config import OptimizerConfig
 from roberta_jax.training.distributed import alone_in
 from roberta_jax.training.evaluate import evaluate, make_eval_step
 from roberta_jax.training.logging import recovered, say
+from roberta_jax.training.optimizer import OptimizerConfig
 from roberta_jax.training.sharding import batch_devices, batch_sharding, local_rows, make_mesh
+from roberta_jax.training.workdir import CHECKPOINTS, MADE_BY_JSON, RUN_JSON, read_metrics
 
 
 def run(config: AblationsConfig, workdir: Path) -> None:
@@ -106,12 +106,12 @@ def _task_folder(downstream: Downstream, task: str) -> Path:
 
 def _pretrained(base: PretrainConfig, config: PretrainConfig, folder: Path, named: str) -> Run | None:
     """One variant with one seed. None where a signal ended it."""
-    noted = folder / "made_by.json"
+    noted = folder / MADE_BY_JSON
     started = time.perf_counter()
     corpus, common = _corpus(config.data), _corpus(base.data)
     made_by = _made_by(config, corpus, common)
     config = replace(config, batch_size=_rows_of_as_many_tokens(config, corpus, common))
-    one, before = recovered(folder / "run.json", _only_run, None), recovered(noted, storage.parse_json, {})
+    one, before = recovered(folder / RUN_JSON, _only_run, None), recovered(noted, storage.parse_json, {})
     if one or before:
         if differs := provenance.difference(before, made_by):
             raise UserError(
@@ -143,7 +143,7 @@ def _pretrained(base: PretrainConfig, config: PretrainConfig, folder: Path, name
         parameters=sum(np.size(x) for x in jax.tree.leaves(source.params)),
         details={"key": named, "batch_size": config.batch_size} | _of_encoding(corpus.folder, common),
     )
-    results.save(folder / "run.json", [one])
+    results.save(folder / RUN_JSON, [one])
     return one
 
 
@@ -220,12 +220,12 @@ def finetuned(one: Run, downstream: Downstream, folder: Path) -> Run | None:
         found = finetuning.run(_finetuning(one.seed, downstream, task, folder), folder / task)
         if found is None:
             return None
-        shutil.rmtree(folder / task / "checkpoints", ignore_errors=True)
+        shutil.rmtree(folder / task / CHECKPOINTS, ignore_errors=True)
         value = found[0].metrics[f"valid/{TASKS[task].metrics[0]}"]
         seconds = one.seconds + time.perf_counter() - started
         metrics, details = one.metrics | {task: 100 * value}, one.details | {"downstream": how, "examples": examples}
         one = replace(one, metrics=metrics, details=details, seconds=seconds)
-        results.save(folder / "run.json", [one])
+        results.save(folder / RUN_JSON, [one])
     return one
 
 

@@ -15,9 +15,12 @@ The modes are those of the README's table:
 
 The decision is what goes in a selected token's place: <mask>, a random token or, of the rest, itself; 80/10/10 unless the
 config says otherwise.
+
+A mode is a function and its row in MODES, at the end of this file; nothing else has to know of it.
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,8 +29,6 @@ from roberta_jax.data.counter_hash import GOLDEN, hash_of_epochs, mix, uniform
 from roberta_jax.data.tensorflow_on_host import tf
 from roberta_jax.errors import UserError, check, check_choice
 
-MODES = ("roberta", "fairseq", "hf", "whole_word", "static", "spans")
-STATIC_PATTERNS = 10
 WORDS_IN_A_SPAN = 3.8  # in the mean; the number is geometric
 
 
@@ -75,6 +76,15 @@ class Masking:
         """The share of predicted tokens that are kept as they are."""
         return round(1 - self._replaced, 9)
 
+    @property
+    def patterns(self) -> int:
+        """After how many epochs a row is masked as before; 0: in every epoch anew."""
+        return MODES[self.mode].patterns
+
+    @property
+    def predicts_special_tokens(self) -> bool:
+        return MODES[self.mode].predicts_special_tokens
+
     def slots(self, length: int) -> int:
         """How many predictions a row of `length` ids has room for. Static, so that the head's shapes are.
 
@@ -82,8 +92,7 @@ class Masking:
         whole word taken for two tokens; what goes beyond (one row in 10⁹; rows of very long words) is not masked.
         """
         exact = math.ceil(self.rate * length) + 1
-        tokens_drawn_at_once = {"hf": 1, "whole_word": 2}.get(self.mode, 0)
-        deviation = math.sqrt(self.rate * (1 - self.rate) * length * tokens_drawn_at_once)
+        deviation = math.sqrt(self.rate * (1 - self.rate) * length * MODES[self.mode].tokens_drawn_at_once)
         return min(length, exact + math.ceil(6 * deviation))
 
     def __call__(self, rows, row_ids, epochs, seed: int, vocabulary: Vocabulary) -> dict[str, tf.Tensor]:
@@ -99,68 +108,145 @@ class Masking:
           input_ids int32 [B, L]; positions int32 [B, S] of the predictions; labels int32 [B, S], what stood there;
           weights float32 [B, S], 1 for a prediction and 0 for a slot that is not used.
         """
-        length = rows.shape[1]
-        slots = self.slots(length)
-        if self.mode == "static":
-            epochs = epochs % STATIC_PATTERNS
+        mode, length = MODES[self.mode], rows.shape[1]
+        epochs = epochs % mode.patterns if mode.patterns else epochs
         row_hash = mix(hash_of_epochs(seed, epochs) + tf.cast(row_ids, tf.uint64) * GOLDEN)  # [B]
-        per_position = np.arange(1, length + 1, dtype=np.uint64) * GOLDEN
-
         is_token = (rows != vocabulary.pad) & (rows != vocabulary.bos) & (rows != vocabulary.eos)  # [B, L]
-        candidate = rows != vocabulary.pad if self.mode == "fairseq" else is_token
-        if self.mode in ("whole_word", "spans"):
-            starts = _word_starts(rows, vocabulary)  # [B, L]
-            if self.mode == "spans":
-                drawn = uniform(mix(mix(row_hash[:, None] + per_position) ^ GOLDEN)) * WORDS_IN_A_SPAN < 1
-                starts &= drawn | _behind(~is_token)
-            unit = tf.cumsum(tf.cast(starts | ~is_token, tf.int32), axis=1) - 1
-            unit_hash = mix(row_hash[:, None] + tf.cast(unit + 1, tf.uint64) * GOLDEN)
-        else:
-            unit_hash = mix(row_hash[:, None] + per_position)  # [B, L]
-        if self.mode == "whole_word":
-            first = candidate & (unit != tf.pad(unit, [[0, 0], [1, 0]], constant_values=-1)[:, :-1])
-            units = tf.reduce_sum(tf.cast(first, tf.int32), 1)
-        else:
-            units = tf.reduce_sum(tf.cast(candidate, tf.int32), 1)
+        selection = mode.select(Rows(rows, is_token, row_hash, vocabulary, self.rate, self.slots(length)))
 
-        # The highest scores are selected; -1 is never. 63 bits of hash, so ties do not happen.
-        score = tf.where(candidate, tf.cast(tf.bitwise.right_shift(unit_hash, np.uint64(1)), tf.int64), np.int64(-1))
-        top, positions = tf.math.top_k(score, slots, index_type=tf.int32)  # [B, S]
-        if self.mode == "hf":
-            selected = top >= np.int64(round((1 - self.rate) * 2**63))
-        else:
-            u = uniform(mix(row_hash))  # [B]
-            n = tf.cast(tf.floor(self.rate * tf.cast(units, tf.float64) + u), tf.int32)[:, None]
-            order = tf.range(slots)[None]
-            if self.mode == "whole_word":
-                order, whole = _order_of_words(tf.gather(unit, positions, batch_dims=1), positions, unit)
-                selected = whole & (order < n) & (top >= 0)
-            else:
-                selected = order < n
-
+        positions = selection.positions
         labels = tf.gather(rows, positions, batch_dims=1)
-        chosen_hash = tf.gather(unit_hash, positions, batch_dims=1)
-        decision = uniform(mix(chosen_hash ^ GOLDEN))  # the same for a whole word
+        decision = uniform(mix(tf.gather(selection.unit_hash, positions, batch_dims=1) ^ GOLDEN))  # a unit's is one
         token_hash = mix(row_hash[:, None] + (tf.cast(positions, tf.uint64) + np.uint64(length + 1)) * GOLDEN)
-        replacement = self._random_token(uniform(token_hash), vocabulary)
-        replaced = tf.where(decision < self._replaced, replacement, labels)
+        replaced = tf.where(decision < self._replaced, mode.random_token(uniform(token_hash), vocabulary), labels)
         replaced = tf.where(decision < self.mask_replace_prob, vocabulary.mask, replaced)
         batch = tf.broadcast_to(tf.range(tf.shape(rows)[0])[:, None], tf.shape(positions))
         at = tf.stack([batch, positions], -1)
         return {
-            "input_ids": tf.tensor_scatter_nd_update(rows, at, tf.where(selected, replaced, labels)),
+            "input_ids": tf.tensor_scatter_nd_update(rows, at, tf.where(selection.selected, replaced, labels)),
             "positions": positions,
             "labels": labels,
-            "weights": tf.cast(selected, tf.float32),
+            "weights": tf.cast(selection.selected, tf.float32),
         }
 
-    def _random_token(self, u, vocabulary: Vocabulary):
-        if self.mode == "hf":
-            return tf.cast(u * vocabulary.size, tf.int32)
-        if self.mode == "fairseq":
-            return 4 + tf.cast(u * (vocabulary.size - 4), tf.int32)
-        ids = vocabulary.text_ids.astype(np.int32)
-        return tf.gather(ids, tf.cast(u * len(ids), tf.int32))
+
+@dataclass(frozen=True)
+class Rows:
+    """What a mode selects from."""
+
+    ids: tf.Tensor  # int32 [B, L]
+    is_token: tf.Tensor  # bool [B, L]: an ordinary one, not <s>, </s> or padding
+    row_hash: tf.Tensor  # uint64 [B]
+    vocabulary: Vocabulary
+    rate: float
+    slots: int  # S
+
+
+@dataclass(frozen=True)
+class Selection:
+    unit_hash: tf.Tensor  # uint64 [B, L]: of the token, word or run that is replaced by one decision
+    positions: tf.Tensor  # int32 [B, S]
+    selected: tf.Tensor  # bool [B, S]: which of these are predicted
+
+
+# The modes. Each takes the tokens whose units have the highest hashes.
+
+
+def roberta(rows: Rows) -> Selection:
+    """n of the ordinary tokens.
+
+    n is fairseq's (see `_number`); that <s> and </s> are no candidates is BERT's: create_masked_lm_predictions in
+    google-research/bert, create_pretraining_data.py.
+    """
+    return _exactly(rows, rows.is_token, _hash_of_positions(rows))
+
+
+def fairseq(rows: Rows) -> Selection:
+    """n of all tokens, the special ones too.
+
+    fairseq/data/mask_tokens_dataset.py, MaskTokensDataset: `mask[np.random.choice(sz, num_mask, replace=False)] = True`.
+    """
+    return _exactly(rows, rows.ids != rows.vocabulary.pad, _hash_of_positions(rows))
+
+
+def hf(rows: Rows) -> Selection:
+    """Each ordinary token by a draw of its own.
+
+    transformers/data/data_collator.py, DataCollatorForLanguageModeling.torch_mask_tokens:
+    `masked_indices = torch.bernoulli(probability_matrix).bool()`.
+    """
+    unit_hash = _hash_of_positions(rows)
+    score, positions = _highest(rows, rows.is_token, unit_hash)
+    return Selection(unit_hash, positions, score >= np.int64(round((1 - rows.rate) * 2**63)))
+
+
+def whole_word(rows: Rows) -> Selection:
+    """n of the words, each with all of its tokens.
+
+    fairseq/data/mask_tokens_dataset.py, MaskTokensDataset, where mask_whole_words is given: `sz = len(word_begins_idx)` and
+    `mask = np.repeat(mask, word_lens)`.
+    """
+    words = _units(rows, _word_starts(rows))
+    unit_hash = _hash_of_units(rows, words)
+    score, positions = _highest(rows, rows.is_token, unit_hash)
+    begins = rows.is_token & (words != tf.pad(words, [[0, 0], [1, 0]], constant_values=-1)[:, :-1])
+    order, whole = _order_of_words(tf.gather(words, positions, batch_dims=1), positions, words)
+    return Selection(unit_hash, positions, whole & (order < _number(rows, begins)) & (score >= 0))
+
+
+def spans(rows: Rows) -> Selection:
+    """n of the ordinary tokens, in runs of whole words.
+
+    facebookresearch/SpanBERT, pretraining/fairseq/data/masking.py, PairWithSpanMaskingScheme: a number of words is drawn by
+    `self.p * (1-self.p)**(i - self.lower)`, and the last run is cut, `if len(mask) >= mask_num: break`. There runs are drawn
+    until there are enough; here a row is cut into runs, and of these some are taken.
+    """
+    begins_anew = uniform(mix(_hash_of_positions(rows) ^ GOLDEN)) * WORDS_IN_A_SPAN < 1
+    starts = _word_starts(rows) & (begins_anew | _behind(~rows.is_token))
+    return _exactly(rows, rows.is_token, _hash_of_units(rows, _units(rows, starts)))
+
+
+# Steps that they share.
+
+
+def _hash_of_positions(rows: Rows) -> tf.Tensor:
+    """uint64 [B, L]"""
+    places = np.arange(1, rows.ids.shape[1] + 1, dtype=np.uint64) * GOLDEN
+    return mix(rows.row_hash[:, None] + places)
+
+
+def _hash_of_units(rows: Rows, units: tf.Tensor) -> tf.Tensor:
+    """The same for all tokens of a unit. uint64 [B, L]"""
+    return mix(rows.row_hash[:, None] + tf.cast(units + 1, tf.uint64) * GOLDEN)
+
+
+def _units(rows: Rows, starts: tf.Tensor) -> tf.Tensor:
+    """The number in its row of the unit that each token is of; a special token is one by itself. int32 [B, L]"""
+    return tf.cumsum(tf.cast(starts | ~rows.is_token, tf.int32), axis=1) - 1
+
+
+def _highest(rows: Rows, candidate: tf.Tensor, unit_hash: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """(score int64 [B, S], position int32 [B, S]) of the candidates with the highest scores; -1 scores what is none.
+
+    63 bits of hash, so ties do not happen.
+    """
+    score = tf.where(candidate, tf.cast(tf.bitwise.right_shift(unit_hash, np.uint64(1)), tf.int64), np.int64(-1))
+    return tf.math.top_k(score, rows.slots, index_type=tf.int32)
+
+
+def _number(rows: Rows, candidate: tf.Tensor) -> tf.Tensor:
+    """n = ⌊rate·candidates + u⌋. int32 [B, 1]
+
+    fairseq/data/mask_tokens_dataset.py, MaskTokensDataset: `num_mask = int(self.mask_prob * sz + np.random.rand())`.
+    """
+    candidates = tf.cast(tf.reduce_sum(tf.cast(candidate, tf.int32), 1), tf.float64)
+    return tf.cast(tf.floor(rows.rate * candidates + uniform(mix(rows.row_hash))), tf.int32)[:, None]
+
+
+def _exactly(rows: Rows, candidate: tf.Tensor, unit_hash: tf.Tensor) -> Selection:
+    """n of the candidates."""
+    _, positions = _highest(rows, candidate, unit_hash)
+    return Selection(unit_hash, positions, tf.range(rows.slots)[None] < _number(rows, candidate))
 
 
 def _behind(marked):
@@ -168,9 +254,10 @@ def _behind(marked):
     return tf.pad(marked, [[0, 0], [1, 0]], constant_values=True)[:, :-1]
 
 
-def _word_starts(rows, vocabulary: Vocabulary):
+def _word_starts(rows: Rows) -> tf.Tensor:
     """Whether a word begins at each position. bool [B, L]"""
-    return _behind(tf.gather(vocabulary.ends_word, rows)) | tf.gather(vocabulary.starts_word, rows)
+    vocabulary = rows.vocabulary
+    return _behind(tf.gather(vocabulary.ends_word, rows.ids)) | tf.gather(vocabulary.starts_word, rows.ids)
 
 
 def _order_of_words(words, positions, unit):
@@ -182,3 +269,41 @@ def _order_of_words(words, positions, unit):
     after_last = tf.minimum(positions[:, -1:] + 1, unit.shape[1] - 1)
     goes_on = (tf.gather(unit, after_last, batch_dims=1) == words[:, -1:]) & (after_last > positions[:, -1:])
     return order, ~(goes_on & (order == order[:, -1:]))
+
+
+# Random tokens, by u in [0, 1) of each [B, S].
+
+
+def text_token(u: tf.Tensor, vocabulary: Vocabulary) -> tf.Tensor:
+    """One that text can give."""
+    ids = vocabulary.text_ids.astype(np.int32)
+    return tf.gather(ids, tf.cast(u * len(ids), tf.int32))
+
+
+def token_from_4(u: tf.Tensor, vocabulary: Vocabulary) -> tf.Tensor:
+    """fairseq's, `weights[:self.vocab.nspecial] = 0`: any but <s>, <pad>, </s> and <unk>; <mask> is the last id and one."""
+    return 4 + tf.cast(u * (vocabulary.size - 4), tf.int32)
+
+
+def any_token(u: tf.Tensor, vocabulary: Vocabulary) -> tf.Tensor:
+    """transformers', `torch.randint(len(self.tokenizer), …)`: special tokens too."""
+    return tf.cast(u * vocabulary.size, tf.int32)
+
+
+@dataclass(frozen=True)
+class Mode:
+    select: Callable[[Rows], Selection]
+    random_token: Callable[[tf.Tensor, Vocabulary], tf.Tensor] = text_token
+    patterns: int = 0  # after so many epochs a row is masked as before; 0: in every epoch anew
+    tokens_drawn_at_once: int = 0  # where the number of predictions varies, the tokens that one draw selects; 0: it does not
+    predicts_special_tokens: bool = False
+
+
+MODES = {
+    "roberta": Mode(roberta),
+    "fairseq": Mode(fairseq, token_from_4, predicts_special_tokens=True),
+    "hf": Mode(hf, any_token, tokens_drawn_at_once=1),
+    "whole_word": Mode(whole_word, tokens_drawn_at_once=2),
+    "static": Mode(roberta, patterns=10),  # google-research/bert, create_pretraining_data.py: --dupe_factor
+    "spans": Mode(spans),
+}

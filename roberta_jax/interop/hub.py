@@ -22,12 +22,22 @@ from roberta_jax.interop.conversion import (
 )
 from roberta_jax.interop.model_card import model_card
 from roberta_jax.interop.pretrained import Pretrained
-from roberta_jax.interop.runs import choose, is_workdir, read_metrics
 from roberta_jax.model.config import RobertaConfig
 from roberta_jax.storage import read_json
 from roberta_jax.tokenization import encodings
 from roberta_jax.tokenization.model_tokenizer import read_text
 from roberta_jax.tokenization.tokenizer import BOS, EOS, MASK, PAD, UNK, Tokenizer
+from roberta_jax.training.workdir import (
+    CHECKPOINTS,
+    COMMAND_TXT,
+    CONFIG_JSON,
+    RESULTS_JSON,
+    TASK_JSON,
+    TOKENIZER,
+    choose,
+    is_workdir,
+    read_metrics,
+)
 
 # Files of a hub repository: the small ones, and the weights in the order of preference.
 _SMALL_FILES = ["config.json", "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json"]
@@ -63,9 +73,9 @@ def load(source: str | Path, checkpoint: str | int = "newest") -> Pretrained:
         if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(source)) or str(source).startswith("."):
             raise UserError(f"{source}: there is no such folder.")
         folder = _download(str(source))
-    if (folder / "checkpoints").is_dir():
+    if (folder / CHECKPOINTS).is_dir():
         pretrained = _load_workdir(folder, checkpoint)
-    elif (folder / "results.json").is_file() and (runs := sorted(path.parent for path in folder.glob("**/checkpoints"))):
+    elif (folder / RESULTS_JSON).is_file() and (runs := sorted(path.parent for path in folder.glob(f"**/{CHECKPOINTS}"))):
         some = ", ".join(str(run) for run in runs[:3])
         raise UserError(f"{source} holds {len(runs)} runs, results.md compares them; name one of them: {some}, …")
     elif (folder / "config.json").is_file():
@@ -90,7 +100,7 @@ def steps_of(source: str | Path) -> list[int]:
     """The checkpoints of a workdir that are whole, ascending; none where it is no workdir."""
     from roberta_jax.training.checkpoint import saved_steps  # here, so that the rest needs no Orbax
 
-    return remote.steps_of(str(source)) if storage.is_url(source) else saved_steps(Path(source).expanduser() / "checkpoints")
+    return remote.steps_of(str(source)) if storage.is_url(source) else saved_steps(Path(source).expanduser() / CHECKPOINTS)
 
 
 def _download(name: str) -> Path:
@@ -119,16 +129,16 @@ def _download(name: str) -> Path:
 def _load_workdir(workdir: Path, checkpoint: str | int) -> Pretrained:
     from roberta_jax.training.checkpoint import read_params, saved_steps  # here, so that the rest needs no Orbax
 
-    model = read_json(workdir / "config.json").get("model")
+    model = read_json(workdir / CONFIG_JSON).get("model")
     if not isinstance(model, dict):
-        raise UserError(f'{workdir / "config.json"} has no section "model": it is not the config of a run.')
+        raise UserError(f'{workdir / CONFIG_JSON} has no section "model": it is not the config of a run.')
     config = typed(RobertaConfig, model, "model.")
-    steps = saved_steps(workdir / "checkpoints")
+    steps = saved_steps(workdir / CHECKPOINTS)
     if not steps:
-        raise UserError(f"{workdir / 'checkpoints'} holds no checkpoint yet.")
-    task = _read_task(workdir / "task.json")
+        raise UserError(f"{workdir / CHECKPOINTS} holds no checkpoint yet.")
+    task = _read_task(workdir / TASK_JSON)
     step = choose(workdir, steps, str(checkpoint))
-    params = read_params(workdir / "checkpoints", step)
+    params = read_params(workdir / CHECKPOINTS, step)
     has_no_place = params.pop("next_sentence", None)
     ignored = {"next_sentence": "the head of pairs, for which RoBERTa's classes have no place"} if has_no_place else {}
     (head,) = params.keys() - {"encoder"} or {""}
@@ -142,8 +152,8 @@ def _load_workdir(workdir: Path, checkpoint: str | int) -> Pretrained:
     named = dict(enumerate(task.get("labels", ())))
     labels, problem = _labels(params, head, named), PROBLEMS.get(task.get("kind", ""), "")
     if named and labels and len(named) != len(labels):
-        raise UserError(f"{workdir / 'task.json'} has {len(named)} labels, checkpoint {step} {len(labels)} outputs.")
-    text, origin = read_text(workdir / "tokenizer"), f"{workdir}, step {step}"
+        raise UserError(f"{workdir / TASK_JSON} has {len(named)} labels, checkpoint {step} {len(labels)} outputs.")
+    text, origin = read_text(workdir / TOKENIZER), f"{workdir}, step {step}"
     model_type = task.get("model_type", "roberta")
     return Pretrained(config, params, text, head, labels, problem, model_type, ignored, origin)
 
@@ -152,9 +162,9 @@ def shape_of_run(workdir: Path) -> RobertaConfig | None:
     """The shape of the model that a workdir's run trains, once there is a checkpoint of it."""
     from roberta_jax.training.checkpoint import saved_steps
 
-    if not (workdir / "config.json").is_file() or not saved_steps(workdir / "checkpoints"):
+    if not (workdir / CONFIG_JSON).is_file() or not saved_steps(workdir / CHECKPOINTS):
         return None
-    return typed(RobertaConfig, read_json(workdir / "config.json").get("model", {}), "model.")
+    return typed(RobertaConfig, read_json(workdir / CONFIG_JSON).get("model", {}), "model.")
 
 
 def _read_task(path: Path) -> dict:
@@ -288,7 +298,7 @@ def export(source: str | Path, folder: Path, checkpoint: str | int = "newest") -
     require_room(folder)
     pretrained, card = load(source, checkpoint), ""
     if is_workdir(source):
-        noted, config = (storage.join(source, name) for name in ("command.txt", "config.json"))
+        noted, config = (storage.join(source, name) for name in (COMMAND_TXT, CONFIG_JSON))
         command = storage.read_bytes(noted).decode("utf-8", "replace").strip("\0 \n") if storage.exists(noted) else ""
         card = model_card(pretrained, read_json(config), read_metrics(source), command)
     save(pretrained, folder, card)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from roberta_jax import lock, storage
 from roberta_jax.errors import UserError
-from roberta_jax.interop.runs import choose
+from roberta_jax.training.workdir import CHECKPOINTS, TOKENIZER, choose
 
 COMMITTED = (
     "commit_success.txt"  # the last file that Orbax writes of a checkpoint; older versions only where nothing is renamed
@@ -27,14 +27,14 @@ def copied(url: str, checkpoint: str = "newest") -> tuple[Path, str]:
     if not there:
         raise UserError(f"{url}: there is no such folder.")
     folder = storage.CACHE.expanduser() / f"copy-{hashlib.sha256(root.encode()).hexdigest()[:16]}"
-    beside = {name: file for name, file in there.items() if name.count("/") == 0 or name.startswith("tokenizer/")}
+    beside = {name: file for name, file in there.items() if name.count("/") == 0 or name.startswith(f"{TOKENIZER}/")}
     with lock.waiting(folder.with_suffix(".lock")):
         if steps := _steps(set(there)):
             _copy(beside, folder)
             checkpoint = str(choose(folder, steps, checkpoint))
-            for old in storage.names(folder / "checkpoints") - {checkpoint}:
-                shutil.rmtree(folder / "checkpoints" / old)
-            beside |= {name: file for name, file in there.items() if name.startswith(f"checkpoints/{checkpoint}/")}
+            for old in storage.names(folder / CHECKPOINTS) - {checkpoint}:
+                shutil.rmtree(folder / CHECKPOINTS / old)
+            beside |= {name: file for name, file in there.items() if name.startswith(f"{CHECKPOINTS}/{checkpoint}/")}
         _copy(beside, folder)
     return folder, checkpoint
 
@@ -47,7 +47,7 @@ def forget(folder: Path) -> None:
 def steps_of(url: str) -> list[int]:
     """The checkpoints of a workdir that are whole, ascending."""
     root = url.rstrip("/") + "/"
-    return _steps({_within(file.path, root) for file in storage.find(f"{root}checkpoints/")[0]})
+    return _steps({_within(file.path, root) for file in storage.find(f"{root}{CHECKPOINTS}/")[0]})
 
 
 def _within(path: str, root: str) -> str:
@@ -58,8 +58,8 @@ def _within(path: str, root: str) -> str:
 
 def _steps(names: set[str]) -> list[int]:
     """The checkpoints that are whole, ascending."""
-    steps = {name.split("/")[1] for name in names if name.startswith("checkpoints/") and name.count("/") > 1}
-    whole = {step for step in steps if f"checkpoints/{step}/{COMMITTED}" in names} or steps
+    steps = {name.split("/")[1] for name in names if name.startswith(f"{CHECKPOINTS}/") and name.count("/") > 1}
+    whole = {step for step in steps if f"{CHECKPOINTS}/{step}/{COMMITTED}" in names} or steps
     return sorted(int(step) for step in whole if step.isdigit())
 
 

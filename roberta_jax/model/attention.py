@@ -69,7 +69,7 @@ def xla_attention(
 
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _weighted(scores: jax.Array, value: jax.Array, rate: float, keys: jax.Array | None) -> jax.Array:
-    """Softmax, dropout and the product with the values. Of them the backward pass keeps the probabilities alone, and once."""
+    """Softmax, dropout and the product with the values. For the backward pass it keeps the probabilities alone, and once."""
     return _forward(scores, value, rate, keys)[0]
 
 
@@ -81,11 +81,14 @@ def _forward(scores, value, rate, keys):
 
 def _backward(rate, residuals, gradient):
     probabilities, value, keys = residuals
-    of_value = jnp.einsum("bhqk,bhqd->bhkd", dropout(probabilities, rate, keys), gradient)
-    of_dropped = jnp.einsum("bhqd,bhkd->bhqk", gradient, value, preferred_element_type=jnp.float32)
-    wide, of_probabilities = probabilities.astype(jnp.float32), dropout(of_dropped, rate, keys)
-    of_scores = wide * (of_probabilities - (wide * of_probabilities).sum(-1, keepdims=True))
-    return of_scores, of_value, None
+    dv = jnp.einsum("bhqk,bhqd->bhkd", dropout(probabilities, rate, keys), gradient)
+    ddropped = jnp.einsum("bhqd,bhkd->bhqk", gradient, value, preferred_element_type=jnp.float32)
+    p, dp = probabilities.astype(jnp.float32), dropout(ddropped, rate, keys)
+    ds = p * (dp - (p * dp).sum(-1, keepdims=True))
+    return ds, dv, None
 
 
 _weighted.defvjp(_forward, _backward)
+
+# By the names of `config.model.attention`: "kernel" where there is one for the device and the rows, or "xla" everywhere.
+ATTENTIONS: dict[str, Callable[..., jax.Array]] = {"kernel": attend, "xla": xla_attention}

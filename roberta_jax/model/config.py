@@ -4,6 +4,7 @@ from dataclasses import dataclass, replace
 
 from roberta_jax.config import check_choices, option
 from roberta_jax.errors import check
+from roberta_jax.model.attention import ATTENTIONS
 
 FIXED = ("num_token_types", "pad_id", "layer_norm_eps")  # RoBERTa's own; a config sets none of them
 OF_A_RUN = ("dropout", "attention_dropout", "dtype", "remat", "attention")  # and not of the model that it trains
@@ -28,7 +29,7 @@ class RobertaConfig:
     dtype: str = option("float32", "of the arithmetic; parameters are float32", choices=("float32", "bfloat16"))
     remat: str = option("none", "what the backward pass computes again to save memory", choices=("none", "dots", "full"))
     attention: str = option(
-        "kernel", "kernel: on TPUs, and on GPUs in bfloat16, where rows fit it; xla: everywhere", choices=("kernel", "xla")
+        "kernel", "kernel: on TPUs, and on GPUs in bfloat16, where rows fit it; xla: everywhere", choices=ATTENTIONS
     )
 
     def __post_init__(self):

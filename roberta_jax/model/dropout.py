@@ -62,12 +62,13 @@ _drop.defvjp(
 )
 
 
-def kept(first, second, head, row, column, shape: tuple[int, int], length: int, rate: float) -> jax.Array:
-    """In a kernel, a block of what `dropout` keeps of attention's probabilities [H, L, L]. bool `shape`
+def keep_mask(first, second, head, row, column, shape: tuple[int, int], length: int, rate: float) -> jax.Array:
+    """Which of attention's probabilities [H, L, L] `dropout` keeps, a block of them, in a kernel. bool `shape`
 
     Args:
-      first, second: the row's key.
+      first, second: the row's key, uint32.
       head, row, column: where the block begins, int32.
+      length: L.
     """
     rows = (head * length + row + jax.lax.broadcasted_iota(jnp.int32, shape, 0)).astype(jnp.uint32)
     columns = (column + jax.lax.broadcasted_iota(jnp.int32, shape, 1)).astype(jnp.uint32)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
-from roberta_jax.model.attention import attend, xla_attention
+from roberta_jax.model.attention import ATTENTIONS
 from roberta_jax.model.config import RobertaConfig
 from roberta_jax.model.dropout import dropout, fold
 from roberta_jax.model.embedding import Embed
@@ -84,8 +84,7 @@ class Block(nn.Module):
         c = self.config
 
         qkv = dense(c, (3, c.num_heads, c.hidden_size // c.num_heads), "qkv")(x)  # [B, L, 3·D]
-        attention = attend if c.attention == "kernel" else xla_attention
-        attended = attention(qkv, c.num_heads, segment_ids, c.attention_dropout, keys)  # [B, L, D]
+        attended = ATTENTIONS[c.attention](qkv, c.num_heads, segment_ids, c.attention_dropout, keys)  # [B, L, D]
         attended = checkpoint_name(attended, "attended")
         attended = dropout(dense(c, c.hidden_size, "out")(attended), c.dropout, keys, 1)
         x = layer_norm(c, name="attention_norm")(x + attended)

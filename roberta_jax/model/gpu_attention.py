@@ -1,7 +1,10 @@
 """Attention by a kernel for NVIDIA's GPUs, in Pallas by way of Triton: flash attention with dropout within it.
 
-Scores are made a block at a time and never go through the device's memory; of them the backward pass keeps the logarithm
-of each query's sum of exponents. The kernel drops what `dropout` drops, for the mask is computed and not drawn.
+Scores are computed a block at a time and never go through the device's memory; the backward pass keeps each query's
+logsumexp of them. The kernel drops what `dropout` drops, as the mask is computed and not drawn.
+
+Source: FlashAttention-2 (arXiv 2307.08691), whose names these are: ds is the gradient of the scores, dp that of the
+probabilities, delta the sum of p · dp over a query's keys.
 
 This file alone uses Pallas' Triton backend, deprecated since JAX 0.11. Once a JAX is without it, importing this fails, and
 `attention.attend` takes XLA's attention. What would replace it is Pallas' Mosaic GPU backend, which knows Hopper and newer.
@@ -15,10 +18,10 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 
-from roberta_jax.model.dropout import kept
+from roberta_jax.model.dropout import keep_mask
 from roberta_jax.model.tracing import dropout_in_kernel, on_one_device
 
-QUERIES, KEYS = 128, 64  # of a block of scores; going back both are 64, for more of them would not fit the registers
+QUERIES, KEYS = 128, 64  # of a block of scores; in the backward pass both are 64, as more would not fit the registers
 
 
 def fits(qkv: jax.Array, heads: int) -> bool:
@@ -54,7 +57,7 @@ def _attention(qkv, segments, keys, rate, interpret):
 def _attention_forward(qkv, segments, keys, rate, interpret):
     batch, length, _, heads, size = qkv.shape
     queries = math.gcd(length, QUERIES)
-    out, logs = _call(
+    out, logsumexp = _call(
         partial(_forward, rate=rate),
         (qkv, qkv, qkv, segments, keys),
         [
@@ -74,18 +77,18 @@ def _attention_forward(qkv, segments, keys, rate, interpret):
         (length // queries, heads, batch),
         interpret,
     )
-    return out, (qkv, segments, keys, out, logs)
+    return out, (qkv, segments, keys, out, logsumexp)
 
 
 def _attention_backward(rate, interpret, residuals, gradient):
-    qkv, segments, keys, out, logs = residuals
+    qkv, segments, keys, out, logsumexp = residuals
     batch, length, _, heads, size = qkv.shape
-    # The sum of probability times its gradient over a query's keys: dropout's part is in the output already.
-    sums = jnp.einsum("blhd,blhd->bhl", gradient, out, preferred_element_type=jnp.float32)
+    # The same as the sum of p · dp over a query's keys, with dropout's part in it. [B, H, L]
+    delta = jnp.einsum("blhd,blhd->bhl", gradient, out, preferred_element_type=jnp.float32)
     a_row = pl.BlockSpec((None, None, length), lambda at, head, row: (row, head, 0))
-    (of_qkv,) = _call(
+    (dqkv,) = _call(
         partial(_backward, rate=rate),
-        (qkv, qkv, qkv, segments, keys, logs, sums, gradient),
+        (qkv, qkv, qkv, segments, keys, logsumexp, delta, gradient),
         [
             *(_whole(length, size, which) for which in range(3)),
             *_of_rows(length),
@@ -98,7 +101,7 @@ def _attention_backward(rate, interpret, residuals, gradient):
         (length // KEYS, heads, batch),
         interpret,
     )
-    return of_qkv, None, None
+    return dqkv, None, None
 
 
 _attention.defvjp(_attention_forward, _attention_backward)
@@ -134,59 +137,61 @@ def _scores(query, key, own, others):
     return jnp.where(own[:, None] == others[None, :], scores, -1e30)
 
 
-def _forward(query_ref, key_ref, value_ref, segments_ref, keys_ref, out_ref, logs_ref, *, rate: float):
+def _forward(query_ref, key_ref, value_ref, segments_ref, keys_ref, out_ref, logsumexp_ref, *, rate: float):
     number, size = query_ref.shape
     length, start, head = key_ref.shape[0], pl.program_id(0) * number, pl.program_id(1)
     query, own = query_ref[...], segments_ref[pl.ds(start, number)]
 
     def block(at, before):
-        out, greatest, total = before
+        out, row_max, row_sum = before
         these = pl.ds(at * KEYS, KEYS)
         scores = _scores(query, key_ref[these, :], own, segments_ref[these])
-        now = jnp.maximum(greatest, scores.max(axis=1))
-        exponents, shrink = jnp.exp(scores - now[:, None]), jnp.exp(greatest - now)
-        total = total * shrink + exponents.sum(axis=1)
+        new_max = jnp.maximum(row_max, scores.max(axis=1))
+        exponents, rescale = jnp.exp(scores - new_max[:, None]), jnp.exp(row_max - new_max)
+        row_sum = row_sum * rescale + exponents.sum(axis=1)
         if rate:
-            stays = kept(keys_ref[0], keys_ref[1], head, start, at * KEYS, scores.shape, length, rate)
-            exponents = jnp.where(stays, exponents, 0)
+            keep = keep_mask(keys_ref[0], keys_ref[1], head, start, at * KEYS, scores.shape, length, rate)
+            exponents = jnp.where(keep, exponents, 0)
         value = value_ref[these, :]
-        return out * shrink[:, None] + plgpu.dot(exponents.astype(value.dtype), value), now, total
+        return out * rescale[:, None] + plgpu.dot(exponents.astype(value.dtype), value), new_max, row_sum
 
     nothing = jnp.zeros((number, size), jnp.float32), jnp.full(number, -1e30, jnp.float32), jnp.zeros(number, jnp.float32)
-    out, greatest, total = jax.lax.fori_loop(0, length // KEYS, block, nothing)
-    out_ref[...] = (out * (1 / (1 - rate) / total)[:, None]).astype(out_ref.dtype)
-    logs_ref[...] = greatest + jnp.log(total)
+    out, row_max, row_sum = jax.lax.fori_loop(0, length // KEYS, block, nothing)
+    out_ref[...] = (out * (1 / (1 - rate) / row_sum)[:, None]).astype(out_ref.dtype)
+    logsumexp_ref[...] = row_max + jnp.log(row_sum)
 
 
-def _backward(query_ref, key_ref, value_ref, segments_ref, keys_ref, logs_ref, sums_ref, gradient_ref, out_ref, *, rate: float):
+def _backward(
+    query_ref, key_ref, value_ref, segments_ref, keys_ref, logsumexp_ref, delta_ref, gradient_ref, out_ref, *, rate: float
+):
     length, size = query_ref.shape
     start, head, dtype = pl.program_id(0) * KEYS, pl.program_id(1), query_ref.dtype
     own, scale = pl.ds(start, KEYS), size**-0.5
 
-    def of_block(queries, others, row, column):
-        """Probabilities after dropout, and the gradient of the scores, of some queries and keys. [Q, K]"""
+    def block_gradients(queries, others, row, column):
+        """(p after dropout, ds) of some queries and keys. [Q, K] each"""
         scores = _scores(query_ref[queries, :], key_ref[others, :], segments_ref[queries], segments_ref[others])
-        probabilities = jnp.exp(scores - logs_ref[queries][:, None])
-        dropped, back = probabilities, plgpu.dot(gradient_ref[queries, :], value_ref[others, :], trans_b=True)
+        probabilities = jnp.exp(scores - logsumexp_ref[queries][:, None])
+        dropped, dp = probabilities, plgpu.dot(gradient_ref[queries, :], value_ref[others, :], trans_b=True)
         if rate:
-            stays = kept(keys_ref[0], keys_ref[1], head, row, column, scores.shape, length, rate)
-            dropped, back = (jnp.where(stays, x * (1 / (1 - rate)), 0) for x in (dropped, back))
-        of_scores = probabilities * (back - sums_ref[queries][:, None])
-        return dropped.astype(dtype), of_scores.astype(dtype)
+            keep = keep_mask(keys_ref[0], keys_ref[1], head, row, column, scores.shape, length, rate)
+            dropped, dp = (jnp.where(keep, x * (1 / (1 - rate)), 0) for x in (dropped, dp))
+        ds = probabilities * (dp - delta_ref[queries][:, None])
+        return dropped.astype(dtype), ds.astype(dtype)
 
-    def of_keys(at, before):
-        of_key, of_value = before
+    def add_to_dk_dv(at, before):
+        dk, dv = before
         these = pl.ds(at * KEYS, KEYS)
-        dropped, of_scores = of_block(these, own, at * KEYS, start)
-        of_value += plgpu.dot(dropped, gradient_ref[these, :], trans_a=True)
-        return of_key + plgpu.dot(of_scores, query_ref[these, :], trans_a=True), of_value
+        dropped, ds = block_gradients(these, own, at * KEYS, start)
+        dv += plgpu.dot(dropped, gradient_ref[these, :], trans_a=True)
+        return dk + plgpu.dot(ds, query_ref[these, :], trans_a=True), dv
 
-    def of_queries(at, of_query):
+    def add_to_dq(at, dq):
         these = pl.ds(at * KEYS, KEYS)
-        _, of_scores = of_block(own, these, start, at * KEYS)
-        return of_query + plgpu.dot(of_scores, key_ref[these, :])
+        _, ds = block_gradients(own, these, start, at * KEYS)
+        return dq + plgpu.dot(ds, key_ref[these, :])
 
     nothing, blocks = jnp.zeros((KEYS, size), jnp.float32), length // KEYS
-    of_key, of_value = jax.lax.fori_loop(0, blocks, of_keys, (nothing, nothing))
-    out_ref[:, 1, :], out_ref[:, 2, :] = (of_key * scale).astype(dtype), of_value.astype(dtype)
-    out_ref[:, 0, :] = (jax.lax.fori_loop(0, blocks, of_queries, nothing) * scale).astype(dtype)
+    dk, dv = jax.lax.fori_loop(0, blocks, add_to_dk_dv, (nothing, nothing))
+    out_ref[:, 1, :], out_ref[:, 2, :] = (dk * scale).astype(dtype), dv.astype(dtype)
+    out_ref[:, 0, :] = (jax.lax.fori_loop(0, blocks, add_to_dq, nothing) * scale).astype(dtype)

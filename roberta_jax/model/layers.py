@@ -65,9 +65,9 @@ def _normalized_forward(x, scale, bias, epsilon):
 def _normalized_backward(epsilon, residuals, gradient):
     x, mean, inverse, scale = residuals
     normal, scaled = (x.astype(jnp.float32) - mean) * inverse, gradient * scale
-    of_x = inverse * (scaled - scaled.mean(-1, keepdims=True) - normal * (scaled * normal).mean(-1, keepdims=True))
+    dx = inverse * (scaled - scaled.mean(-1, keepdims=True) - normal * (scaled * normal).mean(-1, keepdims=True))
     rows = tuple(range(x.ndim - 1))
-    return of_x.astype(x.dtype), (gradient * normal).sum(rows), gradient.sum(rows)
+    return dx.astype(x.dtype), (gradient * normal).sum(rows), gradient.sum(rows)
 
 
 _normalized.defvjp(_normalized_forward, _normalized_backward)

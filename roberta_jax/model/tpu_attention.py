@@ -1,7 +1,8 @@
 """Attention by a kernel for TPUs, in Pallas: scores and probabilities stay in VMEM, where XLA's go through HBM.
 
 A row's whole attention lies in VMEM, so nothing is computed by parts as in flash attention, and nothing but queries, keys
-and values is kept for the backward pass. The kernel drops what `dropout` drops, for the mask is computed and not drawn.
+and values is kept for the backward pass. The kernel drops what `dropout` drops, as the mask is computed and not drawn. In
+the backward pass ds is the gradient of the scores, dp that of the probabilities.
 """
 
 import math
@@ -12,7 +13,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from roberta_jax.model.dropout import kept
+from roberta_jax.model.dropout import keep_mask
 from roberta_jax.model.tracing import dropout_in_kernel, on_one_device
 
 LANES = 128  # of a TPU's vector; a kernel takes as many heads at once as fill them
@@ -54,7 +55,7 @@ def _call(kernel, inputs, width: int, size: int, rate: float, interpret: bool) -
     """Runs a kernel for each row and each few heads that fill the lanes. → [B, L, width]
 
     Args:
-      inputs: qkv [B, L, 3·D], segments int32 [B, 1, L], keys uint32 [B, 1, 2] and, going back, a gradient [B, L, D].
+      inputs: qkv [B, L, 3·D], segments int32 [B, 1, L], keys uint32 [B, 1, 2] and, for the backward pass, a gradient [B, L, D].
     """
     qkv, *_ = inputs
     batch, length, three = qkv.shape
@@ -66,14 +67,14 @@ def _call(kernel, inputs, width: int, size: int, rate: float, interpret: bool) -
         pl.BlockSpec((None, 1, 2), lambda row, block: (row, 0, 0), memory_space=pltpu.SMEM),
     ]
     in_specs += [a_block(lambda row, block: (row, 0, block)) for _ in inputs[3:]]
-    going_back = width == three
+    is_backward = width == three
     cost = pl.CostEstimate(
-        flops=(5 if going_back else 2) * 2 * batch * length**2 * three // 3,
+        flops=(5 if is_backward else 2) * 2 * batch * length**2 * three // 3,
         transcendentals=batch * length**2 * (three // 3 // size),
         bytes_accessed=sum(x.size * x.dtype.itemsize for x in inputs) + batch * length * width * qkv.dtype.itemsize,
     )
-    # All of a row's gradient stays in VMEM while its blocks are made, for they lie apart in it.
-    out_spec = pl.BlockSpec((None, length, three), lambda row, block: (row, 0, 0)) if going_back else in_specs[0]
+    # All of a row's gradient stays in VMEM while its blocks are computed, as they lie apart in it.
+    out_spec = pl.BlockSpec((None, length, three), lambda row, block: (row, 0, 0)) if is_backward else in_specs[0]
     call = pl.pallas_call(
         partial(kernel, size=size, rate=rate),
         out_shape=jax.ShapeDtypeStruct((batch, length, width), qkv.dtype),
@@ -104,7 +105,7 @@ def _dot(left, right, left_axis: int, right_axis: int) -> jax.Array:
 def _forward(query_ref, key_ref, value_ref, segments_ref, keys_ref, out_ref, *, size: int, rate: float):
     length, block = query_ref.shape[0], pl.program_id(1)
     some = math.gcd(length, QUERIES)
-    segments, of_row = segments_ref[...], (keys_ref[0, 0], keys_ref[0, 1])
+    segments, row_key = segments_ref[...], (keys_ref[0, 0], keys_ref[0, 1])
     for number in range(LANES // size):
         head = slice(number * size, (number + 1) * size)
         key, value = key_ref[:, head], value_ref[:, head]
@@ -113,8 +114,8 @@ def _forward(query_ref, key_ref, value_ref, segments_ref, keys_ref, out_ref, *, 
             query = query_ref[queries, head] * size**-0.5
             exponents, scale = _exponents(query, key, segments, queries)
             if rate:
-                stays = kept(*of_row, block * (LANES // size) + number, start, 0, exponents.shape, length, rate)
-                exponents, scale = jnp.where(stays, exponents, 0), scale * (1 / (1 - rate))
+                keep = keep_mask(*row_key, block * (LANES // size) + number, start, 0, exponents.shape, length, rate)
+                exponents, scale = jnp.where(keep, exponents, 0), scale * (1 / (1 - rate))
             out = _dot(exponents.astype(value.dtype), value, 1, 0) * scale
             out_ref[queries, head] = out.astype(out_ref.dtype)
 
@@ -122,30 +123,30 @@ def _forward(query_ref, key_ref, value_ref, segments_ref, keys_ref, out_ref, *, 
 def _backward(query_ref, key_ref, value_ref, segments_ref, keys_ref, gradient_ref, out_ref, *, size: int, rate: float):
     length, block = query_ref.shape[0], pl.program_id(1)
     some = math.gcd(length, QUERIES)
-    segments, of_row = segments_ref[...], (keys_ref[0, 0], keys_ref[0, 1])
+    segments, row_key = segments_ref[...], (keys_ref[0, 0], keys_ref[0, 1])
     dtype, width = query_ref.dtype, out_ref.shape[1] // 3
-    made = [[], [], []]
+    dqkv = [[], [], []]
     for number in range(LANES // size):
         head = slice(number * size, (number + 1) * size)
         key, value = key_ref[:, head], value_ref[:, head]
-        of_query, of_key, of_value = [], 0.0, 0.0
+        dq, dk, dv = [], 0.0, 0.0
         for start in range(0, length, some):
             queries = slice(start, start + some)
             query, gradient = query_ref[queries, head] * size**-0.5, gradient_ref[queries, head]
             exponents, scale = _exponents(query, key, segments, queries)
             probabilities = exponents * scale
-            dropped, back = probabilities, _dot(gradient, value, 1, 1)  # [Q, L]
+            dropped, dp = probabilities, _dot(gradient, value, 1, 1)  # [Q, L]
             if rate:
-                stays = kept(*of_row, block * (LANES // size) + number, start, 0, exponents.shape, length, rate)
-                dropped, back = (jnp.where(stays, x * (1 / (1 - rate)), 0) for x in (dropped, back))
-            of_value += _dot(dropped.astype(dtype), gradient, 0, 0)  # [L, D/H]
-            of_score = probabilities * (back - (probabilities * back).sum(axis=-1, keepdims=True))
-            of_score = of_score.astype(dtype)
-            of_query.append(_dot(of_score, key, 1, 0) * size**-0.5)
-            of_key += _dot(of_score, query, 0, 0)
-        for into, x in zip(made, (jnp.concatenate(of_query), of_key, of_value)):
+                keep = keep_mask(*row_key, block * (LANES // size) + number, start, 0, exponents.shape, length, rate)
+                dropped, dp = (jnp.where(keep, x * (1 / (1 - rate)), 0) for x in (dropped, dp))
+            dv += _dot(dropped.astype(dtype), gradient, 0, 0)  # [L, D/H]
+            ds = probabilities * (dp - (probabilities * dp).sum(axis=-1, keepdims=True))
+            ds = ds.astype(dtype)
+            dq.append(_dot(ds, key, 1, 0) * size**-0.5)
+            dk += _dot(ds, query, 0, 0)
+        for into, x in zip(dqkv, (jnp.concatenate(dq), dk, dv)):
             into.append(x.astype(dtype))
-    for at, parts in enumerate(made):
+    for at, parts in enumerate(dqkv):
         start = pl.multiple_of(at * width + block * LANES, LANES)
         out_ref[:, pl.ds(start, LANES)] = jnp.concatenate(parts, axis=1)
 

@@ -50,5 +50,5 @@ def on_one_device(kernel: Callable) -> Callable:
 
 
 def dropout_in_kernel(rate: float, keys: jax.Array | None, rows: int) -> tuple[float, jax.Array]:
-    """(rate, keys uint32 [B, 2]) with which a kernel's `dropout.kept` drops what `dropout` drops with these."""
+    """(rate, keys uint32 [B, 2]) with which a kernel's `dropout.keep_mask` drops what `dropout` drops with these."""
     return (0.0, jnp.zeros((rows, 2), jnp.uint32)) if keys is None else (rate, fold(keys, 0))

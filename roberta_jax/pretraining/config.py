@@ -8,7 +8,8 @@ from roberta_jax.errors import UserError, check
 from roberta_jax.model.config import RobertaConfig
 from roberta_jax.preparation.config import CorpusConfig
 from roberta_jax.tokenization import encodings
-from roberta_jax.training.config import RunConfig, warmup
+from roberta_jax.training.config import RunConfig
+from roberta_jax.training.optimizer import warmup
 
 
 @dataclass(frozen=True)

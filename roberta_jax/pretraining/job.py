@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 
 from roberta_jax import storage
 from roberta_jax.data.corpus import PAIRS, Corpus
-from roberta_jax.data.masking import STATIC_PATTERNS, Masking
+from roberta_jax.data.masking import Masking
 from roberta_jax.data.order import epochs_and_rows
 from roberta_jax.data.pipeline import on_mesh, train_batches, valid_batches
 from roberta_jax.errors import UserError
@@ -21,12 +21,12 @@ from roberta_jax.model.flops import train_flops
 from roberta_jax.model.heads import apply_masked_lm, init_masked_lm
 from roberta_jax.preparation.prepare import prepare
 from roberta_jax.pretraining.config import DataConfig, PretrainConfig, masking_of
-from roberta_jax.pretraining.losses import masked_lm_loss, means_of_pairs, valid_loss, weigh_pairs
+from roberta_jax.pretraining.losses import add_pair_weights, masked_lm_loss, means_of_pairs, valid_loss
 from roberta_jax.tokenization import encodings
 from roberta_jax.tokenization.sentences import split_sentences
 from roberta_jax.tokenization.tokenizer import Encoding
 from roberta_jax.training.checkpoint import saved_steps
-from roberta_jax.training.distributed import require_same, whole
+from roberta_jax.training.distributed import gather_to_host, require_same
 from roberta_jax.training.evaluate import evaluate, make_eval_step
 from roberta_jax.training.incidents import Incidents
 from roberta_jax.training.kernel_check import with_sound_attention
@@ -34,6 +34,7 @@ from roberta_jax.training.logging import put_aside, recovered, say
 from roberta_jax.training.sharding import batch_sharding, local_rows, make_mesh
 from roberta_jax.training.step import accumulation
 from roberta_jax.training.train import Job, train
+from roberta_jax.training.workdir import CHECKPOINTS, CONFIG_JSON, TOKENIZER
 
 
 def check_devices(config: PretrainConfig) -> None:
@@ -80,7 +81,7 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
         config = replace(config, model=config.model.with_shape_of(initial[0]))
     check_devices(config)
     config.check_together()
-    kept, wanted = workdir / "tokenizer", config.model.vocab_size
+    kept, wanted = workdir / TOKENIZER, config.model.vocab_size
 
     def agree(tokenizer: Encoding) -> None:
         if initial and initial[2] and initial[2].hash != tokenizer.hash:
@@ -122,7 +123,7 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
         local = local_rows(mesh, config.batch_size)
         made = train_batches(corpus, masking, config.batch_size, config.seed, first_step, local)
         placed = on_mesh(made, batch_sharding(mesh))
-        return weigh_pairs(placed, batch_sharding(mesh)) if pairs else placed
+        return add_pair_weights(placed, batch_sharding(mesh)) if pairs else placed
 
     def evaluate_on_valid(params: dict, mesh: Mesh) -> dict[str, float]:
         rows = config.batch_size // accumulation(config.batch_size, config.microbatch_size, mesh)
@@ -149,8 +150,8 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
     )
     epochs = config.steps * config.batch_size / len(corpus.train)
     say(f"{len(corpus.train):,} rows of {corpus.length} in {corpus.folder}: {config.steps:,} steps are {epochs:.2f} epochs")
-    if masking.mode == "static" and epochs <= STATIC_PATTERNS:
-        say(f"static masks come again after {STATIC_PATTERNS} epochs: all of this run's are those of dynamic ones")
+    if masking.patterns and epochs <= masking.patterns:
+        say(f"{masking.mode} masks come again after {masking.patterns} epochs: all of this run's are those of dynamic ones")
     say(
         f"masking {masking.mode} {masking.rate:g}: of what is predicted {masking.mask_replace_prob:.1%} is <mask>, "
         f"{masking.random_replace_prob:.1%} random, {masking.keep_prob:.1%} kept"
@@ -166,7 +167,7 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
 
 def _note_order(workdir: Path) -> None:
     """Says where a run goes on that began by the order of rows of versions before 0.2, which config.json does not name."""
-    steps, began = saved_steps(workdir / "checkpoints"), recovered(workdir / "config.json", storage.parse_json, {})
+    steps, began = saved_steps(workdir / CHECKPOINTS), recovered(workdir / CONFIG_JSON, storage.parse_json, {})
     if steps and "steps" in began and "version" not in began:
         what = (
             "this run began with an order of rows that was much the same in every epoch and for every seed; from here on each "
@@ -190,7 +191,7 @@ def _with_token_types(params: dict, number: int) -> dict:
 def unigram_loss(corpus: Corpus, masking: Masking) -> float:
     """The valid split's masked-LM loss by how often each id stands in the train split, in nats a prediction."""
     counts = corpus.token_counts.astype(np.float64) + 1
-    if masking.mode != "fairseq":
+    if not masking.predicts_special_tokens:
         counts[[corpus.tokenizer.bos, corpus.tokenizer.eos]] = 0  # these are never predicted
     loss = np.log(counts.sum()) - np.log(np.maximum(counts, 1e-9))
     total = weight = 0.0
@@ -213,7 +214,7 @@ def examples(params: dict, config: RobertaConfig, corpus: Corpus, number: int = 
     positions = np.array([[at + 1] for _, at in found], np.int32)
     segment_ids = (input_ids != tokenizer.pad).astype(np.int32)
     logits = jax.jit(apply_masked_lm, static_argnums=1)(params, config, input_ids, segment_ids, positions)
-    probabilities, best = jax.lax.top_k(jax.nn.softmax(whole(logits)[:, 0]), answers)
+    probabilities, best = jax.lax.top_k(jax.nn.softmax(gather_to_host(logits)[:, 0]), answers)
     lines = []
     for (ids, at), p, b in zip(found, np.asarray(probabilities), np.asarray(best)):
         shown = f"{tokenizer.decode(ids[:at])} <mask>{tokenizer.decode(ids[at + 1 :])}"

@@ -14,7 +14,7 @@ from roberta_jax.training.step import Loss
 def masked_lm_loss(config: RobertaConfig) -> Loss:
     """Cross-entropy and accuracy, summed over the predictions; of pairs with the next-sentence loss.
 
-    That one is summed over the pairs, each weighed by `pair_weights` float32 [B], see `weigh_pairs`.
+    That one is summed over the pairs, each weighed by `pair_weights` float32 [B], see `add_pair_weights`.
     """
 
     def loss(params, batch, keys):
@@ -37,7 +37,9 @@ def masked_lm_loss(config: RobertaConfig) -> Loss:
     return loss
 
 
-def weigh_pairs(batches: Iterator[dict[str, jax.Array]], sharding: jax.sharding.Sharding) -> Iterator[dict[str, jax.Array]]:
+def add_pair_weights(
+    batches: Iterator[dict[str, jax.Array]], sharding: jax.sharding.Sharding
+) -> Iterator[dict[str, jax.Array]]:
     """Batches with `pair_weights`: all pairs of a global batch weigh as much together as all of its predictions.
 
     A step divides every sum by the number of predictions, which makes the next-sentence loss the mean over the pairs.

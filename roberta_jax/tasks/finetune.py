@@ -27,15 +27,18 @@ from roberta_jax.tasks.examples import Splits, TaskData
 from roberta_jax.tasks.features import Features, encode
 from roberta_jax.tasks.predictions import Encoded, measure
 from roberta_jax.tokenization.model_tokenizer import Text
-from roberta_jax.training.config import GuardConfig, RunConfig, warmup
+from roberta_jax.training.config import RunConfig
 from roberta_jax.training.cross_entropy import cross_entropy
-from roberta_jax.training.distributed import whole
+from roberta_jax.training.distributed import gather_to_host
+from roberta_jax.training.guard import GuardConfig
 from roberta_jax.training.kernel_check import with_sound_attention
 from roberta_jax.training.logging import recovered, say
+from roberta_jax.training.optimizer import warmup
 from roberta_jax.training.provenance import require_same_run
 from roberta_jax.training.sharding import batch_devices, make_mesh
 from roberta_jax.training.step import Loss, accumulation
 from roberta_jax.training.train import Job, Trial, train
+from roberta_jax.training.workdir import TASK_JSON, TOKENIZER
 
 HEAD_OF = {
     "classification": "classification",
@@ -291,7 +294,7 @@ def run(
         return None
     best = state["best"]["params"]
     metrics, logits_by_part = measured_on_valid(best)
-    value, at = (np.atleast_1d(whole(state["best"][name])) for name in ("value", "step"))
+    value, at = (np.atleast_1d(gather_to_host(state["best"][name])) for name in ("value", "step"))
     ends = np.minimum(steps, at + config.patience * eval_every) if config.patience else np.full(len(trials), steps)
     winner = int(np.argmax(value))
     chosen = jax.tree.map(lambda x: x[winner], best) if several else best
@@ -301,7 +304,7 @@ def run(
 
 def _write_task(config: FinetuneConfig, prepared: Prepared, source: Pretrained, workdir: Path, made_by: dict) -> None:
     """task.json and the tokenizer, for `interop.hub`, and for the next start what made this run."""
-    path = workdir / "task.json"
+    path = workdir / TASK_JSON
     if (before := recovered(path, parse_task, None)) is not None:
         require_same_run(workdir, before.get("made_by"), made_by)
     if jax.process_index():
@@ -314,10 +317,10 @@ def _write_task(config: FinetuneConfig, prepared: Prepared, source: Pretrained, 
         "model_type": source.model_type,
         "made_by": made_by,
     }
-    (workdir / "tokenizer").mkdir(parents=True, exist_ok=True)
+    (workdir / TOKENIZER).mkdir(parents=True, exist_ok=True)
     storage.write_json(path, fields)
-    prepared.text.save(workdir / "tokenizer")
-    storage.write_hashes(workdir / "tokenizer")
+    prepared.text.save(workdir / TOKENIZER)
+    storage.write_hashes(workdir / TOKENIZER)
 
 
 def parse_task(content: bytes) -> dict:

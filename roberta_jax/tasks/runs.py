@@ -15,7 +15,6 @@ import numpy as np
 from roberta_jax import storage
 from roberta_jax.errors import UserError
 from roberta_jax.interop import hub
-from roberta_jax.interop.runs import read_metrics
 from roberta_jax.preparation.plan import key
 from roberta_jax.tasks import finetune, packed, predictions
 from roberta_jax.tasks.definitions import GLUE, TASKS
@@ -25,6 +24,7 @@ from roberta_jax.training import provenance
 from roberta_jax.training.distributed import require_same, wait_for_all
 from roberta_jax.training.logging import recovered, say
 from roberta_jax.training.train import Trial
+from roberta_jax.training.workdir import RESULTS_JSON, RESULTS_MD, TASK_JSON, read_metrics
 
 GRID = {"learning_rate": (1e-5, 2e-5, 3e-5), "batch_size": (16, 32)}  # the paper, Table 10
 FROM_MNLI = ("rte", "stsb", "mrpc")
@@ -185,7 +185,7 @@ def _run_task(config: FinetuneConfig, splits: Splits, workdir: Path) -> list[Res
                 collapsed = _collapsed(prepared, folder, loss, int(ends[i]), of_trial["valid/loss"])
                 what = config.task, trial.seed, trial.learning_rate, batch_size, of_trial, collapsed, seconds
                 group_results.append(Result(*what, trial.name, made, splits.hashes["test"]))
-            _write_json(folder / "results.json", group_results)
+            _write_json(folder / RESULTS_JSON, group_results)
             wait_for_all(f"{folder} has its results")
             done |= {result.name: _seen_from(base, folder, result) for result in group_results}
         results += [_seen_from(workdir, base, done[trial.name]) for trial in trials]
@@ -219,7 +219,7 @@ def _begun(
     inner = [path for path in base.iterdir() if path.is_dir()] if base.is_dir() else []
     below = sorted(path for path in inner if not path.name.startswith("batch_"))
     for folder in [base, *below]:
-        noted, path = recovered(folder / "task.json", finetune.parse_task, None), folder / "results.json"
+        noted, path = recovered(folder / TASK_JSON, finetune.parse_task, None), folder / RESULTS_JSON
         if noted is None:
             recovered(path, _parse_results, None)  # which is put aside too, where it is damaged
             continue
@@ -292,13 +292,13 @@ def _parse_results(content: bytes) -> list[Result]:
 
 def _write_results(results: Sequence[Result], config: FinetuneConfig, workdir: Path) -> None:
     """results.json and results.md, and the table on the screen."""
-    _write_json(workdir / "results.json", results)
+    _write_json(workdir / RESULTS_JSON, results)
     lines = table(results)
     if jax.process_index() == 0:
         note = f"Fine-tuned from {config.init_from}" + (", its shape with random weights" if config.from_scratch else "")
         note += f"; {', '.join(FROM_MNLI)} from its MNLI run" if config.from_mnli else ""
         text = "\n".join([f"{note}. In percent, valid split, best epoch.", "", *lines, ""])
-        storage.write_text(workdir / "results.md", text)
+        storage.write_text(workdir / RESULTS_MD, text)
     for line in lines:
         say(line)
 

@@ -23,7 +23,7 @@ from absl import logging as absl_logging
 from roberta_jax import storage
 from roberta_jax.errors import UserError
 from roberta_jax.training.checksums import bit_sum, by_path, checksums, shapes, verify
-from roberta_jax.training.distributed import wait_for_all, whole
+from roberta_jax.training.distributed import gather_to_host, wait_for_all
 from roberta_jax.training.logging import say
 from roberta_jax.training.notes import Damaged, Notes, fingerprint, read_notes, sealed, write_notes
 
@@ -234,8 +234,8 @@ class Checkpoints:
             state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
         except Exception as error:
             raise Damaged(_reason(error)) from None
-        expected = whole(state.pop(sums))
-        verify(sorted(wanted), whole(checksums(state)), expected)
+        expected = gather_to_host(state.pop(sums))
+        verify(sorted(wanted), gather_to_host(checksums(state)), expected)
         self._notes[step] = notes
         return state
 

@@ -40,8 +40,8 @@ GONE = (
 
 
 @contextmanager
-def joined() -> Iterator[None]:
-    """Within it JAX knows the processes of all hosts. Of a process that is alone it costs nothing.
+def initialized_cluster() -> Iterator[None]:
+    """Within it `jax.distributed` is initialized with the processes of all hosts; where there is only one, it does nothing.
 
     Raises:
       UserError: the environment tells of several processes, and they do not find each other.
@@ -220,8 +220,8 @@ def said_by_any(sentence: str) -> str:
     return next(filter(None, said), "")
 
 
-def whole(tree: Any) -> Any:
-    """Arrays that lie on the mesh, as arrays of NumPy that every host has whole."""
+def gather_to_host(tree: Any) -> Any:
+    """Every array of a tree as NumPy's, whole on every host, however it is spread over the mesh."""
 
     def gathered(array: Any) -> np.ndarray:
         there = not isinstance(array, jax.Array) or array.is_fully_replicated or array.is_fully_addressable

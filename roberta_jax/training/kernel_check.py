@@ -25,6 +25,7 @@ from roberta_jax.training.distributed import said_by_any, wait_for_all
 from roberta_jax.training.incidents import Incidents
 from roberta_jax.training.logging import recovered, say
 from roberta_jax.training.sharding import make_mesh
+from roberta_jax.training.workdir import ATTENTION_JSON, CHECKPOINTS
 
 ROWS = 2  # that each device tries
 TWICE = 2  # as far from float32 as XLA's attention in the same arithmetic a kernel may be
@@ -43,7 +44,7 @@ def with_sound_attention(model: RobertaConfig, lengths: Sequence[int], mesh: Mes
     """
     if model.attention == "xla" or mesh.shape["trial"] * mesh.shape["fsdp"] > 1:
         return model
-    path, fault = workdir / "attention.json", ""
+    path, fault = workdir / ATTENTION_JSON, ""
     if jax.process_index() == 0:
         fault = recovered(path, lambda content: str(storage.parse_json(content)["fault"]), "")
     if fault := said_by_any(fault):
@@ -56,7 +57,7 @@ def with_sound_attention(model: RobertaConfig, lengths: Sequence[int], mesh: Mes
             storage.write_json(path, record)
         wait_for_all("attention.json is written")
         sentence = f"{fault}; the run goes on with XLA's attention, which is right and slower, and keeps to it"
-        step = max(saved_steps(workdir / "checkpoints"), default=0)  # from which the run will go on
+        step = max(saved_steps(workdir / CHECKPOINTS), default=0)  # from which the run will go on
         Incidents(workdir).write("attention kernel", step, sentence)
         return replace(model, attention="xla")
     return model

@@ -11,6 +11,7 @@ import jax
 
 from roberta_jax import storage
 from roberta_jax.training.logging import recovered
+from roberta_jax.training.workdir import LEDGER_JSON
 
 KINDS = ("step", "start", "compile", "data", "evaluate", "checkpoint", "lost")  # lost: steps that were made twice
 LONGEST = {"data": 60.0, "step": 600.0}  # seconds, after which it is said that nothing moves
@@ -33,7 +34,7 @@ class Ledger:
     """
 
     def __init__(self, workdir: Path, report: Callable[[str], None]):
-        self._path = workdir / "ledger.json"
+        self._path = workdir / LEDGER_JSON
         self.seconds, starts, self._last_step = recovered(self._path, _read, (dict.fromkeys(KINDS, 0.0), 0, 0))
         self.starts = starts + 1
         self._kind, self._since, self._lap = "start", time.perf_counter(), 0.0

@@ -4,15 +4,18 @@ import itertools
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 
 from roberta_jax import storage
 from roberta_jax.imports import without
 from roberta_jax.output import show, to_json
+from roberta_jax.training.guard import GUARD_METRICS
+from roberta_jax.training.workdir import METRICS_JSONL, TENSORBOARD, entry_of
 
 with without("torch"):  # tensorboardX can write its tensors too
     from tensorboardX.event_file_writer import EventsWriter
@@ -86,15 +89,6 @@ class Journal:
             self._file.close()
 
 
-def entry_of(line: bytes) -> dict[str, Any] | None:
-    """A journal's line; None where it is none."""
-    try:
-        found = storage.parse_json(line.decode())
-        return found if type(found["step"]) is int else None
-    except (ValueError, KeyError):
-        return None
-
-
 class Events:
     """TensorBoard's file of events. What is written is on the disk: tensorboardX's own writer keeps it for two minutes."""
 
@@ -125,9 +119,9 @@ class Metrics:
         self._active = jax.process_index() == 0
         if not self._active:
             return
-        self._journal = Journal(workdir / "metrics.jsonl", lambda line: json.loads(line)["step"] <= first_step)
+        self._journal = Journal(workdir / METRICS_JSONL, lambda line: json.loads(line)["step"] <= first_step)
         try:
-            self._events = Events(str(workdir / "tensorboard"), first_step + 1 if first_step else None)
+            self._events = Events(str(workdir / TENSORBOARD), first_step + 1 if first_step else None)
         except (ImportError, FileExistsError, NotADirectoryError) as error:
             say(f"no TensorBoard events in {workdir}: {error}")
             self._events = None
@@ -144,6 +138,89 @@ class Metrics:
             self._journal.close()
             if self._events:
                 self._events.close()
+
+
+class ProgressLog:
+    """What a run says of its steps and evaluations: a line of means every few steps in metrics.jsonl, TensorBoard and aloud.
+
+    Args:
+      first_step: what a killed run wrote after it is dropped.
+      steps: the metrics of each step since the last line, which checkpoints keep; added to, and cleared by a line.
+      last_step: of the whole run.
+      learning_rate: updates that are done → the next one's rate.
+      mfu: FLOP/s → share of the devices' peak.
+      derived: means → further ones.
+      trials: names of those that are trained together, whose values are arrays [trials].
+    """
+
+    def __init__(
+        self,
+        workdir: Path,
+        first_step: int,
+        steps: list[dict[str, np.ndarray]],
+        *,
+        last_step: int,
+        learning_rate: Callable[[int], Any],
+        mfu: Callable[[float], float],
+        derived: Callable[[dict[str, float]], dict[str, float]],
+        trials: Sequence[str] = (),
+    ):
+        self._metrics, self._steps, self._last_step = Metrics(workdir, first_step), steps, last_step
+        self._learning_rate, self._mfu, self._derived, self._trials = learning_rate, mfu, derived, trials
+        self._costs: list[tuple[int, float]] = []  # of the steps since the last line that this start has made
+
+    def add(self, values: dict[str, np.ndarray], cost: tuple[int, float]) -> None:
+        """A step's metrics, and how many ids and FLOPs it took."""
+        self._steps.append(values)
+        self._costs.append(cost)
+
+    def write_means(self, step: int, seconds: float, goodput: float) -> None:
+        """A line of the means since the last one, over the steps whose updates were made.
+
+        Args:
+          seconds: that the steps took which this start has made of them.
+        """
+        steps = [values for values in self._steps if values.keys() == self._steps[-1].keys()]
+        series = {name: np.array([values[name] for values in steps]) for name in steps[-1]}
+        made = series.pop("made") > 0
+        logged = [name for name in series if name not in GUARD_METRICS and made.any()]
+        means = {name: float(series[name][made].mean()) for name in logged}
+        ids, flops = np.sum(self._costs, axis=0)
+        means |= self._derived(means) if means else {}
+        means |= {
+            "skipped": float(np.sum(~made)),
+            "learning_rate": float(self._learning_rate(step - 1)),
+            "tokens_per_second": float(ids / seconds),
+            "mfu": self._mfu(float(flops / seconds)),
+            "goodput": goodput,
+        }
+        of_trials = {f"loss/{name}": float(series["loss"][:, i].mean()) for i, name in enumerate(self._trials)}
+        self._metrics.write(step, {f"train/{name}": value for name, value in (means | of_trials).items()})
+        say(_progress(step, self._last_step, means, seconds / len(self._costs)))
+        self._steps.clear()
+        self._costs.clear()
+
+    def write_evaluation(self, step: int, values: dict[str, Any]) -> dict[str, float]:
+        """A line of what an evaluation gave; returns it, of several trials the medians."""
+        medians = {name: float(np.median(value)) for name, value in values.items()}
+        of_trials = {
+            f"{name}/{trial}": float(value[i]) for name, value in values.items() for i, trial in enumerate(self._trials)
+        }
+        self._metrics.write(step, medians | of_trials)
+        say(f"step {step:,}: " + ", ".join(f"{name} {value:.4f}" for name, value in medians.items()))
+        return medians
+
+    def close(self) -> None:
+        self._metrics.close()
+
+
+def _progress(step: int, steps: int, values: dict[str, float], seconds: float) -> str:
+    accuracy = f"| accuracy {values['accuracy']:.3f} " if "accuracy" in values else ""
+    return (
+        f"step {step:,}/{steps:,} | loss {values.get('loss', float('nan')):.4f} {accuracy}"
+        f"| lr {values['learning_rate']:.2e} | {values['tokens_per_second']:,.0f} tokens/s "
+        f"| MFU {values['mfu']:.1%} | {duration(seconds * (steps - step))} left"
+    )
 
 
 def duration(seconds: float) -> str:

@@ -1,13 +1,52 @@
 """AdamW as RoBERTa used it, or LAMB, with linear warm-up and linear decay to 0."""
 
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from roberta_jax.training.config import OptimizerConfig, warmup
+from roberta_jax.config import option
+from roberta_jax.errors import check, check_choice
 from roberta_jax.training.sharding import map_paths
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Fields of `config.optimizer`; the defaults are those of the paper's base model (Table 9)."""
+
+    name: str = option("adamw", "or lamb, which scales each layer's update to its weights' norm; see OPTIMIZERS")
+    learning_rate: float = option(6e-4, "at its peak")
+    warmup_steps: float = option(24_000.0, "of linear warm-up; below 1 a share of the steps")
+    weight_decay: float = option(0.01, "of every parameter, or see decay_bias_and_norm")
+    decay_bias_and_norm: bool = option(True, "as fairseq did; False leaves these out, as transformers does")
+    b1: float = option(0.9, "decay of the gradients' mean")
+    b2: float = option(0.98, "decay of their squares' mean")
+    eps: float = option(1e-6, "beside the root of these")
+    clip_norm: float = option(0.0, "of the whole gradient; 0: no clipping")
+
+    def __post_init__(self):
+        check_choice("optimizer.name", self.name, OPTIMIZERS)
+        for name in ("learning_rate", "eps"):
+            check(getattr(self, name) > 0, f"optimizer.{name}", getattr(self, name), "a number above 0")
+        for name in ("b1", "b2"):
+            check(0 <= getattr(self, name) < 1, f"optimizer.{name}", getattr(self, name), "a share from 0 on, below 1")
+        for name in ("warmup_steps", "weight_decay", "clip_norm"):
+            check(getattr(self, name) >= 0, f"optimizer.{name}", getattr(self, name), "0 or more")
+
+
+def warmup(config: OptimizerConfig, steps: int) -> int:
+    """Steps of the warm-up.
+
+    Raises:
+      UserError: it does not end before the run.
+    """
+    warmup_steps = round(config.warmup_steps * (steps if config.warmup_steps < 1 else 1))
+    expected = f"less than config.steps, {steps:,}: the warm-up must end before the run"
+    check(warmup_steps < steps, "optimizer.warmup_steps", config.warmup_steps, expected)
+    return warmup_steps
 
 
 def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
@@ -20,7 +59,7 @@ def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
 
 
 def decayed(params, bias_and_norm: bool):
-    """Which parameters weight decay shrinks: all, or all but biases and norms. Paths as in `sharding.RULES`."""
+    """Which parameters weight decay shrinks, a tree of bool: all, or all but biases and norms."""
     return map_paths(lambda path, _: bias_and_norm or not re.search(r"(bias|scale)$", path), params)
 
 
@@ -40,37 +79,54 @@ def scale_by_trust_ratio() -> optax.GradientTransformation:
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
 
-def kept(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """`inner`, whose state stays as it was where the further argument `made` is False."""
+def skip_rejected(inner: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
+    """`inner`, whose state stays as it was where the further argument `accepted`, bool [], is False."""
 
-    def update(updates, state, params=None, *, made: jax.Array | bool = True):
+    def update(updates, state, params=None, *, accepted: jax.Array | bool = True):
         updates, new = inner.update(updates, state, params)
-        return updates, jax.tree.map(lambda new, old: jnp.where(made, new, old), new, state)
+        return updates, jax.tree.map(lambda new, old: jnp.where(accepted, new, old), new, state)
 
     return optax.GradientTransformationExtraArgs(inner.init, update)
 
 
 def scale_by_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformationExtraArgs:
-    """optax's, `kept`. The update is computed from the moments that stay: each is read once, and written where it was.
+    """optax's, with `skip_rejected`. The moments are selected before the update is computed from them.
 
-    Were they chosen behind it, XLA would compute it from the old ones, and copy these before it overwrites them.
+    Selecting after the update makes XLA copy the old moments; so each is read once, and written in place.
     """
-    adam = kept(optax.scale_by_adam(b1, b2, eps))
+    adam = skip_rejected(optax.scale_by_adam(b1, b2, eps))
 
-    def update(grads, state, params=None, **made):
-        _, state = adam.update(grads, state, **made)
+    def update(grads, state, params=None, **extra_args):
+        _, state = adam.update(grads, state, **extra_args)
         mean, square = (optax.tree.bias_correction(m, b, state.count) for m, b in ((state.mu, b1), (state.nu, b2)))
         return jax.tree.map(lambda mean, square: mean / (jnp.sqrt(square) + eps), mean, square), state
 
     return optax.GradientTransformationExtraArgs(adam.init, update)
 
 
+def adamw(config: OptimizerConfig) -> list[optax.GradientTransformation]:
+    """arXiv 1711.05101"""
+    decay_mask = lambda params: decayed(params, config.decay_bias_and_norm)  # noqa: E731
+    return [
+        scale_by_adam(config.b1, config.b2, config.eps),
+        optax.add_decayed_weights(config.weight_decay, mask=decay_mask),
+    ]
+
+
+def lamb(config: OptimizerConfig) -> list[optax.GradientTransformation]:
+    """arXiv 1904.00962"""
+    return [*adamw(config), scale_by_trust_ratio()]
+
+
+# `config.optimizer.name` → what stands between the clipped gradients and the learning rate. Another one is a row here; what of
+# it has a state stands within `skip_rejected`, such as skip_rejected(optax.scale_by_lion(config.b1, config.b2)).
+OPTIMIZERS: dict[str, Callable[[OptimizerConfig], list[optax.GradientTransformation]]] = {"adamw": adamw, "lamb": lamb}
+
+
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformationExtraArgs:
-    """Its `update` takes `made` too: whether the update will be made, without which the state stays as it was."""
+    """The optimizer of a run of so many steps. Where its `update` is told accepted=False, the state stays as it was."""
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
-        scale_by_adam(config.b1, config.b2, config.eps),
-        optax.add_decayed_weights(config.weight_decay, mask=lambda params: decayed(params, config.decay_bias_and_norm)),
-        *([scale_by_trust_ratio()] if config.name == "lamb" else []),
-        kept(optax.scale_by_learning_rate(schedule(config, steps))),
+        *OPTIMIZERS[config.name](config),
+        skip_rejected(optax.scale_by_learning_rate(schedule(config, steps))),
     )

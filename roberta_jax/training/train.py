@@ -6,11 +6,11 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
@@ -22,24 +22,17 @@ from roberta_jax.model.flops import Peak
 from roberta_jax.output import to_json
 from roberta_jax.training.checkpoint import Checkpoints
 from roberta_jax.training.config import RunConfig
-from roberta_jax.training.distributed import Stop, alone_in, whole
-from roberta_jax.training.guard import gave_up
+from roberta_jax.training.distributed import Stop, alone_in
+from roberta_jax.training.early_stopping import out_of_patience, update_best
+from roberta_jax.training.guard import GuardConfig, describe_unsound, gave_up, must_rewind
 from roberta_jax.training.incidents import Incidents
 from roberta_jax.training.ledger import Ledger
-from roberta_jax.training.logging import Metrics, duration, recovered, say
+from roberta_jax.training.logging import ProgressLog, recovered, say
 from roberta_jax.training.notes import Memory
-from roberta_jax.training.optimizer import make_optimizer, schedule
-from roberta_jax.training.sharding import make_mesh, map_paths
-from roberta_jax.training.step import (
-    Loss,
-    abstract_state,
-    accumulation,
-    best_so_far,
-    compile_train_step,
-    init_state,
-    make_train_step,
-    place,
-)
+from roberta_jax.training.optimizer import schedule
+from roberta_jax.training.sharding import make_mesh
+from roberta_jax.training.step import Loss, StepMetrics, TrainStep, build_step, place, require_finite
+from roberta_jax.training.workdir import CHECKPOINTS, COMMAND_TXT, CONFIG_JSON
 
 
 @dataclass(frozen=True)
@@ -49,9 +42,6 @@ class Trial:
     seed: int
     learning_rate: float
     name: str
-
-
-JUDGED = ("in_a_row", "loss_score", "norm_ratio")  # of a step's metrics, what is not logged
 
 
 @dataclass(frozen=True)
@@ -91,260 +81,271 @@ def train(job: Job, config: RunConfig, workdir: Path) -> dict | None:
         raise UserError(f"{workdir}: the disk is full; make room, the same command goes on from the last checkpoint.") from None
 
 
+@dataclass
+class Position:
+    """Where a run is."""
+
+    step: int  # updates done
+    batch: int  # the next batch's number, which is `step` until the run goes back
+    state: dict
+    memory: Memory
+
+
+@dataclass(frozen=True)
+class LaunchedStep:
+    """A step that the device may not have ended yet."""
+
+    step: int
+    batch: int  # its batch's number
+    metrics: StepMetrics
+    cost: tuple[int, float]  # see `Job.cost`
+
+    @cached_property
+    def values(self) -> dict[str, np.ndarray]:
+        """Its metrics; waits for it."""
+        return self.metrics.to_host()
+
+    @property
+    def unsound(self) -> int:
+        """Unsound steps in a row up to this one; trials live with theirs."""
+        in_a_row = self.values["in_a_row"]
+        return 0 if np.ndim(in_a_row) else int(in_a_row)
+
+
 def _train(job: Job, config: RunConfig, workdir: Path) -> dict | None:
-    trials = job.trials
-    mesh = make_mesh(config.fsdp, len(trials) or 1)
-    microbatches = accumulation(job.rows, config.microbatch_size, mesh)
-    optimizer, learning_rate = make_optimizer(config.optimizer, config.steps), schedule(config.optimizer, config.steps)
-    abstract = abstract_state(job.init, optimizer, mesh, len(trials), keep_best=bool(job.metric))
+    mesh = make_mesh(config.fsdp, len(job.trials) or 1)
+    train_step = _build_step(job, config, mesh)
     workdir.mkdir(parents=True, exist_ok=True)
     incidents = Incidents(workdir)
-    ledger = Ledger(workdir, lambda sentence: incidents.write("stall", step, sentence))
+    ledger = Ledger(workdir, incidents.reporter("stall"))
     stop = Stop()
-    lower_is_better = "" if job.metric else "valid/loss"
-    checkpoints = Checkpoints(
-        workdir / "checkpoints",
-        config.keep_checkpoints,
-        lower_is_better,
-        lambda sentence: incidents.write("checkpoint", step, sentence),
-    )
+    lower_is_better = "" if job.metric else "valid/loss"  # a metric's best is kept in the state
+    report = incidents.reporter("checkpoint")
+    checkpoints = Checkpoints(workdir / CHECKPOINTS, config.keep_checkpoints, lower_is_better, report)
+    incidents.step = checkpoints.latest_step() or 0
+    if incidents.step > config.steps:
+        raise UserError(f"{checkpoints.folder} holds step {incidents.step}, past config.steps {config.steps}: nothing to do.")
+    start = partial(_start, job, train_step, checkpoints, incidents)
+    run = start()
+    if run.step:
+        say(f"resuming from step {run.step:,}")
+    _note_config(config, workdir, run.step)
+    open_log = _log_of(job, config, workdir)
+    log = open_log(run.step, run.memory.steps)
+    _say_devices(job, train_step)
 
-    def start(last: int | None = None) -> tuple[int, dict, Memory]:
-        """(step, state, memory) of the newest whole checkpoint, planned and not past `last` if given, or of the beginning."""
-        damaged = lambda *what: incidents.write("damaged checkpoint", *what)  # noqa: E731
-        found, state = checkpoints.restore_newest(abstract, damaged, last, planned=last is not None)
-        if state is not None:
-            memory = checkpoints.notes(found).memory
-            return found, state, Memory.from_json(memory) if memory else Memory()
-        seeds = np.array([trial.seed for trial in trials]) if trials else config.seed
-        state = init_state(job.init, optimizer, seeds, abstract)
-        initial = job.initial()
-        _require_finite(initial)
-        state["params"] |= place(initial, abstract["params"], bool(trials))
-        return found, state, Memory()
-
-    step = checkpoints.latest_step() or 0
-    if step > config.steps:
-        raise UserError(f"{checkpoints.folder} holds step {step}, past config.steps {config.steps}: nothing to do.")
-    first_step, state, memory = start()
-    if first_step:
-        say(f"resuming from step {first_step:,}")
-    _note_config(config, workdir, first_step)
-
-    metrics, peak = Metrics(workdir, first_step), Peak(job.dtype, say)
-    say(f"{sum(x.size for x in jax.tree.leaves(abstract['params'])):,} parameters on {_devices()}")
-    for sentence in cautions(jax.devices()[0], job.dtype, jax.__version_info__):
-        say(sentence)
-    update = make_train_step(job.loss, optimizer, microbatches, mesh, config.guard)
-    if trials:
-        update = jax.vmap(update)
-        rates = np.array([trial.learning_rate / config.optimizer.learning_rate for trial in trials], np.float32)
-        constants = np.array([trial.seed for trial in trials], np.uint32), rates
-    else:
-        constants = (np.uint32(config.seed),)
-    names: list[str] = []  # of a step's metrics
-
-    def train_step(state: dict, *inputs: Any) -> tuple[dict, jax.Array]:
-        """`update` with its metrics in one array: a host asks for each array by itself."""
-        state, values = update(state, *inputs)
-        names[:] = sorted(values)
-        return state, jnp.stack([values[name].astype(jnp.float32) for name in names])
-
-    compiled: dict[tuple, Callable] = {}  # by the batch's shape
-    costs: list[tuple[int, float]] = []  # of the steps since the last line that this start has made
-    pending, in_a_row = None, 0  # the last step's metrics, not waited for yet; unsound steps up to the last that was
-
-    def compiled_for(batch: dict) -> Callable:
-        shape = batch["input_ids"].shape
-        if shape not in compiled:
-            with ledger("compile"):
-                before = ledger.seconds["compile"]
-                compiled[shape] = compile_train_step(train_step, abstract, batch, *constants)
-            seconds = ledger.seconds["compile"] - before
-            say(f"compiled the step for {shape} in {seconds:.1f} s, {microbatches} microbatches")
-        return compiled[shape]
-
-    def settle() -> bool:
-        """Takes in the last step's metrics, waiting for that step alone; whether the run has to go back."""
-        nonlocal in_a_row, pending
-        if pending is None:
-            return False
-        (step, batch_number, values, cost), pending = pending, None
-        values = dict(zip(names, np.asarray(values)))
-        memory.steps.append(values)
-        costs.append(cost)
-        in_a_row = 0 if trials else int(values["in_a_row"])
+    def take_in(launched: LaunchedStep) -> bool:
+        """Waits for a step and logs what it says of itself; whether the run has to go back."""
+        step, values = launched.step, launched.values
+        log.add(values, launched.cost)
         if np.any(values["in_a_row"]):
-            _report_unsound(incidents, job, step, batch_number, values)
+            kind, sentence, figures = describe_unsound(values)
+            incidents.write(kind, step, sentence, **figures, batch=launched.batch, rows=job.rows_of(launched.batch))
         if step % config.log_every == 0 or step == config.steps:
-            log(step)
-        return in_a_row >= config.guard.spike_steps and bool(config.guard.rewinds or not values["made"])
+            log.write_means(step, ledger.lap(), ledger.goodput)
+            ledger.save(step)
+        return must_rewind(config.guard, launched.unsound, bool(np.all(values["made"])))
 
-    def log(step: int) -> None:
-        """A line of the means since the last one."""
-        seconds = ledger.lap()
-        steps = [values for values in memory.steps if values.keys() == memory.steps[-1].keys()]
-        series = {name: np.array([values[name] for values in steps]) for name in steps[-1]}
-        made = series.pop("made") > 0
-        means = {name: float(values[made].mean()) for name, values in series.items() if name not in JUDGED and made.any()}
-        ids, flops = np.sum(costs, axis=0)
-        means |= job.derived(means) if means else {}
-        means |= {
-            "skipped": float(np.sum(~made)),
-            "learning_rate": float(learning_rate(step - 1)),
-            "tokens_per_second": float(ids / seconds),
-            "mfu": peak.mfu(float(flops / seconds)),
-            "goodput": ledger.goodput,
-        }
-        apart = {f"loss/{trial.name}": float(series["loss"][:, i].mean()) for i, trial in enumerate(trials)}
-        metrics.write(step, {f"train/{name}": value for name, value in (means | apart).items()})
-        ledger.save(step)
-        say(_progress(step, config.steps, means, seconds / len(costs)))
-        memory.steps.clear()
-        costs.clear()
-
-    def evaluate(step: int) -> dict[str, float]:
+    def evaluate() -> dict[str, float]:
         """Measures the parameters, and keeps them if they are the best so far and the state has a place for these."""
         with ledger("evaluate"):
-            found = job.evaluate(state["params"], mesh)
+            values = job.evaluate(run.state["params"], mesh)
         if job.metric:
-            value, at = np.float32(found[job.metric]), np.full(len(trials), step, np.int32) if trials else np.int32(step)
-            # A trial whose patience has ended waits for the others: its best is what it was alone.
-            ended = _out_of_patience(job, state, (step - 1) // config.eval_every * config.eval_every, config.eval_every)
-            value = np.where(ended, np.float32(-np.inf), value)
-            state["best"] = best_so_far(state["best"], state["params"], value, at)
-        evaluated = {name: float(np.median(value)) for name, value in found.items()}
-        apart = {f"{name}/{trial.name}": float(value[i]) for name, value in found.items() for i, trial in enumerate(trials)}
-        metrics.write(step, evaluated | apart)
-        say(f"step {step:,}: " + ", ".join(f"{name} {value:.4f}" for name, value in evaluated.items()))
-        return evaluated
+            best, value = run.state["best"], values[job.metric]
+            run.state["best"] = update_best(best, run.state["params"], value, run.step, job.patience, config.eval_every)
+        return log.write_evaluation(run.step, values)
 
-    def next_batch() -> dict:
+    batches = job.train_batches(run.batch, mesh) if run.step < config.steps else iter(())
+    ledger.begin(run.step)
+    if _lacks_evaluation(config, checkpoints, run.step):
+        checkpoints.add_metrics(run.step, evaluate())
+    compiled: dict[tuple, jax.stages.Compiled] = {}  # by the batch's shape
+    launched: LaunchedStep | None = None  # the last one, until it is taken in
+    interrupted, ended = False, _has_ended(job, config, run)
+    while run.step < config.steps and not ended:
+        # The next step is launched while the device may still be at the one before.
         with ledger("data"):
-            return next(batches)
+            batch = next(batches)
+        run.step, run.batch, incidents.step = run.step + 1, run.batch + 1, run.step + 1
+        shape = batch["input_ids"].shape
+        if shape not in compiled:
+            compiled[shape] = _compile(train_step, batch, ledger)
+        run.state, metrics = compiled[shape](run.state, batch, *train_step.constants)
 
-    def is_evaluated(step: int) -> bool:
-        return step % config.eval_every == 0 or step == config.steps
+        # What happened in the one before.
+        known, launched = launched, LaunchedStep(run.step, run.batch - 1, metrics, job.cost(batch))
+        rewinding = known is not None and take_in(known)
 
-    step, batch_number = first_step, first_step if trials else int(state["batch"])
-    batches = job.train_batches(batch_number, mesh) if step < config.steps else iter(())
-    ledger.begin(step)
-    if step and is_evaluated(step) and (notes := checkpoints.notes(step)).memory is not None and notes.metrics is None:
-        checkpoints.add_metrics(step, evaluate(step))  # a signal came in this step, which the next start makes up for
-    owed = False
-    done = bool(np.all(_out_of_patience(job, state, step, config.eval_every)))
-    while step < config.steps and not done:
-        step, batch_number, batch = step + 1, batch_number + 1, next_batch()
-        state, values = compiled_for(batch)(state, batch, *constants)
-        go_back, settled = settle(), step - 1
-        pending = step, batch_number - 1, values, job.cost(batch)
-        stopping, evaluating = stop.requested(), is_evaluated(step)
-        memory.due |= checkpoints.failed() or step % config.checkpoint_every == 0 or step == config.steps
-        saving = memory.due and checkpoints.ready()
-        if not go_back and (evaluating or saving or stopping):
-            go_back, settled = settle(), step
-        if go_back:
-            # The step behind the last unsound one was under way when that was known, unless this one was to be saved or
-            # measured. Both go on alike, as a run must not hang on when a signal came.
-            sound, reached, batch_number = settled - in_a_row, settled + 1, batch_number + (settled == step)
-            if memory.rewinds >= config.guard.rewinds:
-                checkpoints.delete_past(sound)
-                checkpoints.close()
-                raise UserError(gave_up(config.guard, sound + 1, in_a_row, memory.rewinds, checkpoints.newest_planned()))
-            rewinds, pending = memory.rewinds + 1, None
-            step, state, memory = start(last=sound)
-            memory.rewinds = rewinds
-            state["batch"] = jax.device_put(np.int32(batch_number), state["batch"].sharding)
-            checkpoints.delete_past(step)
-            what = f"{in_a_row} unsound steps in a row: back to step {step:,}, and on with batch {batch_number:,}"
-            incidents.write("rewind", reached, what, batch=batch_number)
-            ledger.lose(reached, step)
-            costs.clear()
-            ledger.lap()
-            metrics.close()
-            metrics = Metrics(workdir, step)
-            batches = job.train_batches(batch_number, mesh)
+        # What is due now; before it this step is waited for, as one that is unsound is neither measured nor saved.
+        stopping, evaluating = stop.requested(), _is_evaluated(config, run.step)
+        run.memory.due |= checkpoints.failed() or run.step % config.checkpoint_every == 0 or run.step == config.steps
+        saving = run.memory.due and checkpoints.ready()
+        if not rewinding and (evaluating or saving or stopping):
+            known, launched = launched, None
+            rewinding = take_in(known)
+
+        # What to do.
+        if rewinding:
+            run, launched = _rewind(known, run.memory, config.guard, start, checkpoints, incidents, ledger), None
+            log.close()
+            log = open_log(run.step, run.memory.steps)
+            batches = job.train_batches(run.batch, mesh)
             continue
         if not (evaluating or saving or stopping):
             continue
-        evaluated, owed = None, evaluating and stopping and not job.metric  # a metric's best is kept in the state
-        if evaluating and not owed:
-            evaluated = evaluate(step)
-            done = bool(np.all(_out_of_patience(job, state, step, config.eval_every)))
-        last = stopping or done or step == config.steps
-        if last or (saving and not in_a_row):  # what is unsound is kept for the next start alone
-            planned = not in_a_row and (memory.due or done)
+        evaluated, interrupted = None, evaluating and stopping and not job.metric
+        if evaluating and not interrupted:  # else the next start makes up for it
+            evaluated, ended = evaluate(), _has_ended(job, config, run)
+        last = stopping or ended or run.step == config.steps
+        if last or (saving and not known.unsound):  # what is unsound is kept for the next start alone
+            planned = not known.unsound and (run.memory.due or ended)
             if planned:
-                memory.due, memory.rewinds = False, 0
+                run.memory.due, run.memory.rewinds = False, 0
             with ledger("checkpoint"):
-                checkpoints.save(step, state, evaluated, planned, memory.to_json(), wait=last)
+                checkpoints.save(run.step, run.state, evaluated, planned, run.memory.to_json(), wait=last)
         if stopping:
             break
+
     with ledger("checkpoint"):
         checkpoints.close()
-    metrics.close()
+    log.close()
     stop.release()
-    ledger.save(step)
+    ledger.save(run.step)
     say(ledger.close())
-    if owed or (step < config.steps and not done):
+    if interrupted or (run.step < config.steps and not ended):
         asked = stop.signal or "a signal on another host"
-        say(f"{asked}: saved step {step:,} in {checkpoints.folder}; the same command goes on from there.")
+        say(f"{asked}: saved step {run.step:,} in {checkpoints.folder}; the same command goes on from there.")
         return None
-    if step < config.steps:
-        say(f"step {step:,}: {job.metric} was greatest {job.patience} evaluations ago or more; stopped early")
-    return state
+    if run.step < config.steps:
+        say(f"step {run.step:,}: {job.metric} was greatest {job.patience} evaluations ago or more; stopped early")
+    return run.state
 
 
-def _report_unsound(incidents: Incidents, job: Job, step: int, batch_number: int, values: dict) -> None:
-    names = ("loss", "gradient_norm", "parameter_norm", *JUDGED)
-    number = {name: np.max(values[name]).item() for name in names}
-    what = (
-        f"loss {number['loss']:.4g}, {number['loss_score']:.3g} deviations above its median, "
-        f"gradient norm {number['gradient_norm']:.3g}, {number['norm_ratio']:.3g} times its median"
+def _build_step(job: Job, config: RunConfig, mesh: Mesh) -> TrainStep:
+    trials, rates = job.trials, None
+    if trials:
+        rates = np.array([trial.learning_rate / config.optimizer.learning_rate for trial in trials], np.float32)
+    return build_step(
+        job.init,
+        job.loss,
+        config.optimizer,
+        config.steps,
+        mesh,
+        rows=job.rows,
+        microbatch_size=config.microbatch_size,
+        guard=config.guard,
+        seed=np.array([trial.seed for trial in trials]) if trials else config.seed,
+        rates=rates,
+        keep_best=bool(job.metric),
     )
-    kind, sentence = ("spike", what) if np.all(values["made"]) else ("skipped", f"the update was not made: {what}")
-    incidents.write(kind, step, sentence, **number, batch=batch_number, rows=job.rows_of(batch_number))
 
 
-def _require_finite(initial: dict) -> None:
-    """Raises a UserError where parameters to begin with are no numbers."""
+def _start(
+    job: Job, train_step: TrainStep, checkpoints: Checkpoints, incidents: Incidents, last: int | None = None
+) -> Position:
+    """The position of the newest whole checkpoint, planned and not past `last` if that is given, or of the beginning."""
+    damaged = partial(incidents.write, "damaged checkpoint")
+    step, state = checkpoints.restore_newest(train_step.abstract, damaged, last, planned=last is not None)
+    if state is not None:
+        notes = checkpoints.notes(step).memory
+        memory = Memory.from_json(notes) if notes else Memory()
+    else:
+        state, initial, memory = train_step.init_state(), job.initial(), Memory()
+        require_finite(initial)
+        state["params"] |= place(initial, train_step.abstract["params"], bool(job.trials))
+    return Position(step, step if job.trials else int(state["batch"]), state, memory)
 
-    def check(path: str, array: np.ndarray) -> None:
-        if wrong := np.size(array) - int(np.isfinite(array).sum()):
-            raise UserError(
-                f"config.init_from: {wrong:,} of the {np.size(array):,} values of its {path} are NaN or infinite; take "
-                "another model, or an earlier checkpoint of that one."
-            )
 
-    map_paths(check, initial)
+def _rewind(
+    known: LaunchedStep,
+    memory: Memory,
+    guard: GuardConfig,
+    start: Callable[..., Position],
+    checkpoints: Checkpoints,
+    incidents: Incidents,
+    ledger: Ledger,
+) -> Position:
+    """Goes back before the unsound steps, the last of which is `known`, and on with batches that no step has had.
+
+    The step behind it was under way when that was known, unless this one was to be saved or measured. Both go on alike, as
+    though it had been: a run must not hang on when a signal came.
+
+    Raises:
+      UserError: the run has gone back often enough.
+    """
+    sound, reached, batch = known.step - known.unsound, known.step + 1, known.batch + 2
+    if memory.rewinds >= guard.rewinds:
+        checkpoints.delete_past(sound)
+        checkpoints.close()
+        raise UserError(gave_up(guard, sound + 1, known.unsound, memory.rewinds, checkpoints.newest_planned()))
+    run = start(last=sound)
+    run.batch, run.memory.rewinds = batch, memory.rewinds + 1
+    run.state["batch"] = jax.device_put(np.int32(batch), run.state["batch"].sharding)
+    checkpoints.delete_past(run.step)
+    what = f"{known.unsound} unsound steps in a row: back to step {run.step:,}, and on with batch {batch:,}"
+    incidents.write("rewind", reached, what, batch=batch)
+    ledger.lose(reached, run.step)
+    ledger.lap()
+    return run
 
 
-def _out_of_patience(job: Job, state: dict, step: int, eval_every: int) -> np.ndarray | bool:
-    """Whether the run, or of trials each, has ended at the evaluation of a step or at one before."""
-    return bool(job.patience) and step - whole(state["best"]["step"]) >= job.patience * eval_every
+def _compile(train_step: TrainStep, batch: dict, ledger: Ledger) -> jax.stages.Compiled:
+    before = ledger.seconds["compile"]
+    with ledger("compile"):
+        compiled = train_step.compile(batch)
+    seconds, shape = ledger.seconds["compile"] - before, batch["input_ids"].shape
+    say(f"compiled the step for {shape} in {seconds:.1f} s, {train_step.microbatches} microbatches")
+    return compiled
+
+
+def _is_evaluated(config: RunConfig, step: int) -> bool:
+    return step % config.eval_every == 0 or step == config.steps
+
+
+def _has_ended(job: Job, config: RunConfig, run: Position) -> bool:
+    """Whether patience has ended the run, of trials that of all."""
+    if not job.patience:
+        return False
+    return bool(np.all(out_of_patience(run.state["best"], run.step, job.patience, config.eval_every)))
+
+
+def _lacks_evaluation(config: RunConfig, checkpoints: Checkpoints, step: int) -> bool:
+    """Whether a signal came in a step that was to be evaluated, so that its checkpoint has no metrics."""
+    if not step or not _is_evaluated(config, step):
+        return False
+    notes = checkpoints.notes(step)
+    return notes.memory is not None and notes.metrics is None
+
+
+def _log_of(job: Job, config: RunConfig, workdir: Path) -> Callable[[int, list], ProgressLog]:
+    """(first step, metrics of the steps since the last line) → the run's log from there on."""
+    return partial(
+        ProgressLog,
+        workdir,
+        last_step=config.steps,
+        learning_rate=schedule(config.optimizer, config.steps),
+        mfu=Peak(job.dtype, say).mfu,
+        derived=job.derived,
+        trials=[trial.name for trial in job.trials],
+    )
+
+
+def _say_devices(job: Job, train_step: TrainStep) -> None:
+    """How large the model is, on what it runs, and what should be known of that."""
+    device, parameters = jax.devices()[0], sum(x.size for x in jax.tree.leaves(train_step.abstract["params"]))
+    say(f"{parameters:,} parameters on {jax.device_count()} × {device.device_kind}, {jax.process_count()} host(s)")
+    for sentence in cautions(device, job.dtype, jax.__version_info__):
+        say(sentence)
 
 
 def _note_config(config: RunConfig, workdir: Path, first_step: int) -> None:
     """Writes config.json, with our version, and command.txt, and says which fields have changed since the run began."""
     if jax.process_index():
         return
-    path, fields = workdir / "config.json", json.loads(to_json(plain(config)))
+    path, fields = workdir / CONFIG_JSON, json.loads(to_json(plain(config)))
     before = recovered(path, storage.parse_json, {})
     for name in sorted(fields) if first_step and before else ():
         if fields[name] != before.get(name):
             say(f"config.{name} was {before.get(name)} when this run began and is {fields[name]} now")
     storage.write_json(path, fields | {"version": __version__})
-    storage.write_text(workdir / "command.txt", f"python -m roberta_jax.main {shlex.join(sys.argv[1:])}\n")
-
-
-def _devices() -> str:
-    return f"{jax.device_count()} × {jax.devices()[0].device_kind}, {jax.process_count()} host(s)"
-
-
-def _progress(step: int, steps: int, values: dict[str, float], seconds: float) -> str:
-    accuracy = f"| accuracy {values['accuracy']:.3f} " if "accuracy" in values else ""
-    return (
-        f"step {step:,}/{steps:,} | loss {values.get('loss', float('nan')):.4f} {accuracy}"
-        f"| lr {values['learning_rate']:.2e} | {values['tokens_per_second']:,.0f} tokens/s "
-        f"| MFU {values['mfu']:.1%} | {duration(seconds * (steps - step))} left"
-    )
+    storage.write_text(workdir / COMMAND_TXT, f"python -m roberta_jax.main {shlex.join(sys.argv[1:])}\n")

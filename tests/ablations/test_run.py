@@ -14,7 +14,7 @@ from roberta_jax.data.corpus import Corpus
 from roberta_jax.errors import UserError
 from roberta_jax.model.config import RobertaConfig
 from roberta_jax.pretraining.config import DataConfig
-from roberta_jax.training.config import OptimizerConfig
+from roberta_jax.training.optimizer import OptimizerConfig
 from tests.conftest import english
 
 MODEL = RobertaConfig(

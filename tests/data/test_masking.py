@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 
 from roberta_jax.config import typed
-from roberta_jax.data.masking import MODES, Masking, Vocabulary
+from roberta_jax.data import masking as masking_module
+from roberta_jax.data.masking import MODES, Masking, Mode, Vocabulary
 from roberta_jax.data.pipeline import vocabulary_of
 from roberta_jax.errors import UserError
 from roberta_jax.pretraining.config import PretrainConfig
@@ -410,3 +411,20 @@ def test_shares_that_cannot_be_are_refused(mask, random, message):
 def test_what_is_kept_is_the_rest():
     kept = [Masking("hf", 0.15, *shares).keep_prob for shares in ((0.8, 0.1), (0.9, 0.1), (0.7, 0.2), (1, 0), (0, 0))]
     assert kept == [0.1, 0, 0.1, 0, 1]
+
+
+def test_a_mode_is_a_function_and_a_row_of_one_table(monkeypatch):
+    """Only here: the config takes its name, rows are masked by it, and its own properties are asked for."""
+
+    def first_tokens(rows):
+        hashes = masking_module._hash_of_positions(rows)
+        positions = tf.broadcast_to(tf.range(1, rows.slots + 1)[None], (len(rows.ids), rows.slots))
+        return masking_module.Selection(hashes, positions, tf.ones(positions.shape, bool))
+
+    monkeypatch.setitem(MODES, "first", Mode(first_tokens, patterns=3))
+    config = typed(PretrainConfig, {"data": {"masking": "first"}}).data
+    masking, rows = Masking(config.masking), make_rows(10)[1::2]
+    assert masking.patterns == 3 and not masking.predicts_special_tokens
+    masked = [apply(masker(masking), rows, np.arange(5), epoch) for epoch in (0, 1, 3)]
+    assert np.flatnonzero(selection(masked[0]).all(0)).tolist() == list(range(1, masking.slots(LENGTH) + 1))
+    assert (masked[0]["input_ids"] == masked[2]["input_ids"]).all() and (masked[0]["input_ids"] != masked[1]["input_ids"]).any()

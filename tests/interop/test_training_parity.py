@@ -11,8 +11,7 @@ from reference import SMALL, config, randomised, tensors
 
 from roberta_jax.interop.conversion import config_from_transformers, from_transformers
 from roberta_jax.pretraining.losses import masked_lm_loss
-from roberta_jax.training.config import OptimizerConfig
-from roberta_jax.training.optimizer import make_optimizer
+from roberta_jax.training.optimizer import OptimizerConfig, make_optimizer
 from roberta_jax.training.sharding import batch_sharding, make_mesh
 from roberta_jax.training.step import abstract_state, compile_train_step, init_state, make_train_step
 

@@ -11,12 +11,12 @@ from roberta_jax import __version__
 from roberta_jax.config import typed
 from roberta_jax.data.masking import Masking
 from roberta_jax.interop import hub
-from roberta_jax.interop.runs import read_metrics
 from roberta_jax.model.heads import init_masked_lm
 from roberta_jax.preparation.config import CorpusConfig
 from roberta_jax.preparation.prepare import prepare
 from roberta_jax.pretraining.config import PretrainConfig, masking_of, with_sizes
 from roberta_jax.pretraining.job import model_of, of_pairs, pretrain
+from roberta_jax.training.workdir import read_metrics
 
 
 def test_masks_are_drawn_as_the_config_says():

@@ -11,10 +11,9 @@ import pytest
 from roberta_jax.model.config import RobertaConfig
 from roberta_jax.model.heads import apply_masked_lm, apply_with_next_sentence, init_masked_lm
 from roberta_jax.preparation.packing import FORMATS
-from roberta_jax.pretraining.losses import masked_lm_loss, means_of_pairs, valid_loss, weigh_pairs
-from roberta_jax.training.config import OptimizerConfig
+from roberta_jax.pretraining.losses import add_pair_weights, masked_lm_loss, means_of_pairs, valid_loss
 from roberta_jax.training.evaluate import evaluate, make_eval_step
-from roberta_jax.training.optimizer import make_optimizer
+from roberta_jax.training.optimizer import OptimizerConfig, make_optimizer
 from roberta_jax.training.sharding import batch_sharding, make_mesh
 from roberta_jax.training.step import abstract_state, init_state, make_train_step
 
@@ -121,7 +120,7 @@ def test_the_loss_of_pairs_is_the_sum_of_two_means_over_the_global_batch(expecte
     batch, mesh = pairs_of(16), make_mesh(fsdp, devices=jax.devices()[:devices])
     optimizer, init = make_optimizer(OptimizerConfig(warmup_steps=1), 10), lambda key: init_masked_lm(key, PAIRS, True)
     state = init_state(init, optimizer, 0, abstract_state(init, optimizer, mesh))
-    (placed,) = weigh_pairs(iter([jax.device_put(batch, batch_sharding(mesh))]), batch_sharding(mesh))
+    (placed,) = add_pair_weights(iter([jax.device_put(batch, batch_sharding(mesh))]), batch_sharding(mesh))
     assert placed["pair_weights"].sharding == batch_sharding(mesh)
     _, metrics = jax.jit(make_train_step(masked_lm_loss(PAIRS), optimizer, microbatches, mesh))(state, placed, np.uint32(0))
     for name, value in expected.items():

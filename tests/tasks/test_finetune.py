@@ -12,8 +12,7 @@ from roberta_jax.interop.conversion import config_from_transformers, from_transf
 from roberta_jax.tasks.batches import collate
 from roberta_jax.tasks.features import UNLABELLED, Features
 from roberta_jax.tasks.finetune import FinetuneConfig, how_many_together, losses, task_loss
-from roberta_jax.training.config import OptimizerConfig
-from roberta_jax.training.optimizer import make_optimizer
+from roberta_jax.training.optimizer import OptimizerConfig, make_optimizer
 from roberta_jax.training.sharding import batch_sharding, make_mesh
 from roberta_jax.training.step import abstract_state, compile_train_step, init_state, make_train_step
 

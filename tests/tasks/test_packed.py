@@ -14,8 +14,7 @@ from roberta_jax.errors import UserError
 from roberta_jax.tasks import packed, runs
 from roberta_jax.tasks.batches import collate, train_batches
 from roberta_jax.tasks.finetune import FinetuneConfig, task_loss
-from roberta_jax.training.config import OptimizerConfig
-from roberta_jax.training.optimizer import make_optimizer
+from roberta_jax.training.optimizer import OptimizerConfig, make_optimizer
 from roberta_jax.training.sharding import batch_sharding, make_mesh
 from roberta_jax.training.step import abstract_state, compile_train_step, init_state, make_train_step
 

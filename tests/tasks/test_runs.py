@@ -20,7 +20,6 @@ from written import jsonl, random_model, table
 from roberta_jax.config import typed
 from roberta_jax.errors import UserError
 from roberta_jax.interop import hub
-from roberta_jax.interop.runs import read_metrics
 from roberta_jax.model.heads import apply_with_head, init_with_head
 from roberta_jax.tasks import finetune, runs
 from roberta_jax.tasks.batches import collate
@@ -28,6 +27,7 @@ from roberta_jax.tasks.definitions import TASKS
 from roberta_jax.tasks.examples import TaskData, read_splits
 from roberta_jax.tasks.features import encode
 from roberta_jax.tokenization.model_tokenizer import ByteLevelText
+from roberta_jax.training.workdir import read_metrics
 
 ROOT = Path(__file__).parents[2]
 

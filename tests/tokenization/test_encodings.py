@@ -26,7 +26,6 @@ from roberta_jax.data.masking import Masking
 from roberta_jax.data.pipeline import train_batches, vocabulary_of
 from roberta_jax.errors import UserError
 from roberta_jax.interop import hub
-from roberta_jax.interop.runs import read_metrics
 from roberta_jax.preparation import plan, prepare, shards
 from roberta_jax.preparation.config import CorpusConfig, cache_key_fields
 from roberta_jax.pretraining.config import PretrainConfig
@@ -37,6 +36,7 @@ from roberta_jax.tokenization import encodings
 from roberta_jax.tokenization.encodings import FILES, LOSSLESS
 from roberta_jax.tokenization.model_tokenizer import FastText, read_text
 from roberta_jax.tokenization.tokenizer import MASK, SPECIAL_TOKENS
+from roberta_jax.training.workdir import read_metrics
 
 SIZE = 500
 OTHERS = [encoding for encoding in FILES if encoding != "bytes"]

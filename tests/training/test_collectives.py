@@ -8,8 +8,7 @@ from roberta_jax.hlo_analysis import read_step
 from roberta_jax.model.config import RobertaConfig
 from roberta_jax.model.heads import init_masked_lm
 from roberta_jax.pretraining.losses import masked_lm_loss
-from roberta_jax.training.config import OptimizerConfig
-from roberta_jax.training.optimizer import make_optimizer
+from roberta_jax.training.optimizer import OptimizerConfig, make_optimizer
 from roberta_jax.training.sharding import batch_sharding, make_mesh
 from roberta_jax.training.step import abstract_state, compile_train_step, make_train_step
 

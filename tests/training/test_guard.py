@@ -16,9 +16,10 @@ import pytest
 
 from roberta_jax.errors import UserError
 from roberta_jax.training.checkpoint import saved_steps
-from roberta_jax.training.config import GuardConfig, OptimizerConfig, RunConfig
-from roberta_jax.training.guard import WINDOW, judge, new_guard
+from roberta_jax.training.config import RunConfig
+from roberta_jax.training.guard import WINDOW, GuardConfig, new_guard, update_guard
 from roberta_jax.training.notes import read_notes
+from roberta_jax.training.optimizer import OptimizerConfig
 from roberta_jax.training.sharding import batch_sharding
 from roberta_jax.training.train import Job, train
 
@@ -27,12 +28,12 @@ STEPS = 240
 
 def test_a_step_is_judged_by_the_median_and_its_deviation_of_the_last_sound_ones():
     rng, config = np.random.default_rng(0), GuardConfig()
-    guard, step = new_guard(), jax.jit(judge, static_argnums=1)
+    guard, step = new_guard(), jax.jit(update_guard, static_argnums=1)
     losses, norms = [], []
     for number in range(300):
         loss, norm = np.float32(2 + 0.1 * rng.normal()), np.float32(np.exp(0.3 * rng.normal()))
         loss, norm = (loss + 5 if number % 37 == 36 else loss), (norm * 1e3 if number % 41 == 40 else norm)
-        guard, made, said = step(guard, config, loss, norm)
+        guard, accepted, said = step(guard, config, loss, norm)
         score = ratio = 0.0
         if len(losses) >= WINDOW:
             window = np.array(losses[-WINDOW:])
@@ -40,7 +41,7 @@ def test_a_step_is_judged_by_the_median_and_its_deviation_of_the_last_sound_ones
             ratio = norm / np.median(norms[-WINDOW:])
         assert float(said["loss_score"]) == pytest.approx(score, rel=0.02, abs=1e-3)
         assert float(said["norm_ratio"]) == pytest.approx(ratio, rel=1e-4)
-        assert bool(made) == (ratio <= 10) and int(said["in_a_row"]) == int(ratio > 10 or score > 10)
+        assert bool(accepted) == (ratio <= 10) and int(said["in_a_row"]) == int(ratio > 10 or score > 10)
         if ratio <= 10 and score <= 10:
             losses.append(loss)
             norms.append(norm)
@@ -50,8 +51,8 @@ def test_a_step_is_judged_by_the_median_and_its_deviation_of_the_last_sound_ones
 @pytest.mark.parametrize("loss, norm", [(np.nan, 1.0), (1.0, np.nan), (1.0, np.inf)])
 def test_what_is_not_finite_is_never_applied(loss, norm):
     off = GuardConfig(skip_above=0, spike_above=0)
-    guard, made, said = judge(new_guard(), off, jnp.float32(loss), jnp.float32(norm))
-    assert not made and int(guard["in_a_row"]) == 1 and np.isnan(guard["losses"]).all()
+    guard, accepted, said = update_guard(new_guard(), off, jnp.float32(loss), jnp.float32(norm))
+    assert not accepted and int(guard["in_a_row"]) == 1 and np.isnan(guard["losses"]).all()
 
 
 @pytest.mark.parametrize("wrong", [{"skip_above": -1.0}, {"spike_above": -1.0}, {"spike_steps": 0}, {"rewinds": -1}])

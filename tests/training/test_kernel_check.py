@@ -18,7 +18,6 @@ from forked import simulated
 
 from roberta_jax.config import typed
 from roberta_jax.interop import hub
-from roberta_jax.interop.runs import read_metrics
 from roberta_jax.model import attention
 from roberta_jax.model.config import RobertaConfig
 from roberta_jax.model.gpu_attention import gpu_attention
@@ -29,6 +28,7 @@ from roberta_jax.pretraining.job import pretrain
 from roberta_jax.tasks import finetune, runs
 from roberta_jax.tokenization.model_tokenizer import ByteLevelText
 from roberta_jax.training.kernel_check import fault_of_kernel
+from roberta_jax.training.workdir import read_metrics
 
 ROOT = Path(__file__).parents[2]
 MODEL = RobertaConfig(hidden_size=128, num_heads=2, dtype="bfloat16")
@@ -234,6 +234,7 @@ from roberta_jax.model.config import RobertaConfig
 from roberta_jax.training import distributed
 from roberta_jax.training.kernel_check import with_sound_attention
 from roberta_jax.training.sharding import make_mesh
+from roberta_jax.training.workdir import read_metrics
 
 def kernel_for(qkv, heads):
     def kernel(*inputs):
@@ -243,7 +244,7 @@ def kernel_for(qkv, heads):
     return kernel
 
 attention.kernel_for = kernel_for
-with distributed.joined():
+with distributed.initialized_cluster():
     model = RobertaConfig(hidden_size=32, num_heads=2)
     print("attention:", with_sound_attention(model, [64], make_mesh(), Path(sys.argv[1])).attention)
 """

@@ -11,9 +11,9 @@ import pytest
 
 from roberta_jax import storage
 from roberta_jax.data.tensorflow_on_host import tf
-from roberta_jax.interop.runs import read_metrics
 from roberta_jax.training.incidents import Incidents
 from roberta_jax.training.logging import Journal, Metrics, duration, say
+from roberta_jax.training.workdir import read_metrics
 
 
 def lines(workdir):

@@ -7,8 +7,9 @@ import optax
 import pytest
 
 from roberta_jax.errors import UserError
-from roberta_jax.training.config import OptimizerConfig
-from roberta_jax.training.optimizer import decayed, make_optimizer, schedule
+from roberta_jax.training.optimizer import OPTIMIZERS, OptimizerConfig, decayed, make_optimizer, schedule, skip_rejected
+from roberta_jax.training.sharding import batch_sharding, make_mesh
+from roberta_jax.training.step import build_step
 
 
 def test_the_rate_rises_from_zero_and_falls_to_zero():
@@ -94,9 +95,34 @@ def test_an_update_that_is_not_made_leaves_no_trace_in_the_state(name):
     gradients = [{"kernel": jnp.array(rng.normal(size=(7, 5)), jnp.float32)} for _ in range(4)]
     broken = {"kernel": jnp.full((7, 5), jnp.nan)}
     optimizer = make_optimizer(config, 10)
-    update = jax.jit(lambda gradient, state, made: optimizer.update(gradient, state, params, made=made))
+    update = jax.jit(lambda gradient, state, accepted: optimizer.update(gradient, state, params, accepted=accepted))
     plain = disturbed = optimizer.init(params)
     for gradient in gradients:
         _, disturbed = update(broken, disturbed, False)
         (expected, plain), (found, disturbed) = update(gradient, plain, True), update(gradient, disturbed, True)
         jax.tree.map(np.testing.assert_array_equal, (expected, plain), (found, disturbed))
+
+
+def test_another_optimizer_of_optax_is_a_row_of_one_table(monkeypatch):
+    """The config takes its name, the state is laid out on the mesh, and a rejected update leaves no trace in it."""
+    monkeypatch.setitem(OPTIMIZERS, "lion", lambda config: [skip_rejected(optax.scale_by_lion(config.b1, config.b2))])
+    config = OptimizerConfig("lion", learning_rate=1e-2, warmup_steps=2)
+    params, mesh = {"kernel": jnp.ones((16, 8))}, make_mesh()
+    loss = lambda params, batch, keys: {  # noqa: E731
+        "loss": (jnp.square(params["kernel"]).sum() * batch["weights"]).sum(), "weight": batch["weights"].sum()
+    }  # fmt: skip
+    step = build_step(lambda key: params, loss, config, 10, mesh, rows=8)
+    batch = jax.device_put({"weights": np.ones(8, np.float32)}, batch_sharding(mesh))
+    compiled, state = step.compile(batch), step.init_state()
+    expected, optimizer = params, optax.lion(schedule(config, 10), config.b1, config.b2, weight_decay=0.0)
+    theirs = optimizer.init(params)
+    for _ in range(4):
+        state, _ = compiled(state, batch, *step.constants)
+        updates, theirs = optimizer.update(jax.tree.map(lambda x: 2 * x, expected), theirs, expected)
+        expected = optax.apply_updates(expected, updates)
+    np.testing.assert_allclose(state["params"]["kernel"], expected["kernel"], rtol=1e-6)
+    before = jax.device_get(state)
+    nothing = jax.device_put({"weights": np.full(8, np.nan, np.float32)}, batch_sharding(mesh))
+    after, metrics = compiled(state, nothing, *step.constants)
+    assert not metrics.to_host()["made"]
+    jax.tree.map(np.testing.assert_array_equal, before["opt_state"], jax.device_get(after["opt_state"]))

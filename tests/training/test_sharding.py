@@ -8,8 +8,7 @@ import pytest
 from roberta_jax.errors import UserError
 from roberta_jax.model.config import RobertaConfig
 from roberta_jax.model.heads import init_masked_lm
-from roberta_jax.training.config import OptimizerConfig
-from roberta_jax.training.optimizer import make_optimizer
+from roberta_jax.training.optimizer import OptimizerConfig, make_optimizer
 from roberta_jax.training.sharding import batch_sharding, local_rows, make_mesh, state_shardings
 from roberta_jax.training.step import abstract_state, init_state
 

@@ -1,8 +1,10 @@
 """One step: the same parameters on any number of devices and at any microbatch size, compiled once."""
 
+import ast
 import itertools
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,12 +18,12 @@ from roberta_jax.errors import UserError
 from roberta_jax.model.config import RobertaConfig
 from roberta_jax.model.heads import apply_masked_lm, init_masked_lm
 from roberta_jax.pretraining.losses import masked_lm_loss
-from roberta_jax.training.config import OptimizerConfig
-from roberta_jax.training.optimizer import make_optimizer
+from roberta_jax.training.optimizer import OptimizerConfig, make_optimizer
 from roberta_jax.training.sharding import batch_sharding, make_mesh
 from roberta_jax.training.step import (
     abstract_state,
     accumulation,
+    build_step,
     compile_train_step,
     init_state,
     make_train_step,
@@ -192,3 +194,43 @@ def test_no_sum_of_a_step_is_in_bfloat16_and_none_by_atomics_on_gpus(device):
             assert all(x.aval.dtype != jnp.bfloat16 for x in equation.outvars), equation
         if name.startswith("scatter") and platform == "gpu":
             assert name == "scatter" and equation.params["unique_indices"], equation
+
+
+def test_the_step_that_is_built_is_that_of_its_parts_and_names_its_metrics(reference):
+    mesh, init, loss = mesh_of(8), (lambda key: init_masked_lm(key, STILL)), masked_lm_loss(STILL)
+    config = OptimizerConfig(learning_rate=1e-3, warmup_steps=1, clip_norm=1.0)
+    step = build_step(init, loss, config, 10, mesh, rows=BATCH, microbatch_size=1)
+    batches = [jax.device_put(batch_of(number), batch_sharding(mesh)) for number in range(3)]
+    state, compiled, history = step.init_state(), step.compile(batches[0]), []
+    for batch in batches:
+        state, metrics = compiled(state, batch, *step.constants)
+        history.append(metrics.to_host())
+    assert_same((jax.device_get(state["params"]), history), reference)
+    assert step.microbatches == 2 and [each.keys() for each in history] == [each.keys() for each in reference[1]]
+
+
+def test_trials_are_stacked_and_each_has_its_own_seed_and_rate():
+    mesh, init, loss = make_mesh(trials=2), (lambda key: init_masked_lm(key, SMALL)), masked_lm_loss(SMALL)
+    config, rates = OptimizerConfig(learning_rate=1e-3, warmup_steps=0), np.array([1.0, 0.0], np.float32)
+    step = build_step(init, loss, config, 10, mesh, rows=BATCH, seed=np.array([3, 4]), rates=rates)
+    batch = jax.tree.map(lambda x: np.stack([x, x]), batch_of(0))
+    batch, state = jax.device_put(batch, batch_sharding(mesh, stacked=True)), step.init_state()
+    before = jax.device_get(state["params"])
+    state, metrics = step.compile(batch)(state, batch, *step.constants)
+    assert metrics.to_host()["loss"].shape == (2,)
+    for i, seed in enumerate((3, 4)):
+        jax.tree.map(lambda x, y: np.testing.assert_allclose(x[i], y, atol=1e-7), before, init(jax.random.key(seed)))  # noqa: B023
+    moved = [any((x[i] != y[i]).any() for x, y in zip(*map(jax.tree.leaves, (before, state["params"])))) for i in (0, 1)]
+    assert moved == [True, False]
+
+
+ROOT = Path(__file__).parents[2]
+PARTS = {"make_optimizer", "make_train_step", "abstract_state", "init_state", "trace_train_step", "compile_train_step"}
+
+
+@pytest.mark.parametrize("path", sorted([*ROOT.glob("roberta_jax/**/*.py"), *ROOT.glob("benchmarks/**/*.py")]), ids=str)
+def test_nothing_but_build_step_puts_a_step_together(path):
+    if path.relative_to(ROOT).as_posix() != "roberta_jax/training/step.py":
+        nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
+        imported = {alias.name for node in nodes for alias in node.names}
+        assert not imported & PARTS, f"{path}: use training.step.build_step"
