@@ -16,19 +16,19 @@ from functools import partial
 from importlib.metadata import distributions
 from typing import Any
 
-from roberta_jax import plan
+from roberta_jax import planning
 from roberta_jax.hardware import GIB, Topology, parse_topology
 
 ATTENTIONS = ("kernel", "xla", "jax")
 COMPILERS = ("jax", "libtpu", "jax-cuda13-plugin", "jax-cuda12-plugin")
 
 
-def compile_with_jaxs(config: Any, topology: Topology) -> plan.Needs:
-    """`plan.compile_step` in its child, with JAX's attention in the model."""
+def compile_with_jaxs(config: Any, topology: Topology) -> planning.Needs:
+    """`planning.compile_step` in its child, with JAX's attention in the model."""
     from benchmarks.attentions import offer_jaxs  # JAX is not to be imported before `plan` has said that there is no TPU
 
     offer_jaxs()
-    return plan.compile_step(replace(config, model=replace(config.model, attention="jax")), topology)
+    return planning.compile_step(replace(config, model=replace(config.model, attention="jax")), topology)
 
 
 def measure(side: dict, length: int) -> dict:
@@ -39,10 +39,10 @@ def measure(side: dict, length: int) -> dict:
     fields["model"] |= {name: side[name] for name in ("remat", "attention_dropout")}
     fields["model"]["attention"] = "xla" if side["attention"] == "xla" else "kernel"
     topology = parse_topology(side["topology"])
-    compiler = compile_with_jaxs if side["attention"] == "jax" else plan.compile_step
+    compiler = compile_with_jaxs if side["attention"] == "jax" else planning.compile_step
     try:
-        return side | plan.estimate(plan.read_config(fields, topology), topology, compiler)
-    except plan.DoesNotFit as error:
+        return side | planning.estimate(planning.read_config(fields, topology), topology, compiler)
+    except planning.DoesNotFit as error:
         return side | {"does_not_fit": str(error)}
 
 
@@ -70,7 +70,7 @@ def main() -> None:
     add("--topology", default=["v5e:2x4"])
     add("--attention", default=ATTENTIONS, choices=ATTENTIONS)
     add("--attention_dropout", type=float, default=[0.1, 0.0], help="those of JAX have none")
-    add("--remat", default=plan.REMAT, choices=plan.REMAT)
+    add("--remat", default=planning.REMAT, choices=planning.REMAT)
     add("--microbatch_size", type=int, default=[0], help="default: the config's")
     parser.add_argument("--length", type=int, default=512, help="default %(default)s")
     parser.add_argument("--json", action="store_true", help="print one JSON object a line instead of the table")

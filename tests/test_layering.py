@@ -20,7 +20,7 @@ LAYERS = [
     {"training", "data"},
     {"interop", "preparation"},
     {"pretraining", "tasks", "pairs", "scoring"},
-    {"ablations", "inference", "plan"},
+    {"ablations", "inference", "planning"},
 ]
 APART = {"training": {"tokenization"}}  # what lies below, and yet is not theirs: training knows no text
 COMMANDS = {  # which nothing imports

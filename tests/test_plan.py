@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from roberta_jax import plan
+from roberta_jax import plan, planning
 from roberta_jax.config import typed
 from roberta_jax.errors import UserError
 from roberta_jax.hardware import GIB, parse_topology
@@ -238,9 +238,9 @@ def test_topologies_that_plan_does_not_know(name, message):
 
 
 def test_the_roofline(monkeypatch):
-    needs = plan.Needs({"parameters": 1e9, "batch": 1e9}, 819e9, 400e9, 98.5e12, None, {}, True, unknown_loops=2)
-    monkeypatch.setattr(plan, "compiled", lambda *_: needs)
-    report = plan.estimate(BASE, parse_topology("v5e:16x16"))
+    needs = planning.Needs({"parameters": 1e9, "batch": 1e9}, 819e9, 400e9, 98.5e12, None, {}, True, unknown_loops=2)
+    monkeypatch.setattr(planning, "compiled", lambda *_: needs)
+    report = planning.estimate(BASE, parse_topology("v5e:16x16"))
     assert report["seconds"] == {"compute": 0.5, "HBM": 1.0, "interconnect": 2.0} and report["binds"] == "interconnect"
     assert (report["bound"]["seconds"], report["in_turn"]["seconds"], report["forecast"]) == (2.0, 3.5, None)
     assert report["memory_used"] == 2e9 and report["memory_had"] == 15.75 * GIB
@@ -248,8 +248,8 @@ def test_the_roofline(monkeypatch):
     assert report["bound"]["tokens_per_second"] == 8192 * 512 / 2
     assert report["bound"]["days"] == pytest.approx(500_000 * 2 / 86_400)
     assert report["in_turn"]["chip_hours"] == pytest.approx(500_000 * 3.5 / 3600 * 256)
-    with pytest.raises(plan.DoesNotFit, match="needs 1.86 of 1.00 GiB HBM"):  # though the compiler let it pass
-        plan.estimate(BASE, replace(parse_topology("v5e:16x16"), chip=replace(parse_topology("v5e:2x2").chip, hbm=GIB)))
+    with pytest.raises(planning.DoesNotFit, match="needs 1.86 of 1.00 GiB HBM"):  # though the compiler let it pass
+        planning.estimate(BASE, replace(parse_topology("v5e:16x16"), chip=replace(parse_topology("v5e:2x2").chip, hbm=GIB)))
     assert "2 loops run nobody knows how often" in "\n".join(plan.table(report))
     assert any("binds" in line and "interconnect" in line for line in plan.table(report))
 
@@ -259,12 +259,12 @@ def lines_of(report: dict, *beginnings: str) -> list[list[str]]:
 
 
 def test_in_turn_leads_and_a_forecast_comes_with_a_measured_ratio(monkeypatch):
-    needs = plan.Needs({"parameters": 1e9}, 819e9, 400e9, 98.5e12, None, {}, True)
-    monkeypatch.setattr(plan, "compiled", lambda *_: needs)
+    needs = planning.Needs({"parameters": 1e9}, 819e9, 400e9, 98.5e12, None, {}, True)
+    monkeypatch.setattr(planning, "compiled", lambda *_: needs)
     topology = parse_topology("v5e:16x16")
-    report = plan.estimate(BASE, topology)
+    report = planning.estimate(BASE, topology)
     assert lines_of(report, "in turn  ", "seconds a step") == [["in", "turn", "bound"], ["seconds", "a", "step", "3.5", "2"]]
-    report = plan.estimate(BASE, replace(topology, chip=replace(topology.chip, measured=1.2)))
+    report = planning.estimate(BASE, replace(topology, chip=replace(topology.chip, measured=1.2)))
     assert report["forecast"]["seconds"] == pytest.approx(1.2 * 3.5)
     assert report["forecast"]["mfu"] == pytest.approx(report["in_turn"]["mfu"] / 1.2)
     assert lines_of(report, "forecast  ", "seconds a step")[1][3:] == ["4.2", "3.5", "2"]
@@ -272,12 +272,12 @@ def test_in_turn_leads_and_a_forecast_comes_with_a_measured_ratio(monkeypatch):
 
 
 def test_the_peak_is_that_of_the_runs_arithmetic(monkeypatch):
-    needs = plan.Needs({"parameters": 1e9}, 1.0, 0.0, 989e12, None, {}, True)
-    monkeypatch.setattr(plan, "_cuda", lambda: True)
-    monkeypatch.setattr(plan, "compiled", lambda *_: needs)
+    needs = planning.Needs({"parameters": 1e9}, 1.0, 0.0, 989e12, None, {}, True)
+    monkeypatch.setattr(planning, "_cuda", lambda: True)
+    monkeypatch.setattr(planning, "compiled", lambda *_: needs)
     h100 = parse_topology("gpu:h100x1")
-    assert plan.estimate(BASE, h100)["seconds"]["compute"] == 1
-    assert plan.estimate(replace(BASE, model=replace(BASE.model, dtype="float32")), h100)["seconds"]["compute"] == 2  # TF32
+    assert planning.estimate(BASE, h100)["seconds"]["compute"] == 1
+    assert planning.estimate(replace(BASE, model=replace(BASE.model, dtype="float32")), h100)["seconds"]["compute"] == 2  # TF32
 
 
 def test_an_opcode_that_the_reader_does_not_know_is_counted_and_said(monkeypatch):
@@ -285,27 +285,27 @@ def test_an_opcode_that_the_reader_does_not_know_is_counted_and_said(monkeypatch
     step, before = read_step(text), read_step(TEXT)
     assert step.unknown_opcodes == {"teleport": 3} and before.unknown_opcodes == {}
     assert step.hbm_bytes == before.hbm_bytes  # not guessed
-    needs = plan.Needs({"parameters": 1e9}, 1e9, 0.0, 1e12, None, {}, True, unknown_opcodes=dict(step.unknown_opcodes))
-    monkeypatch.setattr(plan, "compiled", lambda *_: needs)
-    report = plan.estimate(BASE, parse_topology("v5e:2x2"))
+    needs = planning.Needs({"parameters": 1e9}, 1e9, 0.0, 1e12, None, {}, True, unknown_opcodes=dict(step.unknown_opcodes))
+    monkeypatch.setattr(planning, "compiled", lambda *_: needs)
+    report = planning.estimate(BASE, parse_topology("v5e:2x2"))
     assert report["unknown_opcodes"] == {"teleport": 3}
     assert "does not know count nothing: teleport 3 times" in "\n".join(plan.table(report))
 
 
 def test_gpus_are_estimated_without_cudas_plugin_and_said_to_be(monkeypatch):
-    monkeypatch.setattr(plan.importlib.util, "find_spec", lambda name: None)
-    report = plan.estimate(BASE, parse_topology("gpu:h100x8"))
+    monkeypatch.setattr(planning.importlib.util, "find_spec", lambda name: None)
+    report = planning.estimate(BASE, parse_topology("gpu:h100x8"))
     assert not report["sure"] and "less sure" in "\n".join(plan.table(report))
     state = sum(report["memory"][name] for name in ("parameters", "optimizer state", "gradients"))
     assert state == 16 * 124_697_433
-    one = plan.estimate(BASE, parse_topology("gpu:h100x1"))
+    one = planning.estimate(BASE, parse_topology("gpu:h100x1"))
     assert one["seconds"]["interconnect"] == 0 and one["collectives"] == {}
     assert one["seconds"]["compute"] == pytest.approx(8 * report["seconds"]["compute"])
-    with pytest.raises(plan.DoesNotFit, match="does not fit: needs"):
-        plan.estimate(replace(BASE, microbatch_size=1024), parse_topology("gpu:h100x8"))
-    small = [plan.activation_bytes(replace(BASE, model=replace(BASE.model, remat=remat)), 16) for remat in plan.REMAT]
+    with pytest.raises(planning.DoesNotFit, match="does not fit: needs"):
+        planning.estimate(replace(BASE, microbatch_size=1024), parse_topology("gpu:h100x8"))
+    small = [planning.activation_bytes(replace(BASE, model=replace(BASE.model, remat=remat)), 16) for remat in planning.REMAT]
     assert small == sorted(small, reverse=True)
-    by_xla = plan.activation_bytes(replace(BASE, model=replace(BASE.model, attention="xla")), 16)
+    by_xla = planning.activation_bytes(replace(BASE, model=replace(BASE.model, attention="xla")), 16)
     assert by_xla - small[0] == 2 * 16 * 12 * 12 * 512**2  # the probabilities, in bfloat16
 
 
@@ -316,22 +316,22 @@ def test_a_search_leaves_out_what_it_can_know(monkeypatch, capsys):
     def estimate(config, topology):
         seen.append((config.microbatch_size, config.model.remat, config.fsdp))
         if config.microbatch_size > {"none": 16, "dots": 32, "full": 64}[config.model.remat]:
-            raise plan.DoesNotFit("does not fit: needs 20 of 15.75 GiB HBM.")
+            raise planning.DoesNotFit("does not fit: needs 20 of 15.75 GiB HBM.")
         seconds = {"none": 3.0, "dots": 2.0, "full": 4.0}[config.model.remat]
         return {"in_turn": {"seconds": seconds}, "tried": seen[-1]}
 
-    monkeypatch.setattr(plan, "estimate", estimate)
-    assert plan.search(BASE, parse_topology("v5e:2x4"), 50)["tried"] == (32, "dots", 1)
+    monkeypatch.setattr(planning, "estimate", estimate)
+    assert planning.search(BASE, parse_topology("v5e:2x4"), 50)["tried"] == (32, "dots", 1)
     without_fsdp = [tried for tried in seen if tried[2] == 1]
     assert (8, "none", 1) not in seen and (16, "dots", 1) not in seen and (64, "full", 1) in seen
     assert len(set(seen)) == len(seen) and without_fsdp
     assert "microbatch_size 32, remat dots, fsdp 1: 2 s" in capsys.readouterr().err
     seen.clear()
-    plan.search(BASE, parse_topology("v5e:2x4"), 5)
+    planning.search(BASE, parse_topology("v5e:2x4"), 5)
     assert len(seen) == 5 and "stopped after 5 trials" in capsys.readouterr().err
-    monkeypatch.setattr(plan, "estimate", lambda *_: (_ for _ in ()).throw(plan.DoesNotFit("does not fit")))
+    monkeypatch.setattr(planning, "estimate", lambda *_: (_ for _ in ()).throw(planning.DoesNotFit("does not fit")))
     with pytest.raises(UserError, match="nothing that was tried fits v5e:2x4"):
-        plan.search(BASE, parse_topology("v5e:2x4"), 3)
+        planning.search(BASE, parse_topology("v5e:2x4"), 3)
 
 
 @pytest.mark.parametrize(
@@ -347,7 +347,7 @@ def test_a_search_leaves_out_what_it_can_know(monkeypatch, capsys):
     ],
 )
 def test_what_the_compiler_says_becomes_a_sentence(message, sentence):
-    assert plan.exhausted(message) == sentence
+    assert planning.exhausted(message) == sentence
 
 
 def crash(config, topology):
@@ -355,8 +355,8 @@ def crash(config, topology):
 
 
 def test_a_compiler_that_crashes_is_a_sentence_too():
-    with pytest.raises(plan.DoesNotFit, match="the compiler crashed"):
-        plan.compiled(BASE, parse_topology("v6e:8x8"), crash)
+    with pytest.raises(planning.DoesNotFit, match="the compiler crashed"):
+        planning.compiled(BASE, parse_topology("v6e:8x8"), crash)
 
 
 def run(*arguments: str, python: str = sys.executable) -> subprocess.CompletedProcess:
@@ -381,9 +381,9 @@ def test_a_mistake_is_one_sentence(arguments, code, message):
 
 
 def test_without_libtpu_a_slice_is_refused_and_gpus_are_not(monkeypatch):
-    monkeypatch.setattr(plan.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr(planning.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="a TPU slice needs libtpu"):
-        plan.plan({"job": "pretrain"}, parse_topology("v5e:2x2"), False, 1, None)
+        planning.plan({"job": "pretrain"}, parse_topology("v5e:2x2"), False, 1, None)
 
 
 def test_json_and_price_and_help():
@@ -461,7 +461,7 @@ def test_a_config_compiles_for_gpus_that_are_not_there_about_as_estimated(cuda, 
     report = json.loads(done.stdout)
     assert report["sure"] and report["unknown_loops"] == 0
     fields = importlib.import_module(f"configs.{config}").get_config().to_dict()
-    estimated = plan.estimate(typed(PretrainConfig, fields), parse_topology(topology))
+    estimated = planning.estimate(typed(PretrainConfig, fields), parse_topology(topology))
     for name in ("memory_used", "hbm_bytes", "matmul_flops"):
         assert estimated[name] == pytest.approx(report[name], rel=0.35), name
     parameters = report["memory"]["parameters"]
