@@ -26,7 +26,7 @@ from roberta_jax.data.masking import Masking
 from roberta_jax.data.pipeline import train_batches, vocabulary_of
 from roberta_jax.errors import UserError
 from roberta_jax.interop import hub
-from roberta_jax.preparation import prepare, shards
+from roberta_jax.preparation import plan, prepare, shards
 from roberta_jax.preparation.config import CorpusConfig, cache_key_fields
 from roberta_jax.pretraining.config import PretrainConfig
 from roberta_jax.pretraining.job import pretrain
