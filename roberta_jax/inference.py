@@ -23,9 +23,8 @@ from roberta_jax.errors import UserError
 from roberta_jax.interop import hub
 from roberta_jax.model.encoder import RobertaConfig
 from roberta_jax.model.heads import apply_encoder, apply_masked_lm, apply_with_head
-from roberta_jax.tasks import spans
 from roberta_jax.tasks.definitions import Example
-from roberta_jax.tasks.features import encode, word_tags
+from roberta_jax.tasks.kinds import multiple_choice, span, tagging
 from roberta_jax.tokenization.model_tokenizer import Sentence, Text, encode_rows, encode_whole
 from roberta_jax.tokenization.tokenizer import MASK
 
@@ -51,7 +50,7 @@ class Answer:
     text: str
     start: int
     end: int
-    score: float  # the sum of the two logits; of an empty answer the null score of `tasks.spans.best_spans`
+    score: float  # the sum of the two logits; of an empty answer the null score of `tasks.kinds.span.best_spans`
 
 
 def segments(ids: jax.Array, used: jax.Array) -> jax.Array:
@@ -170,8 +169,8 @@ class Model:
         if not words:
             return []
         examples = [Example("", "", of_text) for of_text in words]
-        features = encode("tagging", examples, self.text, self.labels, self.config.max_length)
-        return word_tags(features, self._logits([row for (row,) in features.rows]), self.labels, len(examples))
+        features = tagging.encode(examples, self.text, self.labels, self.config.max_length)
+        return tagging.word_tags(features, self._logits([row for (row,) in features.rows]), self.labels, len(examples))
 
     def choose(self, passage: str, candidates: Sequence[str]) -> list[float]:
         """The probability of each candidate: how a story goes on, or, of a passage's question, that and one option."""
@@ -179,7 +178,7 @@ class Model:
         if not self._listed(candidates):
             return []
         example = Example("", "", (passage, *candidates))
-        features = encode("multiple_choice", [example], self.text, (), self.config.max_length)
+        features = multiple_choice.encode([example], self.text, (), self.config.max_length)
         self._say_cut(features.cut, 1, "passages")
         return scipy.special.softmax(np.array(self._logits(features.rows[0]))).tolist()
 
@@ -199,15 +198,15 @@ class Model:
         """
         self._need("span", "answer")
         examples = [Example("", "", question) for question in questions]
-        features = spans.encode(examples, self.text, self.config.max_length, stride, answers=False)
-        self._say_cut(features.cut, len(questions), "questions", spans.question_limit(self.config.max_length))
-        logits = self._logits([window.ids for window in features.windows])
+        windows = span.encode_windows(examples, self.text, self.config.max_length, stride, answers=False)
+        self._say_cut(windows.cut, len(questions), "questions", span.question_limit(self.config.max_length))
+        logits = self._logits([window.ids for window in windows.rows])
         answers = []
-        for found in spans.best_spans(features, logits, 1, max_answer_tokens):
-            if not found.spans or (may_be_empty and found.null_score > 0):
-                answers.append(Answer("", 0, 0, found.null_score))
+        for candidates in span.best_spans(windows, logits, 1, max_answer_tokens):
+            if not candidates.spans or (may_be_empty and candidates.null_score > 0):
+                answers.append(Answer("", 0, 0, candidates.null_score))
             else:
-                (best,) = found.spans
+                (best,) = candidates.spans
                 answers.append(Answer(best.text, best.start, best.end, best.score))
         return answers
 

@@ -16,10 +16,11 @@ from roberta_jax import storage
 from roberta_jax.errors import UserError
 from roberta_jax.interop import hub
 from roberta_jax.preparation.recipe import key
-from roberta_jax.tasks import finetune, packed, predictions
+from roberta_jax.tasks import finetune, predictions
 from roberta_jax.tasks.definitions import GLUE, TASKS
 from roberta_jax.tasks.examples import Splits, read_splits
 from roberta_jax.tasks.finetune import FinetuneConfig
+from roberta_jax.tasks.kinds.table import KINDS
 from roberta_jax.training import provenance
 from roberta_jax.training.distributed import require_same, wait_for_all
 from roberta_jax.training.logging import recovered, say
@@ -53,8 +54,9 @@ def run(config: FinetuneConfig, workdir: Path) -> list[Result] | None:
     for name in names:
         if name not in TASKS:
             raise UserError(f"config.task {name!r} is not known; there are glue, {', '.join(TASKS)}.")
-        if config.packed and TASKS[name].kind not in packed.KINDS:
-            raise UserError(f"config.packed is for {', '.join(packed.KINDS)}; {name} is of kind {TASKS[name].kind}.")
+        if config.packed and not KINDS[TASKS[name].kind].packable:
+            packable = ", ".join(kind for kind in KINDS if KINDS[kind].packable)
+            raise UserError(f"config.packed is for {packable}; {name} is of kind {TASKS[name].kind}.")
     if not config.init_from:
         raise UserError("config.init_from is empty; name the model to fine-tune: a workdir, a folder or a hub name.")
     if config.from_mnli and "mnli" not in names:
@@ -240,7 +242,7 @@ def _begun(
 
 
 def _collapsed(prepared: finetune.Prepared, workdir: Path, name: str, end: int, valid_loss: float) -> bool:
-    """Whether the mean loss after a tenth of the steps is that of guessing: the entropy of the labels, ln n of n equal ones.
+    """Whether the mean loss after a tenth of the steps is that of guessing.
 
     Of kinds where guessing has no such loss, whether it is a number at all. Of a run that ended before it logged a loss, the
     best parameters' loss on the valid split tells.
@@ -249,13 +251,7 @@ def _collapsed(prepared: finetune.Prepared, workdir: Path, name: str, end: int, 
       name: of the loss, in metrics.jsonl.
       end: the run's last step.
     """
-    guessing = np.inf
-    if prepared.task.kind == "classification":
-        counts = np.bincount(prepared.train.features.labels)
-        shares = counts[counts > 0] / counts.sum()
-        guessing = -(shares * np.log(shares)).sum()
-    elif prepared.task.kind == "multiple_choice":
-        guessing = np.log(len(prepared.train.features.rows[0]))
+    guessing = KINDS[prepared.task.kind].guessing_loss(prepared.train.features)
     losses = {line["step"]: line[name] for line in hub.read_metrics(workdir) if name in line and line["step"] <= end}
     later = [loss for step, loss in losses.items() if step > max(losses) / 10]
     return not np.mean(later or [valid_loss]) < COLLAPSED * guessing  # so is a loss that is no number

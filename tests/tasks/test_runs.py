@@ -15,7 +15,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from written import jsonl, random_model, table
+from task_files import jsonl, random_model, table
 
 from roberta_jax.config import typed
 from roberta_jax.errors import UserError
@@ -25,7 +25,7 @@ from roberta_jax.tasks import finetune, runs
 from roberta_jax.tasks.batches import collate
 from roberta_jax.tasks.definitions import TASKS
 from roberta_jax.tasks.examples import TaskData, read_splits
-from roberta_jax.tasks.features import encode
+from roberta_jax.tasks.kinds.table import KINDS
 from roberta_jax.tokenization.model_tokenizer import ByteLevelText
 
 ROOT = Path(__file__).parents[2]
@@ -164,7 +164,7 @@ def accuracy(workdir: Path, path: str) -> float:
     """Of the model that `hub.load` finds there, on a file."""
     loaded = hub.load(workdir)
     examples = read_splits("custom-classification", TaskData(train=path, valid=path)).train
-    features = encode("classification", examples, loaded.text, loaded.labels, 16)
+    features = KINDS["classification"].encode(examples, loaded.text, loaded.labels, 16)
     batch = collate(features, np.arange(len(examples)), len(examples), 16, 1)
     logits = jax.jit(apply_with_head, static_argnums=1)(loaded.params, loaded.config, batch["input_ids"], batch["segment_ids"])
     return float((logits.argmax(-1) == batch["labels"]).mean())
@@ -457,7 +457,7 @@ def test_a_head_goes_on_where_it_answers_the_same(apart, tmp_path):
     ],
 )
 def test_heads_of_every_kind_go_on(model, task, outputs, labels, problem):
-    head, source = finetune.HEAD_OF[TASKS[task].kind], hub.load(model)
+    head, source = KINDS[TASKS[task].kind].head, hub.load(model)
     fresh = jax.device_get(init_with_head(jax.random.key(0), source.config, head, outputs))
     source = replace(source, params=fresh, head=head, labels=labels, problem=problem)
     params, word = finetune.initial(TASKS[task], labels, source)

@@ -32,7 +32,7 @@ from roberta_jax.preparation import recipe as recipes
 from roberta_jax.preparation.recipe import Recipe
 from roberta_jax.pretraining.job import PretrainConfig, pretrain
 from roberta_jax.tasks.definitions import Example
-from roberta_jax.tasks.features import encode
+from roberta_jax.tasks.kinds.table import KINDS
 from roberta_jax.tokenization import encodings
 from roberta_jax.tokenization.encodings import FILES, LOSSLESS
 from roberta_jax.tokenization.model_tokenizer import FastText, read_text
@@ -398,5 +398,5 @@ def test_a_run_learns_and_what_it_leaves_is_read_and_exported(corpora, tmp_path)
     text = "The old sailor's boat ☃ <mask>."
     (ids,) = exported.text.encode([text])
     assert auto(text)["input_ids"] == [0, *ids.tolist(), 2] and (auto.mask_token_id, len(auto)) == (399, 400)
-    features = encode("classification", [Example("", "x", (text,))], exported.text, ("x",), 64)
+    features = KINDS["classification"].encode([Example("", "x", (text,))], exported.text, ("x",), 64)
     assert features.rows[0][0].tolist() == [0, *ids.tolist(), 2]
