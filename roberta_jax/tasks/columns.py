@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from roberta_jax.errors import UserError
-from roberta_jax.preparation.tables import lines
+from roberta_jax.preparation.records import text_lines
 from roberta_jax.tasks.definitions import Task
 
 
@@ -63,6 +63,6 @@ def list_of(place: str, what: str, value: Any) -> list:
 
 def read_json(path: str) -> Any:
     try:
-        return json.loads("".join(line for _, line in lines(path)))
+        return json.loads("".join(line for _, line in text_lines(path)))
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error}).") from None

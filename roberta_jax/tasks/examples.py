@@ -7,9 +7,10 @@ import re
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
+from roberta_jax import storage
 from roberta_jax.errors import UserError, check
+from roberta_jax.preparation.records import COMPRESSIONS, ending_of
 from roberta_jax.preparation.tables import read_table, tfds_splits
 from roberta_jax.tasks.definitions import TASKS, Example, Task
 from roberta_jax.tasks.kinds.kind import VALID, Kind
@@ -97,8 +98,7 @@ def read_examples(task: Task, sources: list[str], split: str, broken: list[str])
     for source in sources:
         read = _read_table
         if not source.startswith("tfds:"):
-            ending = Path(source.removesuffix(".gz").removesuffix(".zst")).suffix
-            read = KINDS[task.kind].file_reader(ending) or read
+            read = KINDS[task.kind].file_reader(ending_of(source)) or read
         examples.extend(read(task, source, split, len(examples), broken))
     return examples
 
@@ -176,26 +176,28 @@ def _sources(split: str, parts: dict[str, tuple[str, ...]], task: Task, data: Ta
         found = {part: [s for name in names for s in _tfds_sources(name, patterns)] for part, patterns in parts.items()}
         has = "; ".join(f"{name} has {', '.join(tfds_splits(name))}" for name in names)
     else:
-        folder = Path(data.source).expanduser()
-        if not folder.is_dir():
+        names, folder = sorted(storage.names(data.source)), storage.local(data.source)
+        if not names and not (folder and folder.is_dir()):
             raise UserError(f"{data.source}: no such folder (config.data.source); expected one, or tfds:NAME.")
-        found = {part: _files(folder, patterns, split, kind) for part, patterns in parts.items()}
-        has = "it has " + (", ".join(sorted(path.name for path in folder.iterdir())[:10]) or "nothing")
+        found = {part: _files(data.source, names, patterns, split, kind) for part, patterns in parts.items()}
+        has = "it has " + (", ".join(names[:10]) or "nothing")
     if split == "train" and not found[""]:
         looked_for = " or ".join(pattern.replace("\\", "") for pattern in parts[""])
         endings = "any ending" if kind.endings is None else " ".join("." + ending for ending in kind.endings)
-        endings += f", or a folder of RACE's {kind.folder_ending}" if kind.folder_ending else ""
+        endings += f", or a folder of RACE's .{kind.folder_ending}" if kind.folder_ending else ""
         raise UserError(f"{data.source}: no train split here (config.data.train); looked for {looked_for} ({endings}); {has}.")
     return {part: sources for part, sources in found.items() if sources}
 
 
 def _given(split: str, source: str, kind: Kind) -> list[str]:
-    path = Path(source).expanduser()
-    if kind.folder_ending and path.is_dir():
-        return _files_below(path, kind)
-    if not source.startswith("tfds:") and not path.is_file():
+    if source.startswith("tfds:"):
+        return [source]
+    found, is_folder = storage.find(source)
+    if kind.folder_ending and is_folder:
+        return sorted(file.path for file in found if ending_of(file.path) == kind.folder_ending)
+    if is_folder or not found:
         raise UserError(f"{source}: no such file (config.data.{split}).")
-    return [source if source.startswith("tfds:") else str(path)]
+    return [file.path for file in found]
 
 
 def _tfds_sources(name: str, patterns: tuple[str, ...]) -> list[str]:
@@ -205,26 +207,24 @@ def _tfds_sources(name: str, patterns: tuple[str, ...]) -> list[str]:
     return []
 
 
-def _files_below(folder: Path, kind: Kind) -> list[str]:
-    return sorted(str(file) for file in folder.rglob(f"*{kind.folder_ending}"))
-
-
-def _files(folder: Path, patterns: tuple[str, ...], split: str, kind: Kind) -> list[str]:
-    entries = sorted(folder.iterdir())
+def _files(folder: str, names: list[str], patterns: tuple[str, ...], split: str, kind: Kind) -> list[str]:
     for pattern in patterns:
-        for entry in entries if kind.folder_ending else ():
-            if entry.is_dir() and re.fullmatch(pattern, entry.name):
-                return _files_below(entry, kind)
-        if pattern.startswith("msr_"):
-            ending = r"\.txt"
-        else:
-            ending = "" if kind.endings is None else rf"(-\d+-of-\d+)?\.({'|'.join(kind.endings)})(\.gz|\.zst)?"
-        found = [entry for entry in entries if entry.is_file() and re.fullmatch(f"({pattern}){ending}", entry.name)]
-        if len({re.sub(r"-\d+-of-\d+", "", file.name) for file in found}) > 1:
-            several = ", ".join(file.name for file in found)
-            raise UserError(f"{folder}: {several} could each be the {split} split; config.data.{split} can say which.")
-        if found:
-            return [str(file) for file in found]
+        for name in names if kind.folder_ending else ():
+            if re.fullmatch(pattern, name):
+                found, is_folder = storage.find(storage.join(folder, name))
+                if is_folder:
+                    return sorted(file.path for file in found if ending_of(file.path) == kind.folder_ending)
+        ending = ""
+        if endings := ("txt",) if pattern.startswith("msr_") else kind.endings:
+            compressions = "|".join(map(re.escape, COMPRESSIONS))
+            ending = rf"(-\d+-of-\d+)?(?i:\.({'|'.join(endings)})({compressions})?)"
+        matching = [name for name in names if re.fullmatch(f"({pattern}){ending}", name)]
+        found = {name: storage.find(storage.join(folder, name)) for name in matching}
+        paths = {name: files[0].path for name, (files, is_folder) in found.items() if files and not is_folder}
+        if len({re.sub(r"-\d+-of-\d+", "", name) for name in paths}) > 1:
+            raise UserError(f"{folder}: {', '.join(paths)} could each be the {split} split; config.data.{split} can say which.")
+        if paths:
+            return list(paths.values())
     return []
 
 

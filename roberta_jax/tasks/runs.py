@@ -97,8 +97,8 @@ def _of_task(config: FinetuneConfig, name: str) -> FinetuneConfig:
     task = TASKS[name]
     data = config.data
     if data.source and not data.source.startswith("tfds:"):
-        folders = [Path(data.source) / folder for folder in (glue_folder(name), name)]
-        data = replace(data, source=str(next((folder for folder in folders if folder.is_dir()), folders[0])))
+        folders = [storage.join(data.source, folder) for folder in (glue_folder(name), name)]
+        data = replace(data, source=next((folder for folder in folders if storage.names(folder)), folders[0]))
     optimizer = replace(config.optimizer, learning_rate=task.learning_rate, weight_decay=task.weight_decay)
     return replace(config, task=name, batch_size=task.batch_size, epochs=task.epochs, optimizer=optimizer, data=data)
 

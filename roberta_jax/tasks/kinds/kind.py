@@ -8,6 +8,7 @@ import jax
 import numpy as np
 
 from roberta_jax.errors import UserError
+from roberta_jax.preparation.tables import ENDINGS
 from roberta_jax.tasks.definitions import Example, Task
 from roberta_jax.tasks.features import Encoded, Features, Logits
 from roberta_jax.tokenization.model_tokenizer import Text
@@ -30,10 +31,10 @@ class Kind:
     read_row: Callable[[Task, str, str, dict[str, Any], str, list[str]], Iterator[Example]]
     """(task, place, id, a table's row: column → value, split, broken) → examples"""
     file_reader: Callable[[str], FileReader | None] = lambda ending: None
-    """By a file's ending, such as ".json", the reader of a format of the kind's own; None: it is a table."""
+    """By a file's ending, such as "json", the reader of a format of the kind's own; None: it is a table."""
     files: Callable[[Task], tuple[tuple[str, ...], ...]] = lambda task: (("train",), (VALID,), ("test",))
     """For train, valid and test patterns of file names without ending, or of TFDS splits; the first that is there counts."""
-    endings: tuple[str, ...] | None = ("tsv", "csv", "jsonl", "parquet")  # None: any
+    endings: tuple[str, ...] | None = ENDINGS  # of its files; None: any
     folder_ending: str = ""  # of the files where a split may be a folder
     shared_texts: Callable[[Example], tuple[str, ...]] = lambda example: example.texts
     """The texts of an example that must not be in train too, where it is in a valid split that is held out of train."""

@@ -14,6 +14,7 @@ import numpy as np
 import optax
 
 from roberta_jax.errors import UserError
+from roberta_jax.preparation.records import FORMATS
 from roberta_jax.tasks.definitions import Example, Task
 from roberta_jax.tasks.features import Encoded, Features, Logits
 from roberta_jax.tasks.kinds import squad
@@ -280,9 +281,9 @@ SPAN = Kind(
     head="span",
     outputs=lambda task, labels: 3 if task.unanswerable else 2,
     read_row=squad.read_row,
-    file_reader={".json": squad.read_file}.get,
+    file_reader={"json": squad.read_file}.get,
     files=_files,
-    endings=("json", "jsonl", "parquet"),
+    endings=("json", *FORMATS),
     shared_texts=lambda example: example.texts[1:],
     encode=encode,
     loss=_loss,

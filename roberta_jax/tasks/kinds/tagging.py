@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from roberta_jax.errors import UserError
-from roberta_jax.preparation.tables import lines
+from roberta_jax.preparation.records import FORMATS, text_lines
 from roberta_jax.tasks.columns import columns_of, label_value, list_of
 from roberta_jax.tasks.definitions import Example, Task
 from roberta_jax.tasks.features import UNLABELLED, Encoded, Features, Logits, label_index
@@ -55,7 +55,7 @@ def _read_conll(task: Task, path: str, split: str, number: int, broken: list[str
     """
     sentence: list[tuple[str, list[str]]] = []
     first = ("", 0)  # the first token's place, and how many columns it has
-    for at, line in (*lines(path), (0, "")):
+    for at, line in (*text_lines(path), (0, "")):
         # WNUT-17 ends sentences with a lone tab too, and a file with a byte order mark.
         fields = re.split("\t" if "\t" in line else " +", line.strip("\ufeff \t\r\n"))
         if fields[0] not in ("", "-DOCSTART-"):
@@ -177,7 +177,7 @@ TAGGING = Kind(
     head="token_classification",
     outputs=lambda task, labels: len(labels),
     read_row=_read_row,
-    file_reader=lambda ending: None if ending in (".jsonl", ".parquet") else _read_conll,
+    file_reader=lambda ending: None if ending in FORMATS else _read_conll,
     # eng.train, eng.testa, eng.testb; wnut17train.conll, emerging.dev.conll and so on
     files=lambda task: (
         (".*train.*",),
