@@ -9,10 +9,10 @@ from roberta_jax.interop import hub
 from roberta_jax.interop.conversion import nest, shapes
 from roberta_jax.model.encoder import RobertaConfig
 from roberta_jax.tokenization.model_tokenizer import ByteLevelText
-from roberta_jax.tokenization.tokenizer import Tokenizer
+from roberta_jax.tokenization.tokenizer import ByteLevelBPE
 
 
-def random_model(tokenizer: Tokenizer, folder: Path, seed: int = 0, **fields) -> Path:
+def random_model(tokenizer: ByteLevelBPE, folder: Path, seed: int = 0, **fields) -> Path:
     """A folder of transformers with random weights."""
     shape = dict(num_layers=1, hidden_size=32, intermediate_size=64, num_heads=2, max_length=32)
     text, config = ByteLevelText(tokenizer), RobertaConfig(len(tokenizer), **shape | fields)

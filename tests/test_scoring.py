@@ -15,7 +15,7 @@ from roberta_jax.errors import UserError
 from roberta_jax.pairs.accuracy import measure
 from roberta_jax.pairs.suites import Paradigm, Suite, read
 from roberta_jax.tokenization.model_tokenizer import ByteLevelText
-from roberta_jax.tokenization.tokenizer import Tokenizer
+from roberta_jax.tokenization.tokenizer import ByteLevelBPE
 
 torch.set_num_threads(1)
 SENTENCES = [
@@ -54,7 +54,7 @@ def template(ids: dict[str, int], single: str) -> processors.TemplateProcessing:
 
 @pytest.fixture(scope="module")
 def text(tmp_path_factory) -> ByteLevelText:
-    return ByteLevelText(Tokenizer.train([*SENTENCES * 5, "the those them weren't chosen librarian"], 330))
+    return ByteLevelText(ByteLevelBPE.train([*SENTENCES * 5, "the those them weren't chosen librarian"], 330))
 
 
 def of_ours(folder: Path, text: ByteLevelText, adds: str) -> None:

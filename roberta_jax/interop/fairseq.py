@@ -12,7 +12,7 @@ from roberta_jax.interop import torch_files
 from roberta_jax.interop.conversion import Rows, Tensors, gather, shapes
 from roberta_jax.model.encoder import RobertaConfig
 from roberta_jax.tokenization.model_tokenizer import ByteLevelText, Text, read_text
-from roberta_jax.tokenization.tokenizer import BYTE_OF, MASK, SPECIAL_TOKENS, Tokenizer
+from roberta_jax.tokenization.tokenizer import BYTE_OF, MASK, SPECIAL_TOKENS, ByteLevelBPE
 
 _LAYER = "encoder.sentence_encoder.layers.{layer}."
 
@@ -143,4 +143,4 @@ def _text(folder: Path, vocab_size: int) -> Text | None:
     merges = [merge for merge in merges if len(merge) == 2 and not merge[0].startswith("#version")]
     gpt2 = [*sorted(BYTE_OF), *(left + right for left, right in merges), "<|endoftext|>"]
     named = [gpt2[int(token)] if token.isdigit() and int(token) < len(gpt2) else token for token in tokens]
-    return ByteLevelText(Tokenizer({token: i for i, token in enumerate(named)}, merges, origin=str(folder)))
+    return ByteLevelText(ByteLevelBPE({token: i for i, token in enumerate(named)}, merges, origin=str(folder)))

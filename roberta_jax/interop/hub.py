@@ -26,7 +26,7 @@ from roberta_jax.model.encoder import RobertaConfig
 from roberta_jax.storage import read_json
 from roberta_jax.tokenization import encodings
 from roberta_jax.tokenization.model_tokenizer import read_text
-from roberta_jax.tokenization.tokenizer import BOS, EOS, MASK, PAD, UNK, Tokenizer
+from roberta_jax.tokenization.tokenizer import BOS, EOS, MASK, PAD, UNK, ByteLevelBPE
 
 # Files of a hub repository: the small ones, and the weights in the order of preference.
 _SMALL_FILES = ["config.json", "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json"]
@@ -267,7 +267,7 @@ def save(pretrained: Pretrained, folder: Path, card: str = "") -> None:
     }
     mask = {"content": MASK, "lstrip": True, "rstrip": False, "normalized": False, "single_word": False}
     storage.write_json(folder / "special_tokens_map.json", tokens | {"mask_token": mask}, 2)
-    tokenizer_class = "RobertaTokenizer" if isinstance(text.tokenizer, Tokenizer) else "PreTrainedTokenizerFast"
+    tokenizer_class = "RobertaTokenizer" if isinstance(text.tokenizer, ByteLevelBPE) else "PreTrainedTokenizerFast"
     settings = {"tokenizer_class": tokenizer_class, "model_max_length": config.max_length, "add_prefix_space": False}
     mask |= {"__type": "AddedToken", "special": True}
     storage.write_json(folder / "tokenizer_config.json", settings | tokens | {"mask_token": mask}, 2)

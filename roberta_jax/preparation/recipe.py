@@ -10,7 +10,7 @@ from roberta_jax.errors import check, check_choice
 from roberta_jax.preparation import packing
 from roberta_jax.preparation.documents import Piece, Reading
 from roberta_jax.tokenization import encodings
-from roberta_jax.tokenization.tokenizer import Encoding
+from roberta_jax.tokenization.tokenizer import Tokenizer
 
 DEDUPLICATE = ("none", "exact", "near")
 # Fields that came when corpora had been made already: where they do nothing, those corpora are still found.
@@ -101,5 +101,5 @@ def plan_of(work: Work) -> Plan:
 
 
 @functools.lru_cache(1)
-def tokenizer_of(work: Work) -> Encoding:
+def tokenizer_of(work: Work) -> Tokenizer:
     return encodings.load(storage.join(work.folder, "tokenizer"))

@@ -16,7 +16,7 @@ import tokenizers
 from roberta_jax import storage
 from roberta_jax.errors import UserError
 from roberta_jax.tokenization import encodings
-from roberta_jax.tokenization.tokenizer import BOS, EOS, MASK, PAD, SPECIAL_TOKENS, UNK, Encoding, Tokenizer
+from roberta_jax.tokenization.tokenizer import BOS, EOS, MASK, PAD, SPECIAL_TOKENS, UNK, ByteLevelBPE, Tokenizer
 
 # Unicode's White_Space, which is what `tokenizers` strips; Python's \s would take four control characters too.
 _SPACE = "[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
@@ -31,7 +31,7 @@ class Sentence(NamedTuple):
     words: np.ndarray  # int32 [n]: which piece of the text, as it is first cut, the token is of; -1 where it was added
 
 
-def _to_json(tokenizer: Encoding) -> str:
+def _to_json(tokenizer: Tokenizer) -> str:
     """The same as `tokenizer.json`, for the `tokenizers` library and transformers."""
     whole, special = tokenizer.fast(), tokenizer.special
     whole.post_processor = tokenizers.processors.RobertaProcessing(
@@ -53,7 +53,7 @@ class ByteLevelText:
       source: the tokenizer.json that it was read from, if it was.
     """
 
-    def __init__(self, tokenizer: Encoding, source: str = ""):
+    def __init__(self, tokenizer: Tokenizer, source: str = ""):
         self.tokenizer, self._source = tokenizer, source
         self.bos, self.pad, self.eos, self.mask = tokenizer.bos, tokenizer.pad, tokenizer.eos, tokenizer.mask
 
@@ -107,7 +107,7 @@ class FastText:
       tokenizer: the encoding of ours that it was made from, if it was.
     """
 
-    def __init__(self, fast: tokenizers.Tokenizer, origin: str, tokenizer: Encoding | None = None):
+    def __init__(self, fast: tokenizers.Tokenizer, origin: str, tokenizer: Tokenizer | None = None):
         fast.no_truncation()
         fast.no_padding()
         self._fast, self.tokenizer = fast, tokenizer
@@ -201,8 +201,8 @@ def read_text(folder: Path) -> Text | None:
       UserError: the files are damaged, or only such that nothing here reads.
     """
     storage.check_hashes(folder)
-    encoding = encodings.found(folder)
-    if encoding not in (None, Tokenizer.encoding):
+    encoding = encodings.encoding_in(folder)
+    if encoding not in (None, ByteLevelBPE.encoding):
         tokenizer = encodings.load(folder)
         if encoding in encodings.LOSSLESS:
             return ByteLevelText(tokenizer)
@@ -218,7 +218,7 @@ def read_text(folder: Path) -> Text | None:
         except Exception as error:  # the library raises Exception itself
             raise UserError(f"{path} is no tokenizer that the tokenizers library reads: {error}.") from None
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-        return ByteLevelText(Tokenizer.load(folder))
+        return ByteLevelText(ByteLevelBPE.load(folder))
     for name in ("sentencepiece.bpe.model", "vocab.json"):
         if (folder / name).is_file():
             raise UserError(
@@ -229,7 +229,7 @@ def read_text(folder: Path) -> Text | None:
 
 
 def _byte_level(fields: dict) -> ByteLevelText | None:
-    """Our Tokenizer for a tokenizer.json, where that says exactly what ours does."""
+    """Our `ByteLevelBPE` for a tokenizer.json, where that says exactly what ours does."""
     model, before = fields["model"], fields["pre_tokenizer"] or {}
     plain = (
         model.get("type") == "BPE"
@@ -243,6 +243,6 @@ def _byte_level(fields: dict) -> ByteLevelText | None:
     vocab = model["vocab"] | {token["content"]: token["id"] for token in fields["added_tokens"]}
     merges = [tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in model["merges"]]
     try:
-        return ByteLevelText(Tokenizer(vocab, merges), json.dumps(fields))
+        return ByteLevelText(ByteLevelBPE(vocab, merges), json.dumps(fields))
     except (UserError, KeyError):
         return None

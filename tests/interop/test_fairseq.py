@@ -12,7 +12,7 @@ from reference import SMALL, config, randomised, rows, run, tensors
 from roberta_jax.errors import UserError
 from roberta_jax.interop import hub
 from roberta_jax.model.heads import apply_masked_lm
-from roberta_jax.tokenization.tokenizer import BYTE_OF, MASK, Tokenizer
+from roberta_jax.tokenization.tokenizer import BYTE_OF, MASK, ByteLevelBPE
 
 # transformers/models/roberta/convert_roberta_original_pytorch_checkpoint_to_pytorch.py
 NAMES = [
@@ -37,7 +37,7 @@ ARGUMENTS = dict(encoder_attention_heads=4, activation_fn="gelu", dropout=0.1, a
 @pytest.fixture(scope="module")
 def tokenizer():
     texts = ["the cat sat on the mat and the dog ran after the cat, it's said."] * 20
-    return Tokenizer.train(texts, 300)
+    return ByteLevelBPE.train(texts, 300)
 
 
 @pytest.fixture(scope="module")

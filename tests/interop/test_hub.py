@@ -24,7 +24,7 @@ from roberta_jax.interop import hub
 from roberta_jax.interop.conversion import flatten, nest, shapes, to_transformers
 from roberta_jax.model.heads import apply_with_head, init_masked_lm
 from roberta_jax.tokenization.model_tokenizer import ByteLevelText
-from roberta_jax.tokenization.tokenizer import Tokenizer
+from roberta_jax.tokenization.tokenizer import ByteLevelBPE
 from roberta_jax.training.checkpoint import Checkpoints
 
 KINDS = {
@@ -38,7 +38,7 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def text():
-    return ByteLevelText(Tokenizer.train(["the cat sat on the mat and the dog ran after the cat"] * 20, 280))
+    return ByteLevelText(ByteLevelBPE.train(["the cat sat on the mat and the dog ran after the cat"] * 20, 280))
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from roberta_jax.errors import UserError
 from roberta_jax.preparation import documents, ngrams, prepare
 from roberta_jax.preparation import recipe as recipes
 from roberta_jax.preparation.prepare import Recipe
-from roberta_jax.tokenization.tokenizer import Tokenizer
+from roberta_jax.tokenization.tokenizer import ByteLevelBPE
 
 
 def write(path: Path, texts: list[str]) -> str:
@@ -96,7 +96,7 @@ def vocabulary(small_corpus) -> str:
 def words(tmp_path_factory) -> str:
     """A vocabulary in which the planted texts are short."""
     folder = tmp_path_factory.mktemp("words")
-    Tokenizer.train([" ".join(f"w{i} other{i}" for i in range(2000))], 6000).save(folder)
+    ByteLevelBPE.train([" ".join(f"w{i} other{i}" for i in range(2000))], 6000).save(folder)
     return str(folder)
 
 

@@ -217,7 +217,7 @@ def test_saved_and_loaded_it_is_the_same(trained, encoding, tmp_path):
     tokenizer = trained[encoding]
     tokenizer.save(tmp_path)
     loaded = encodings.load(tmp_path)
-    assert FILES[encoding] in {path.name for path in tmp_path.iterdir()} and encodings.found(tmp_path) == encoding
+    assert FILES[encoding] in {path.name for path in tmp_path.iterdir()} and encodings.encoding_in(tmp_path) == encoding
     assert (type(loaded), loaded.encoding, loaded.hash) == (type(tokenizer), encoding, tokenizer.hash)
     assert loaded.token_bytes == tokenizer.token_bytes
     assert loaded.encode(MIXED[0]).tolist() == tokenizer.encode(MIXED[0]).tolist()

@@ -14,7 +14,7 @@ from roberta_jax.errors import UserError
 from roberta_jax.tasks.definitions import Example
 from roberta_jax.tasks.kinds.span import SPAN, best_spans, encode_windows, prediction_files
 from roberta_jax.tokenization.model_tokenizer import ByteLevelText
-from roberta_jax.tokenization.tokenizer import Tokenizer
+from roberta_jax.tokenization.tokenizer import ByteLevelBPE
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +162,7 @@ def test_numbers_that_leave_no_room_are_one_sentence(text):
     assert max(len(window.ids) for window in encode_windows(example, text, 8).rows) <= 8
 
 
-SMALL = ByteLevelText(Tokenizer.train(["the cat sat on the mat and the dog ran"] * 20, 280))
+SMALL = ByteLevelText(ByteLevelBPE.train(["the cat sat on the mat and the dog ran"] * 20, 280))
 CONTEXT = st.lists(st.sampled_from(["the cat", "dog", " ", "  ", "\n", "é", "東京", ".", "sat "]), max_size=14).map("".join)
 
 
