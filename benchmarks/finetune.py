@@ -27,7 +27,7 @@ from roberta_jax.tasks.examples import TaskData, read_splits
 from roberta_jax.tasks.features import Features
 from roberta_jax.tasks.finetune import task_loss
 from roberta_jax.tasks.kinds.table import KINDS
-from roberta_jax.tokenization.model_tokenizer import ByteLevelText
+from roberta_jax.tokenization.pretrained import LosslessTokenizer
 from roberta_jax.tokenization.tokenizer import ByteLevelBPE
 from roberta_jax.training.optimizer import OptimizerConfig, make_optimizer
 from roberta_jax.training.sharding import make_mesh
@@ -126,7 +126,7 @@ def main() -> None:
     gpu = jax.default_backend() == "gpu"
     config = RobertaConfig(num_layers=args.layers, dtype="bfloat16" if gpu else "float32")
     splits = read_splits("sst2", TaskData(source=args.data))
-    text = ByteLevelText(ByteLevelBPE.load(Path(args.vocab)))
+    text = LosslessTokenizer(ByteLevelBPE.load(Path(args.vocab)))
     features = KINDS["classification"].encode(splits.train, text, splits.labels, LENGTH)
     found = {}
     with tempfile.TemporaryDirectory() as folder:

@@ -210,7 +210,7 @@ def test_json_is_written_by_one_function(path):
     allowed = {
         "output.py", "main.py", "pretraining/job.py", "preparation/recipe.py", "tokenization/tokenizer.py",
         "tokenization/encodings.py", "preparation/docstrings.py", "preparation/shards.py", "preparation/duplicates.py",
-        "tokenization/model_tokenizer.py", "tasks/runs.py", "training/meeting.py", "training/notes.py",
+        "tokenization/pretrained.py", "tasks/runs.py", "training/meeting.py", "training/notes.py",
         "training/provenance.py",
     }  # fmt: skip
     found = [name for name, owner, _ in calls(path) if owner == "json" and name in ("dump", "dumps")]

@@ -23,7 +23,7 @@ from roberta_jax.tasks.definitions import Example, Task
 from roberta_jax.tasks.examples import Splits, TaskData
 from roberta_jax.tasks.features import Encoded
 from roberta_jax.tasks.kinds.table import KINDS
-from roberta_jax.tokenization.model_tokenizer import Text
+from roberta_jax.tokenization.pretrained import PretrainedTokenizer
 from roberta_jax.training.distributed import whole
 from roberta_jax.training.guard import GuardConfig
 from roberta_jax.training.kernel_check import with_sound_attention
@@ -76,7 +76,7 @@ class Prepared:
 
     task: Task
     splits: Splits
-    text: Text
+    tokenizer: PretrainedTokenizer
     train: Encoded
     valid: dict[str, Encoded]
     test: dict[str, Encoded]
@@ -84,11 +84,11 @@ class Prepared:
     outputs: int
 
 
-def prepare(task: Task, splits: Splits, text: Text, max_length: int) -> Prepared:
+def prepare(task: Task, splits: Splits, tokenizer: PretrainedTokenizer, max_length: int) -> Prepared:
     kind = KINDS[task.kind]
 
     def encoded(examples: list[Example]) -> Encoded:
-        return Encoded(examples, kind.encode(examples, text, splits.labels, max_length))
+        return Encoded(examples, kind.encode(examples, tokenizer, splits.labels, max_length))
 
     train_split = encoded(splits.train)
     valid, test = ({name: encoded(part) for name, part in split.items()} for split in (splits.valid, splits.test))
@@ -97,7 +97,7 @@ def prepare(task: Task, splits: Splits, text: Text, max_length: int) -> Prepared
         say(f"{cut:,} of {sum(len(split.examples) for split in every):,} examples are longer than {max_length} ids")
     lengths = choose_lengths(np.concatenate([split.features.lengths for split in every]))
     lengths = [min(length, max_length) for length in lengths]
-    return Prepared(task, splits, text, train_split, valid, test, lengths, kind.outputs(task, splits.labels))
+    return Prepared(task, splits, tokenizer, train_split, valid, test, lengths, kind.outputs(task, splits.labels))
 
 
 def initial(task: Task, labels: tuple[str, ...], source: Pretrained) -> tuple[dict, str]:
@@ -278,7 +278,7 @@ def _write_task(config: FinetuneConfig, prepared: Prepared, source: Pretrained, 
     }
     (workdir / "tokenizer").mkdir(parents=True, exist_ok=True)
     storage.write_json(path, fields)
-    prepared.text.save(workdir / "tokenizer")
+    prepared.tokenizer.save(workdir / "tokenizer")
     storage.write_hashes(workdir / "tokenizer")
 
 

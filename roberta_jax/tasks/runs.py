@@ -120,14 +120,14 @@ def made_by(config: FinetuneConfig, splits: Splits, source: hub.Pretrained) -> d
     without = {*provenance.WITHOUT_EFFECT, *_OF_THE_COMMAND, "epochs" if config.steps else "steps"}
     if config.sweep:
         without.add("optimizer.learning_rate")
-    encoding = source.text.tokenizer
+    base = source.tokenizer.base
     found = {
         "task": config.task,
         "labels": splits.labels,
         "the train split of hash": splits.hashes["train"],
         "the valid split of hash": splits.hashes["valid"],
         "init_from's parameters of hash": "" if config.from_scratch else provenance.hash_of(source.params),
-        "init_from's tokenizer of hash": encoding.hash if encoding else key(source.text.to_json()),
+        "init_from's tokenizer of hash": base.hash if base else key(source.tokenizer.to_json()),
     }
     return found | provenance.fields(config, without)
 
@@ -136,7 +136,7 @@ def _run_task(config: FinetuneConfig, splits: Splits, workdir: Path) -> list[Res
     task = TASKS[config.task]
     grid = GRID if config.sweep else {"learning_rate": (config.optimizer.learning_rate,), "batch_size": (config.batch_size,)}
     source, prepared = hub.load(config.init_from), None
-    if source.text is None:
+    if source.tokenizer is None:
         raise UserError(f"config.init_from {config.init_from} has no tokenizer, without which no text can be read.")
     model = config.model.with_shape_of(source.config)
     config = replace(config, model=model, max_length=min(config.max_length, model.max_length))
@@ -167,7 +167,7 @@ def _run_task(config: FinetuneConfig, splits: Splits, workdir: Path) -> list[Res
             groups[base if list(group) == trials else base / _name_of(group)] = group
         for folder, group in groups.items():
             if prepared is None:
-                prepared = finetune.prepare(task, splits, source.text, config.max_length)
+                prepared = finetune.prepare(task, splits, source.tokenizer, config.max_length)
             started = time.perf_counter()
             found = finetune.run(prepared, one, source, group, folder, made)
             if found is None:

@@ -23,7 +23,7 @@ from roberta_jax.errors import UserError
 from roberta_jax.interop import hub
 from roberta_jax.interop.conversion import flatten, nest, shapes, to_transformers
 from roberta_jax.model.heads import apply_with_head, init_masked_lm
-from roberta_jax.tokenization.model_tokenizer import ByteLevelText
+from roberta_jax.tokenization.pretrained import LosslessTokenizer
 from roberta_jax.tokenization.tokenizer import ByteLevelBPE
 from roberta_jax.training.checkpoint import Checkpoints
 
@@ -38,7 +38,7 @@ KINDS = {
 
 @pytest.fixture(scope="module")
 def text():
-    return ByteLevelText(ByteLevelBPE.train(["the cat sat on the mat and the dog ran after the cat"] * 20, 280))
+    return LosslessTokenizer(ByteLevelBPE.train(["the cat sat on the mat and the dog ran after the cat"] * 20, 280))
 
 
 @pytest.fixture(scope="module")
@@ -275,7 +275,7 @@ def workdir(tmp_path_factory, text, small):
     fields = {"steps": 3, "batch_size": 8, "model": model}
     fields |= {"data": {"source": "lines.txt", "format": "full-sentences", "length": 64, "masking": "roberta"}}
     (folder / "config.json").write_text(json.dumps(fields))
-    text.tokenizer.save(folder / "tokenizer")
+    text.base.save(folder / "tokenizer")
     losses = {1: 3.0, 2: 2.0, 3: 2.5}
     lines = [json.dumps({"step": step, "train/loss": 5.0, "valid/loss": loss}) for step, loss in losses.items()]
     (folder / "metrics.jsonl").write_text("\n".join([*lines, '{"step": 4, "valid/lo']))
@@ -293,7 +293,7 @@ def workdir(tmp_path_factory, text, small):
 @pytest.mark.parametrize(("checkpoint", "step"), [("newest", 3), ("best", 2), ("1", 1), (1, 1)])
 def test_a_workdir_gives_the_checkpoint_that_was_asked_for(workdir, text, checkpoint, step):
     found = hub.load(workdir, checkpoint)
-    assert found.head == "lm_head" and found.text.tokenizer.hash == text.tokenizer.hash
+    assert found.head == "lm_head" and found.tokenizer.base.hash == text.base.hash
     assert all((leaf == step).all() and isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(found.params))
     assert found.origin == f"{workdir}, step {step}"
 
@@ -348,7 +348,7 @@ def tuned(tmp_path_factory, text, small, workdir):
     folder = tmp_path_factory.mktemp("tuned")
     fields = json.loads((workdir / "config.json").read_text()) | {"task": "rte", "data": {"source": "folder"}}
     (folder / "config.json").write_text(json.dumps(fields))
-    text.tokenizer.save(folder / "tokenizer")
+    text.base.save(folder / "tokenizer")
     task = {"task": "rte", "kind": "multi_label", "labels": ["old", "new"], "metric": "f1"}
     (folder / "task.json").write_text(json.dumps(task))
     (folder / "metrics.jsonl").write_text(json.dumps({"step": 2, "valid/f1": 0.9}) + "\n")

@@ -11,7 +11,7 @@ from roberta_jax.tasks.examples import Splits
 from roberta_jax.tasks.features import Encoded
 from roberta_jax.tasks.finetune import prepare
 from roberta_jax.tasks.kinds.table import KINDS
-from roberta_jax.tokenization.model_tokenizer import ByteLevelText
+from roberta_jax.tokenization.pretrained import LosslessTokenizer
 
 LABELS = {
     "custom-classification": ("no", "yes"),
@@ -37,7 +37,7 @@ def encoded(small_corpus):
             Example(f"f:{i}", f"q{i}", texts, label if labels else None) for i, (texts, label) in enumerate(EXAMPLES[task])
         ]
         splits = Splits(examples, {"": examples}, {}, LABELS.get(task, ()))
-        return prepare(TASKS[task], splits, ByteLevelText(small_corpus.tokenizer), 16).train
+        return prepare(TASKS[task], splits, LosslessTokenizer(small_corpus.tokenizer), 16).train
 
     return made
 

@@ -26,7 +26,7 @@ from roberta_jax.tasks.batches import collate
 from roberta_jax.tasks.definitions import TASKS
 from roberta_jax.tasks.examples import TaskData, read_splits
 from roberta_jax.tasks.kinds.table import KINDS
-from roberta_jax.tokenization.model_tokenizer import ByteLevelText
+from roberta_jax.tokenization.pretrained import LosslessTokenizer
 
 ROOT = Path(__file__).parents[2]
 
@@ -164,7 +164,7 @@ def accuracy(workdir: Path, path: str) -> float:
     """Of the model that `hub.load` finds there, on a file."""
     loaded = hub.load(workdir)
     examples = read_splits("custom-classification", TaskData(train=path, valid=path)).train
-    features = KINDS["classification"].encode(examples, loaded.text, loaded.labels, 16)
+    features = KINDS["classification"].encode(examples, loaded.tokenizer, loaded.labels, 16)
     batch = collate(features, np.arange(len(examples)), len(examples), 16, 1)
     logits = jax.jit(apply_with_head, static_argnums=1)(loaded.params, loaded.config, batch["input_ids"], batch["segment_ids"])
     return float((logits.argmax(-1) == batch["labels"]).mean())
@@ -392,7 +392,7 @@ def test_a_run_that_ends_before_it_logs_a_loss_is_judged_by_the_valid_split(tria
     """So is a trial of several, of whose losses only those count that it had when its patience ended."""
     _, workdir = apart
     splits = read_splits("custom-classification", trial_config().data)
-    prepared = finetune.prepare(TASKS["custom-classification"], splits, ByteLevelText(small_corpus.tokenizer), 16)
+    prepared = finetune.prepare(TASKS["custom-classification"], splits, LosslessTokenizer(small_corpus.tokenizer), 16)
     for loss, collapsed in ((0.3, False), (0.69, True), (float("nan"), True), (float("inf"), True)):
         assert runs._collapsed(prepared, tmp_path, "train/loss", 16, loss) == collapsed
         assert runs._collapsed(prepared, workdir / "seed_0", "train/loss", 0, loss) == collapsed
@@ -487,7 +487,7 @@ def test_from_scratch_takes_the_shape_alone(trial_config, apart, model, tmp_path
     source, tuned, scratch = (hub.load(folder) for folder in (model, workdir / "seed_0", tmp_path))
     kernels = [one.params["encoder"]["layers"]["qkv"]["kernel"].ravel() for one in (source, tuned, scratch)]
     assert np.corrcoef(kernels)[0, 1] > 0.7 > 0.1 > abs(np.corrcoef(kernels)[0, 2])
-    assert scratch.config == tuned.config and scratch.text.tokenizer.hash == source.text.tokenizer.hash
+    assert scratch.config == tuned.config and scratch.tokenizer.base.hash == source.tokenizer.base.hash
     assert "its shape with random weights" in (tmp_path / "results.md").read_text()
 
 

@@ -11,7 +11,7 @@ from roberta_jax.errors import UserError
 from roberta_jax.preparation.tables import ENDINGS
 from roberta_jax.tasks.definitions import Example, Task
 from roberta_jax.tasks.features import Encoded, Features, Logits
-from roberta_jax.tokenization.model_tokenizer import Text
+from roberta_jax.tokenization.pretrained import PretrainedTokenizer
 from roberta_jax.training.cross_entropy import cross_entropy
 
 VALID = "(dev|valid|validation)"  # how a valid split may be called
@@ -44,7 +44,7 @@ class Kind:
     """The labels of a train split, in an order that does not depend on that of the examples; (): they are no classes."""
 
     # Examples to features, and the loss
-    encode: Callable[[Sequence[Example], Text, Labels, int], Features]
+    encode: Callable[[Sequence[Example], PretrainedTokenizer, Labels, int], Features]
     """(examples, tokenizer, labels, most ids of a row) → features, without labels where the first example has none"""
     loss: Callable[[jax.Array, dict], tuple[jax.Array, jax.Array | None]]
     """(logits, batch) → (losses, 1 for each right answer), as they are weighted: [B], of tokens [B, L]; None: no right ones"""

@@ -15,7 +15,7 @@ from roberta_jax.tasks.columns import columns_of, label_value, list_of, read_jso
 from roberta_jax.tasks.definitions import Example, Task
 from roberta_jax.tasks.features import Encoded, Features, Logits
 from roberta_jax.tasks.kinds.kind import Kind, Labels, class_loss, same_shape
-from roberta_jax.tokenization.model_tokenizer import Text, join
+from roberta_jax.tokenization.pretrained import PretrainedTokenizer, join
 
 LONGEST_OPTION = 128  # ids of a question joined with an option (fairseq's RACE)
 
@@ -81,16 +81,16 @@ def _read_race(task: Task, path: str, split: str, number: int, broken: list[str]
     yield from _read_row(task, path, f"{folder}{name}", row, split, broken)
 
 
-def encode(examples: Sequence[Example], text: Text, labels: Labels, max_length: int) -> Features:
+def encode(examples: Sequence[Example], tokenizer: PretrainedTokenizer, labels: Labels, max_length: int) -> Features:
     """`<s> passage </s></s> question and option </s>` for each option; the passage is cut so that all fit. Labels int32 [N]."""
-    passages = text.encode([example.texts[0] for example in examples])
-    options = iter(text.encode([option for example in examples for option in example.texts[1:]]))
+    passages = tokenizer.encode([example.texts[0] for example in examples])
+    options = iter(tokenizer.encode([option for example in examples for option in example.texts[1:]]))
     longest = min(LONGEST_OPTION, max_length - 4)
     rows, cut = [], 0
     for passage, example in zip(passages, examples):
         kept = [next(options)[:longest] for _ in example.texts[1:]]
         cut += len(passage) + max(map(len, kept)) > max_length - 4
-        rows.append(tuple(join(text, [passage[: max_length - 4 - len(option)], option]) for option in kept))
+        rows.append(tuple(join(tokenizer, [passage[: max_length - 4 - len(option)], option]) for option in kept))
     known = examples[0].label is not None
     return Features(rows, np.array([example.label for example in examples], np.int32) if known else None, cut=cut)
 

@@ -19,7 +19,7 @@ from roberta_jax.tasks.definitions import Example, Task
 from roberta_jax.tasks.features import Encoded, Features, Logits
 from roberta_jax.tasks.kinds import squad
 from roberta_jax.tasks.kinds.kind import VALID, Kind, Labels
-from roberta_jax.tokenization.model_tokenizer import Text
+from roberta_jax.tokenization.pretrained import PretrainedTokenizer
 from roberta_jax.training.cross_entropy import cross_entropy
 
 
@@ -109,7 +109,7 @@ def question_limit(max_length: int, max_question: int = 64) -> int:
 
 def encode_windows(
     examples: Sequence[Example],
-    text: Text,
+    tokenizer: PretrainedTokenizer,
     max_length: int,
     stride: int = 128,
     max_question: int = 64,
@@ -120,20 +120,20 @@ def encode_windows(
     Args:
       answers: whether to find the targets: the fewest tokens that cover an example's first answer. Without, all are (0, 0).
     """
-    questions = text.encode([example.texts[0] for example in examples])
+    questions = tokenizer.encode([example.texts[0] for example in examples])
     encoded: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # many questions share a context
     rows, offsets, targets = [], [], []
     for i, (example, question) in enumerate(zip(examples, questions)):
         context = example.texts[1]
         if context not in encoded:
-            ids, spans = text.encode_with_spans(context)
+            ids, spans = tokenizer.encode_with_spans(context)
             encoded[context] = ids, _trim(context, spans)
         ids, spans = encoded[context]
         first, last = -1, -1
         if answers and example.label:
             answer, begin = example.label[0]
             first, last = _cover(spans, begin, begin + len(answer))
-        for window in split_context(question, ids, text.bos, text.eos, max_length, stride, max_question, i):
+        for window in split_context(question, ids, tokenizer.bos, tokenizer.eos, max_length, stride, max_question, i):
             inside = window.start <= first and last < window.start + window.count
             shift = window.head - window.start
             targets.append((first + shift, last + shift) if inside else (0, 0))
@@ -235,10 +235,10 @@ def prediction_files(windows: Windows, candidates: Sequence[Candidates], thresho
     return {"predictions.json": texts, "nbest_predictions.json": n_best, "null_odds.json": nulls}
 
 
-def encode(examples: Sequence[Example], text: Text, labels: Labels, max_length: int) -> Features:
+def encode(examples: Sequence[Example], tokenizer: PretrainedTokenizer, labels: Labels, max_length: int) -> Features:
     """A row for each window, labels int32 [N, 2]: first and last token of the answer, (0, 0) where none is in the row."""
     known = examples[0].label is not None
-    windows = encode_windows(examples, text, max_length, answers=known)
+    windows = encode_windows(examples, tokenizer, max_length, answers=known)
     rows = [(window.ids,) for window in windows.rows]
     return Features(rows, windows.targets if known else None, windows, windows.cut)
 

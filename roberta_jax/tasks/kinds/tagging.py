@@ -13,7 +13,7 @@ from roberta_jax.tasks.columns import columns_of, label_value, list_of
 from roberta_jax.tasks.definitions import Example, Task
 from roberta_jax.tasks.features import UNLABELLED, Encoded, Features, Logits, label_index
 from roberta_jax.tasks.kinds.kind import Kind, Labels, class_loss
-from roberta_jax.tokenization.model_tokenizer import Text, join
+from roberta_jax.tokenization.pretrained import PretrainedTokenizer, join
 
 
 def _read_row(task: Task, place: str, id: str, row: dict[str, Any], split: str, broken: list[str]) -> Iterator[Example]:
@@ -79,7 +79,7 @@ def _labels(train: Sequence[Example]) -> Labels:
     return ("O", *(prefix + type for type in sorted(types) for prefix in ("B-", "I-")))
 
 
-def encode(examples: Sequence[Example], text: Text, labels: Labels, max_length: int) -> Features:
+def encode(examples: Sequence[Example], tokenizer: PretrainedTokenizer, labels: Labels, max_length: int) -> Features:
     """The words joined by spaces; a sentence too long for a row goes on in the next. A word's first token has its tag.
 
     Returns:
@@ -88,7 +88,7 @@ def encode(examples: Sequence[Example], text: Text, labels: Labels, max_length: 
     """
     indices, rows, targets, words, cut = {tag: i for i, tag in enumerate(labels)}, [], [], [], 0
     for i, example in enumerate(examples):
-        ids, spans = text.encode_with_spans(" ".join(example.texts))
+        ids, spans = tokenizer.encode_with_spans(" ".join(example.texts))
         lengths = np.array([len(word) for word in example.texts])
         starts = np.cumsum(lengths + 1) - lengths - 1
         firsts = np.searchsorted(spans[:, 1], starts, side="right")  # the first token that ends behind the word's start
@@ -96,7 +96,7 @@ def encode(examples: Sequence[Example], text: Text, labels: Labels, max_length: 
         cut += len(parts) > 1
         for first, last in parts:
             part = ids[firsts[first] : firsts[last] if last < len(firsts) else None][: max_length - 2]
-            row = join(text, [part])
+            row = join(tokenizer, [part])
             at = np.minimum(firsts[first:last] - firsts[first] + 1, len(row) - 1)
             tags = np.full(len(row), UNLABELLED, np.int32)
             if example.label is not None:

@@ -17,7 +17,7 @@ from roberta_jax.tasks.columns import columns_of, label_value, list_of, text_of
 from roberta_jax.tasks.definitions import Example, Task
 from roberta_jax.tasks.features import Encoded, Features, Logits, label_index
 from roberta_jax.tasks.kinds.kind import Kind, Labels, class_loss, same_shape
-from roberta_jax.tokenization.model_tokenizer import Text, encode_rows
+from roberta_jax.tokenization.pretrained import PretrainedTokenizer, encode_rows
 
 # Files to examples
 
@@ -90,8 +90,8 @@ def _encoder(targets: Callable[[Sequence[Example], dict[str, int]], np.ndarray])
       targets: (examples, label → output) → [N, …]
     """
 
-    def encode(examples: Sequence[Example], text: Text, labels: Labels, max_length: int) -> Features:
-        rows, cut = encode_rows(text, [example.texts for example in examples], max_length)
+    def encode(examples: Sequence[Example], tokenizer: PretrainedTokenizer, labels: Labels, max_length: int) -> Features:
+        rows, cut = encode_rows(tokenizer, [example.texts for example in examples], max_length)
         indices = {label: i for i, label in enumerate(labels)}
         known = examples[0].label is not None
         return Features([(row,) for row in rows], targets(examples, indices) if known else None, cut=cut)

@@ -3,12 +3,12 @@
 import pytest
 import transformers
 
-from roberta_jax.tokenization.model_tokenizer import ByteLevelText
+from roberta_jax.tokenization.pretrained import LosslessTokenizer
 
 
 @pytest.fixture(scope="session")
 def text(roberta_tokenizer):
-    return ByteLevelText(roberta_tokenizer)
+    return LosslessTokenizer(roberta_tokenizer)
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from roberta_jax.errors import UserError
 from roberta_jax.tasks.definitions import Example
 from roberta_jax.tasks.kinds.span import SPAN, best_spans, encode_windows, prediction_files
-from roberta_jax.tokenization.model_tokenizer import ByteLevelText
+from roberta_jax.tokenization.pretrained import LosslessTokenizer
 from roberta_jax.tokenization.tokenizer import ByteLevelBPE
 
 
@@ -64,7 +64,7 @@ def test_every_answer_of_xquad_is_recovered(xquad, text, language, rows, inexact
         start, end = offsets[touching[0]][0], offsets[touching[-1]][1]
         assert start <= begin and begin + len(answer) <= end
         # the ids themselves say the same, whatever the offsets: bytes of the text, with at most one space before them
-        said = text.tokenizer.decode_bytes(window.ids[first : last + 1]).decode("utf-8", "replace").removeprefix(" ")
+        said = text.base.decode_bytes(window.ids[first : last + 1]).decode("utf-8", "replace").removeprefix(" ")
         assert answer in said
         held[window.example] = True
         exact[window.example] = example.texts[1][start:end] == answer
@@ -162,7 +162,7 @@ def test_numbers_that_leave_no_room_are_one_sentence(text):
     assert max(len(window.ids) for window in encode_windows(example, text, 8).rows) <= 8
 
 
-SMALL = ByteLevelText(ByteLevelBPE.train(["the cat sat on the mat and the dog ran"] * 20, 280))
+SMALL = LosslessTokenizer(ByteLevelBPE.train(["the cat sat on the mat and the dog ran"] * 20, 280))
 CONTEXT = st.lists(st.sampled_from(["the cat", "dog", " ", "  ", "\n", "é", "東京", ".", "sat "]), max_size=14).map("".join)
 
 
