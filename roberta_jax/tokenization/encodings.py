@@ -28,6 +28,7 @@ import tokenizers
 
 from roberta_jax import storage
 from roberta_jax.errors import UserError
+from roberta_jax.tokenization.scripts import script_of
 from roberta_jax.tokenization.sentences import split_sentences
 from roberta_jax.tokenization.tokenizer import BOS, EOS, MASK, PAD, SPECIAL_TOKENS, UNK, ByteLevelBPE, Tokenizer, raw_bytes
 
@@ -276,22 +277,15 @@ class WordPiece(Tokenizer):
 
 # What figures tell of a text
 
-# The first word of a character's Unicode name → its script.
-_SCRIPTS = {
-    **{name: name.capitalize() for name in ("LATIN", "CYRILLIC", "GREEK", "ARABIC", "DEVANAGARI", "HANGUL")},
-    **{"CJK": "Han", "HIRAGANA": "Hiragana and Katakana", "KATAKANA": "Hiragana and Katakana"},
-}
-_WITHOUT_SPACES = ("Han", "Hiragana and Katakana")  # where a word has no end that is written: a character counts as one
+_WITHOUT_SPACES = ("Han", "kana")  # where a word has no end that is written: a character counts as one
 
 
-@functools.cache
 def _script(character: str) -> str:
     """Of a letter; empty for what is part of no word, "+" for a mark that goes with the letter before it."""
-    category = unicodedata.category(character)
-    name = unicodedata.name(character, "").removeprefix("FULLWIDTH ").removeprefix("HALFWIDTH ").split(" ")[0]
-    if category[0] == "M" and name not in _SCRIPTS:
+    category, script = unicodedata.category(character), script_of(character)
+    if category[0] == "M" and script is None:
         return "+"
-    return _SCRIPTS.get(name, "other") if category[0] in "LM" else ""
+    return script or "other" if category[0] in "LM" else ""
 
 
 def _runs(chunk: str) -> list[tuple[str, str]]:
