@@ -24,10 +24,11 @@ from roberta_jax.model.config import RobertaConfig
 from roberta_jax.model.heads import init_with_head
 from roberta_jax.tasks.batches import choose_lengths, train_batches
 from roberta_jax.tasks.examples import TaskData, read_splits
-from roberta_jax.tasks.features import Features, encode
+from roberta_jax.tasks.features import Features
 from roberta_jax.tasks.finetune import task_loss
-from roberta_jax.tokenization.model_tokenizer import ByteLevelText
-from roberta_jax.tokenization.tokenizer import Tokenizer
+from roberta_jax.tasks.kinds.table import KINDS
+from roberta_jax.tokenization.pretrained import LosslessTokenizer
+from roberta_jax.tokenization.tokenizer import ByteLevelBPE
 from roberta_jax.training.optimizer import OptimizerConfig
 from roberta_jax.training.sharding import make_mesh
 from roberta_jax.training.step import build_step
@@ -123,8 +124,8 @@ def main() -> None:
     gpu = jax.default_backend() == "gpu"
     config = RobertaConfig(num_layers=args.layers, dtype="bfloat16" if gpu else "float32")
     splits = read_splits("sst2", TaskData(source=args.data))
-    text = ByteLevelText(Tokenizer.load(Path(args.vocab)))
-    features = encode("classification", splits.train, text, splits.labels, LENGTH)
+    text = LosslessTokenizer(ByteLevelBPE.load(Path(args.vocab)))
+    features = KINDS["classification"].encode(splits.train, text, splits.labels, LENGTH)
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         for name, lengths in ((f"rows of {LENGTH}", [LENGTH]), ("rows padded by batch", choose_lengths(features.lengths))):

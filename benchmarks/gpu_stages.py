@@ -551,13 +551,13 @@ def inference(run: Run) -> None:
     from roberta_jax import inference
     from roberta_jax.interop import hub
     from roberta_jax.model.heads import init_masked_lm
-    from roberta_jax.tokenization.model_tokenizer import read_text
+    from roberta_jax.tokenization.pretrained import load_tokenizer
 
     dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
     if (run.workdir / "checkpoints").is_dir() and run.earlier("pretraining", "ended"):
         model, of = inference.load(run.workdir, dtype=dtype), "pretrained here"
     else:
-        text = read_text(run.corpus / "tokenizer")
+        text = load_tokenizer(run.corpus / "tokenizer")
         config = roberta_config(replace(run.sizes.pretrained, vocab_size=len(text)))
         params = jax.tree.map(np.asarray, jax.jit(lambda: init_masked_lm(jax.random.key(0), config))())
         model, of = inference.Model(hub.Pretrained(config, params, text, "lm_head"), dtype=dtype), "random weights"

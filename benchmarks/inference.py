@@ -19,8 +19,8 @@ import numpy as np
 
 from benchmarks import ASSETS, compare, comparison_lines, in_turn
 from roberta_jax import inference
-from roberta_jax.tokenization.model_tokenizer import ByteLevelText
-from roberta_jax.tokenization.tokenizer import Tokenizer
+from roberta_jax.tokenization.pretrained import LosslessTokenizer
+from roberta_jax.tokenization.tokenizer import ByteLevelBPE
 
 
 def sentences(count: int) -> list[str]:
@@ -49,7 +49,7 @@ def random_base(folder: Path, layers: int) -> None:
     )
     torch.manual_seed(0)
     transformers.RobertaForMaskedLM(config).save_pretrained(folder)
-    ByteLevelText(Tokenizer.load(ASSETS / "roberta-vocab")).save(folder)
+    LosslessTokenizer(ByteLevelBPE.load(ASSETS / "roberta-vocab")).save(folder)
 
 
 def torch_embed(folder: Path, device: str, batch_size: int, compiled: bool) -> Callable[[list[str]], np.ndarray]:

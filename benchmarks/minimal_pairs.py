@@ -22,8 +22,8 @@ import numpy as np
 from benchmarks import ASSETS, compare, comparison_lines, in_turn
 from roberta_jax import inference
 from roberta_jax.pairs import suites
-from roberta_jax.tokenization.model_tokenizer import ByteLevelText
-from roberta_jax.tokenization.tokenizer import Tokenizer
+from roberta_jax.tokenization.pretrained import LosslessTokenizer
+from roberta_jax.tokenization.tokenizer import ByteLevelBPE
 
 SUITES = Path(os.environ.get("ROBERTA_TEST_SUITES", ASSETS.parent / "suites"))
 SHAPES = {  # layers, hidden, feed-forward, heads, vocabulary
@@ -38,7 +38,7 @@ def random_model(folder: Path, shape: str, texts: list[str]) -> None:
 
     layers, hidden, ffn, heads, vocabulary = SHAPES[shape]
     known = shape == "base"
-    tokenizer = Tokenizer.load(ASSETS / "roberta-vocab") if known else Tokenizer.train(texts, vocabulary)
+    tokenizer = ByteLevelBPE.load(ASSETS / "roberta-vocab") if known else ByteLevelBPE.train(texts, vocabulary)
     config = transformers.RobertaConfig(
         vocab_size=len(tokenizer),
         num_hidden_layers=layers,
@@ -51,7 +51,7 @@ def random_model(folder: Path, shape: str, texts: list[str]) -> None:
     )
     torch.manual_seed(0)
     transformers.RobertaForMaskedLM(config).save_pretrained(folder)
-    ByteLevelText(tokenizer).save(folder)
+    LosslessTokenizer(tokenizer).save(folder)
 
 
 def torch_score(folder: Path, device: str, batch_size: int, slots: bool) -> Callable[[list[str]], np.ndarray]:

@@ -19,7 +19,7 @@ from benchmarks import compare, comparison_lines, in_turn
 from roberta_jax import storage
 from roberta_jax.preparation.config import ReaderConfig
 from roberta_jax.preparation.documents import Counts, read, resolve
-from roberta_jax.tokenization.tokenizer import Tokenizer
+from roberta_jax.tokenization.tokenizer import ByteLevelBPE
 
 
 def documents(sources: list[str], megabytes: float) -> list[str]:
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     args = parser.parse_args()
     texts = documents(args.files, args.megabytes)
-    ours = Tokenizer.load(args.vocab) if args.vocab else Tokenizer.train(texts, 50_265)
+    ours = ByteLevelBPE.load(args.vocab) if args.vocab else ByteLevelBPE.train(texts, 50_265)
     with tempfile.TemporaryDirectory() as folder:
         ours.save(folder)
         theirs = tokenizers.ByteLevelBPETokenizer(str(Path(folder, "vocab.json")), str(Path(folder, "merges.txt")))

@@ -23,10 +23,9 @@ from roberta_jax.errors import UserError
 from roberta_jax.interop import hub
 from roberta_jax.model.config import RobertaConfig
 from roberta_jax.model.heads import apply_encoder, apply_masked_lm, apply_with_head
-from roberta_jax.tasks import spans
 from roberta_jax.tasks.definitions import Example
-from roberta_jax.tasks.features import encode, word_tags
-from roberta_jax.tokenization.model_tokenizer import Sentence, Text, encode_rows, encode_whole
+from roberta_jax.tasks.kinds import multiple_choice, span, tagging
+from roberta_jax.tokenization.pretrained import PretrainedTokenizer, Sentence, encode_rows, encode_whole
 from roberta_jax.tokenization.tokenizer import MASK
 
 Texts = Sequence[str | tuple[str, str]]  # a pair becomes `<s> A </s></s> B </s>`
@@ -51,7 +50,7 @@ class Answer:
     text: str
     start: int
     end: int
-    score: float  # the sum of the two logits; of an empty answer the null score of `tasks.spans.best_spans`
+    score: float  # the sum of the two logits; of an empty answer the null score of `tasks.kinds.span.best_spans`
 
 
 def segments(ids: jax.Array, used: jax.Array) -> jax.Array:
@@ -90,12 +89,12 @@ class Model:
     """
 
     def __init__(self, pretrained: hub.Pretrained, dtype: str = "float32", batch_tokens: int | None = None):
-        if pretrained.text is None:
+        if pretrained.tokenizer is None:
             raise UserError(
                 f"{pretrained.origin} has no tokenizer: put vocab.json and merges.txt, tokenizer.json, or GPT-2's "
                 "vocab.bpe beside fairseq's dict.txt, there."
             )
-        self.text: Text = pretrained.text
+        self.tokenizer: PretrainedTokenizer = pretrained.tokenizer
         self.config = dataclasses.replace(pretrained.config, dtype=dtype, remat="none")
         self.head, self.labels, self.problem = pretrained.head, pretrained.labels, pretrained.problem
         self.origin = pretrained.origin
@@ -106,19 +105,19 @@ class Model:
     def fill_mask(self, texts: Sequence[str], top_k: int = 5) -> list[list[list[Guess]]]:
         """The most probable tokens for every `<mask>`: [text][mask][guess]; [] for a mask that was cut off."""
         self._need("lm_head", "fill_mask")
-        if not 1 <= top_k <= len(self.text):
-            raise UserError(f"top_k is {top_k}; expected 1 to {len(self.text)}.")
+        if not 1 <= top_k <= len(self.tokenizer):
+            raise UserError(f"top_k is {top_k}; expected 1 to {len(self.tokenizer)}.")
         rows = self._rows(texts)
         for text in texts:
             if MASK not in text:
                 raise UserError(f"{text!r} has no {MASK} to fill.")
-        masks = [np.flatnonzero(row == self.text.mask) for row in rows]
+        masks = [np.flatnonzero(row == self.tokenizer.mask) for row in rows]
 
         def fill(ids, used, indices):
             positions = np.zeros((len(ids), power_of_two(max(1, *(len(masks[i]) for i in indices)))), np.int32)
             for at, i in enumerate(indices):
                 positions[at, : len(masks[i])] = masks[i]
-            return _fill(self.params, ids, used, positions, self.config, len(self.text), top_k)
+            return _fill(self.params, ids, used, positions, self.config, len(self.tokenizer), top_k)
 
         found = []
         for text, row, at, (probabilities, ids) in zip(texts, rows, masks, self._map(fill, rows, LOGITS_TOKENS)):
@@ -130,7 +129,7 @@ class Model:
 
     def _guess(self, row: np.ndarray, position: int, i: int, probability: float) -> Guess:
         filled = [*row[1:position], i, *row[position + 1 : -1]]
-        return Guess(self.text.decode([i]), int(i), float(probability), self.text.decode(filled))
+        return Guess(self.tokenizer.decode([i]), int(i), float(probability), self.tokenizer.decode(filled))
 
     def embed(self, texts: Texts, pooling: str = "mean", normalize: bool = False) -> np.ndarray:
         """One vector for each text: float32 [n, hidden].
@@ -170,8 +169,8 @@ class Model:
         if not words:
             return []
         examples = [Example("", "", of_text) for of_text in words]
-        features = encode("tagging", examples, self.text, self.labels, self.config.max_length)
-        return word_tags(features, self._logits([row for (row,) in features.rows]), self.labels, len(examples))
+        features = tagging.encode(examples, self.tokenizer, self.labels, self.config.max_length)
+        return tagging.word_tags(features, self._logits([row for (row,) in features.rows]), self.labels, len(examples))
 
     def choose(self, passage: str, candidates: Sequence[str]) -> list[float]:
         """The probability of each candidate: how a story goes on, or, of a passage's question, that and one option."""
@@ -179,7 +178,7 @@ class Model:
         if not self._listed(candidates):
             return []
         example = Example("", "", (passage, *candidates))
-        features = encode("multiple_choice", [example], self.text, (), self.config.max_length)
+        features = multiple_choice.encode([example], self.tokenizer, (), self.config.max_length)
         self._say_cut(features.cut, 1, "passages")
         return scipy.special.softmax(np.array(self._logits(features.rows[0]))).tolist()
 
@@ -199,15 +198,15 @@ class Model:
         """
         self._need("span", "answer")
         examples = [Example("", "", question) for question in questions]
-        features = spans.encode(examples, self.text, self.config.max_length, stride, answers=False)
-        self._say_cut(features.cut, len(questions), "questions", spans.question_limit(self.config.max_length))
-        logits = self._logits([window.ids for window in features.windows])
+        windows = span.encode_windows(examples, self.tokenizer, self.config.max_length, stride, answers=False)
+        self._say_cut(windows.cut, len(questions), "questions", span.question_limit(self.config.max_length))
+        logits = self._logits([window.ids for window in windows.rows])
         answers = []
-        for found in spans.best_spans(features, logits, 1, max_answer_tokens):
-            if not found.spans or (may_be_empty and found.null_score > 0):
-                answers.append(Answer("", 0, 0, found.null_score))
+        for candidates in span.best_spans(windows, logits, 1, max_answer_tokens):
+            if not candidates.spans or (may_be_empty and candidates.null_score > 0):
+                answers.append(Answer("", 0, 0, candidates.null_score))
             else:
-                (best,) = found.spans
+                (best,) = candidates.spans
                 answers.append(Answer(best.text, best.start, best.end, best.score))
         return answers
 
@@ -250,14 +249,14 @@ class Model:
 
     @functools.cached_property
     def _fast(self):
-        return self.text.fast()
+        return self.tokenizer.fast()
 
     def _score(self, sentences: Sequence[Sentence], metric: str, show_progress: bool = False) -> np.ndarray:
         def forward(batch: scoring.Batch) -> jax.Array:
             return scoring.log_probabilities(self.params, *batch[1:], self.config)
 
         lengths = buckets(self.config.max_length, scoring.LENGTHS)
-        sizes, ids = (self.batch_tokens, LOGITS_TOKENS), (self.text.mask, self.config.pad_id)
+        sizes, ids = (self.batch_tokens, LOGITS_TOKENS), (self.tokenizer.mask, self.config.pad_id)
         with tqdm(total=scoring.rows_of(sentences, metric), unit="row", smoothing=0, disable=not show_progress) as bar:
             return scoring.score(forward, sentences, metric, lengths, *sizes, *ids, bar.update)
 
@@ -291,7 +290,7 @@ class Model:
     def _rows(self, texts: Texts) -> list[np.ndarray]:
         """Ids with `<s>` and `</s>`, cut to the model's length; a warning says how many were cut."""
         pairs = [(text,) if isinstance(text, str) else tuple(text) for text in self._listed(texts)]
-        rows, cut = encode_rows(self.text, pairs, self.config.max_length)
+        rows, cut = encode_rows(self.tokenizer, pairs, self.config.max_length)
         self._say_cut(cut, len(rows), "texts")
         return rows
 

@@ -86,11 +86,11 @@ def _initial(init_from: str, workdir: Path):
     if (shape := hub.shape_of_run(workdir)) is not None:
         return shape, lambda: hub.load(init_from).params, None
     source = hub.load(init_from)
-    held = provenance.hash_of(source.params), asdict(source.config), source.text and source.text.to_json()
+    held = provenance.hash_of(source.params), asdict(source.config), source.tokenizer and source.tokenizer.to_json()
     distributed.require_same(f"what config.init_from {init_from} holds", json.dumps(held))
     if source.head != "lm_head":
         say(f"config.init_from has no masked-LM head but {source.head or 'an encoder alone'}: a new one begins")
-    return source.config, lambda: source.params, getattr(source.text, "tokenizer", None)
+    return source.config, lambda: source.params, getattr(source.tokenizer, "base", None)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import numpy as np
 from roberta_jax.bucketing import power_of_two
 from roberta_jax.model.config import RobertaConfig
 from roberta_jax.model.heads import apply_masked_lm
-from roberta_jax.tokenization.model_tokenizer import Sentence
+from roberta_jax.tokenization.pretrained import Sentence
 
 METRICS = {
     "pll": "pseudo-log-likelihood (Salazar et al. 2020): each token masked in its turn, log p summed, in nats",

@@ -45,13 +45,13 @@ def write(model, path: str | Path, lengths: Sequence[int] | None = None, platfor
     leaves = jax.tree_util.tree_leaves_with_path(model.params)
     weights = {jax.tree_util.keystr(at, simple=True, separator="/"): np.asarray(leaf) for at, leaf in leaves}
     tree = jax.tree.structure(model.params)
-    text = model.text
+    tokenizer = model.tokenizer
     manifest = {
         "version": 1,
         "head": model.head,
         "labels": model.labels,
         "lengths": lengths,
-        "ids": {"bos": text.bos, "pad": text.pad, "eos": text.eos, "mask": text.mask},
+        "ids": {"bos": tokenizer.bos, "pad": tokenizer.pad, "eos": tokenizer.eos, "mask": tokenizer.mask},
         "weights": list(weights),
     }
     shapes = [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in weights.values()]
@@ -61,7 +61,7 @@ def write(model, path: str | Path, lengths: Sequence[int] | None = None, platfor
     with storage.written(path) as partial, zipfile.ZipFile(partial, "w") as archive:  # not compressed: weights do not shrink
         archive.writestr("manifest.json", to_json(manifest, 1))
         archive.writestr("weights.safetensors", safetensors.numpy.save(weights))
-        archive.writestr("tokenizer.json", text.to_json())
+        archive.writestr("tokenizer.json", tokenizer.to_json())
         for name, function in model.functions().items():
             for length in lengths:
                 columns = [(rows, length), (rows,), (rows, slots)][: 3 if (name, model.head) == ("logits", "lm_head") else 2]

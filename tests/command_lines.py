@@ -70,7 +70,7 @@ def _check_fields(fields: dict) -> None:
     """As `main` does before it begins: every field known, of its type and of a value that it may have."""
     from roberta_jax.ablations.run import AblationsConfig
     from roberta_jax.config import typed
-    from roberta_jax.pretraining.job import PretrainConfig
+    from roberta_jax.pretraining.config import PretrainConfig
     from roberta_jax.tasks.runs import FinetuneConfig
 
     typed({"pretrain": PretrainConfig, "finetune": FinetuneConfig, "ablations": AblationsConfig}[fields["job"]], fields)

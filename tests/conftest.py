@@ -28,7 +28,7 @@ import pytest  # noqa: E402
 from roberta_jax.data.corpus import Corpus  # noqa: E402
 from roberta_jax.preparation.config import CorpusConfig  # noqa: E402
 from roberta_jax.preparation.prepare import prepare  # noqa: E402
-from roberta_jax.tokenization.tokenizer import Tokenizer  # noqa: E402
+from roberta_jax.tokenization.tokenizer import ByteLevelBPE  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 jax.config.update("jax_compilation_cache_dir", os.path.join(_CACHE.name, "roberta_jax", "compiled"))  # as main.py does
@@ -81,8 +81,8 @@ def minimal_pairs() -> Path:
 
 
 @pytest.fixture(scope="session")
-def roberta_tokenizer(assets) -> Tokenizer:
-    return Tokenizer.load(assets / "roberta-vocab")
+def roberta_tokenizer(assets) -> ByteLevelBPE:
+    return ByteLevelBPE.load(assets / "roberta-vocab")
 
 
 def _sentence(random: random.Random) -> str:

@@ -21,7 +21,7 @@ from roberta_jax.pretraining.job import pretrain
 from roberta_jax.tasks import runs
 from roberta_jax.tasks.finetune import FinetuneConfig
 from roberta_jax.tokenization import encodings
-from roberta_jax.tokenization.model_tokenizer import read_text
+from roberta_jax.tokenization.pretrained import load_tokenizer
 from roberta_jax.training.incidents import Incidents
 from roberta_jax.training.logging import recovered
 from roberta_jax.training.workdir import read_metrics
@@ -112,7 +112,7 @@ def test_a_run_starts_again_whatever_became_of_its_side_files(config, pretrained
     expected = {"ledger.json.damaged", "tokenizer.damaged"}
     expected |= set() if how in ("object", "not finite") else {"config.json.damaged"}  # there they are objects
     assert aside >= expected
-    read_text(workdir / "tokenizer")
+    load_tokenizer(workdir / "tokenizer")
     assert hub.load(workdir).head == "lm_head"
 
 
@@ -294,7 +294,7 @@ def test_a_vocabulary_is_read_or_refused_with_a_sentence(documents, tmp_path, en
     for name in sorted(path.name for path in folder.iterdir()):
         kept = (folder / name).read_bytes()
         damage(folder / name, how)
-        ends_well_or_with_a_sentence(lambda: encodings.load(folder), lambda: read_text(folder))
+        ends_well_or_with_a_sentence(lambda: encodings.load(folder), lambda: load_tokenizer(folder))
         shutil.rmtree(folder / name, ignore_errors=True)
         (folder / name).write_bytes(kept)
 

@@ -18,10 +18,10 @@ from test_layering import COMMANDS, LAYERS
 
 from roberta_jax import inference
 from roberta_jax.interop import hub
-from roberta_jax.model.encoder import RobertaConfig
+from roberta_jax.model.config import RobertaConfig
 from roberta_jax.model.heads import init_masked_lm
-from roberta_jax.tokenization.model_tokenizer import ByteLevelText
-from roberta_jax.tokenization.tokenizer import Tokenizer
+from roberta_jax.tokenization.pretrained import LosslessTokenizer
+from roberta_jax.tokenization.tokenizer import ByteLevelBPE
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -251,11 +251,11 @@ def test_python_calls_what_there_is(path, text):
 
 @pytest.fixture(scope="module")
 def small_model(documents, tmp_path_factory) -> Path:
-    tokenizer = Tokenizer.train(documents, 400)
+    tokenizer = ByteLevelBPE.train(documents, 400)
     config = RobertaConfig(len(tokenizer), 1, 32, 64, 2, max_length=64)
     params = jax.device_get(init_masked_lm(jax.random.key(0), config))
     folder = tmp_path_factory.mktemp("model")
-    hub.save(hub.Pretrained(config, params, ByteLevelText(tokenizer), "lm_head", origin="random weights"), folder)
+    hub.save(hub.Pretrained(config, params, LosslessTokenizer(tokenizer), "lm_head", origin="random weights"), folder)
     return folder
 
 

@@ -18,8 +18,8 @@ from roberta_jax import embed, fill_mask, inference, serving
 from roberta_jax.bucketing import batches, buckets
 from roberta_jax.errors import UserError
 from roberta_jax.interop import hub
-from roberta_jax.tokenization.model_tokenizer import ByteLevelText
-from roberta_jax.tokenization.tokenizer import Tokenizer
+from roberta_jax.tokenization.pretrained import LosslessTokenizer
+from roberta_jax.tokenization.tokenizer import ByteLevelBPE
 
 SENTENCES = [
     "The tower is <mask> metres tall.",
@@ -34,7 +34,7 @@ FIELDS = dict(hidden_size=64, num_hidden_layers=2, num_attention_heads=4, interm
 
 @pytest.fixture(scope="module")
 def text():
-    return ByteLevelText(Tokenizer.train(SENTENCES * 5, 320))
+    return LosslessTokenizer(ByteLevelBPE.train(SENTENCES * 5, 320))
 
 
 @pytest.fixture(scope="module")

@@ -140,7 +140,7 @@ PLANTED = {  # file → what is added to it
     "by a name that is computed": ("model/heads.py", "importlib.import_module(f'roberta_jax.{where}')"),
     "by __import__": ("data/masking.py", "__import__('roberta_jax.pretraining.job')"),
     "a command": ("ablations/run.py", "from roberta_jax import fill_mask"),
-    "a command inside a folder": ("tasks/formats.py", "import argparse"),
+    "a command inside a folder": ("tasks/examples.py", "import argparse"),
     "the benchmarks": ("inference.py", "from benchmarks import sides"),
     "the configs": ("config.py", "import configs.base"),
     "the tests": ("inference.py", "from tests import conftest"),
@@ -210,7 +210,7 @@ def test_json_is_written_by_one_function(path):
     """The rest of json.dumps is hashed, compared, read by json.loads here, or the vocabulary, which has no numbers but ids."""
     allowed = {
         "output.py", "main.py", "pretraining/job.py", "tasks/runs.py",
-        "tokenization/tokenizer.py", "tokenization/encodings.py", "tokenization/model_tokenizer.py",
+        "tokenization/tokenizer.py", "tokenization/encodings.py", "tokenization/pretrained.py",
         "preparation/plan.py", "preparation/docstrings.py", "preparation/shards.py", "preparation/duplicates.py",
         "training/meeting.py", "training/notes.py", "training/provenance.py",
     }  # fmt: skip

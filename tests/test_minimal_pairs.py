@@ -16,7 +16,7 @@ from roberta_jax.inference import load
 from roberta_jax.model.config import RobertaConfig
 from roberta_jax.model.heads import init_masked_lm
 from roberta_jax.pairs.suites import CATEGORIES, read
-from roberta_jax.tokenization.tokenizer import Tokenizer
+from roberta_jax.tokenization.tokenizer import ByteLevelBPE
 from roberta_jax.training.checkpoint import Checkpoints
 
 CONFIG = RobertaConfig(300, 1, 32, 64, 2, max_length=64, dropout=0, attention_dropout=0, initializer_range=0.3, dtype="float32")
@@ -31,7 +31,7 @@ def few_lengths(monkeypatch):
 def workdir(tmp_path_factory):
     """A run of two checkpoints, that has measured a valid loss at one of them."""
     folder = tmp_path_factory.mktemp("run")
-    Tokenizer.train(["the cat sits", "the cats sit"] * 5, 300).save(folder / "tokenizer")
+    ByteLevelBPE.train(["the cat sits", "the cats sit"] * 5, 300).save(folder / "tokenizer")
     data = {"length": 32, "mask_replace_prob": 0.8, "random_replace_prob": 0.1}
     fields = {"job": "pretrain", "batch_size": 64, "model": dataclasses.asdict(CONFIG), "data": data}
     (folder / "config.json").write_text(json.dumps(fields))

@@ -14,8 +14,8 @@ from roberta_jax import bucketing, inference, scoring
 from roberta_jax.errors import UserError
 from roberta_jax.pairs.accuracy import measure
 from roberta_jax.pairs.suites import Paradigm, Suite, read
-from roberta_jax.tokenization.model_tokenizer import ByteLevelText
-from roberta_jax.tokenization.tokenizer import Tokenizer
+from roberta_jax.tokenization.pretrained import LosslessTokenizer
+from roberta_jax.tokenization.tokenizer import ByteLevelBPE
 
 torch.set_num_threads(1)
 SENTENCES = [
@@ -53,15 +53,15 @@ def template(ids: dict[str, int], single: str) -> processors.TemplateProcessing:
 
 
 @pytest.fixture(scope="module")
-def text(tmp_path_factory) -> ByteLevelText:
-    return ByteLevelText(Tokenizer.train([*SENTENCES * 5, "the those them weren't chosen librarian"], 330))
+def text(tmp_path_factory) -> LosslessTokenizer:
+    return LosslessTokenizer(ByteLevelBPE.train([*SENTENCES * 5, "the those them weren't chosen librarian"], 330))
 
 
-def of_ours(folder: Path, text: ByteLevelText, adds: str) -> None:
+def of_ours(folder: Path, text: LosslessTokenizer, adds: str) -> None:
     """A byte-level tokenizer, whose tokenizer.json adds other special tokens than RoBERTa's does."""
     text.save(folder)
     fast = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
-    fast.post_processor = template(text.tokenizer.special, ADDS[adds])
+    fast.post_processor = template(text.base.special, ADDS[adds])
     fast.save(str(folder / "tokenizer.json"))
 
 
@@ -166,7 +166,7 @@ def test_batches_and_padding_change_no_score(masked_lm, metric, monkeypatch):
 def test_memory_does_not_grow_with_the_number_of_sentences(masked_lm):
     """Batches are made as they are computed: few are there at a time, none is larger than was asked for."""
     _, model = masked_lm
-    sentences, made, done = inference.encode_whole(model.text.fast(), SENTENCES * 100), [], []
+    sentences, made, done = inference.encode_whole(model.tokenizer.fast(), SENTENCES * 100), [], []
 
     def forward(batch):
         made.append(batch.ids.size)
@@ -183,7 +183,7 @@ def test_rows_are_padded_little_and_shapes_are_few(minimal_pairs, roberta_tokeni
     """On a sample of all suites: fewer than a tenth of the ids are padding, and each length has one shape."""
     suites = read([str(minimal_pairs / name) for name in ("blimp", "blimp-supplement", "zorro")], pairs=40)
     texts = [sentence for suite in suites for paradigm in suite.paradigms for pair in paradigm.pairs for sentence in pair]
-    fast = ByteLevelText(roberta_tokenizer).fast()
+    fast = LosslessTokenizer(roberta_tokenizer).fast()
     shapes, used, padded = set(), 0, 0
 
     def forward(batch):
@@ -244,5 +244,5 @@ def make_head(masked_lm, tmp_path_factory):
     fields = json.loads((masked_lm[0] / "config.json").read_text())
     config = transformers.RobertaConfig(**{name: value for name, value in fields.items() if name != "architectures"})
     transformers.RobertaForSequenceClassification(config).save_pretrained(folder)
-    masked_lm[1].text.save(folder)
+    masked_lm[1].tokenizer.save(folder)
     return inference.load(folder)

@@ -21,6 +21,7 @@ from roberta_jax.preparation import documents as D
 from roberta_jax.preparation import prepare
 from roberta_jax.preparation.config import CorpusConfig, ReaderConfig
 from roberta_jax.preparation.documents import Counts, read, resolve
+from roberta_jax.preparation.records import ending_of
 
 ROOT = Path(__file__).parents[2]
 COMPRESS = {"": bytes, ".gz": gzip.compress, ".zst": lambda data: pyarrow.compress(data, "zstd", asbytes=True)}
@@ -130,7 +131,7 @@ def test_a_store_that_stops_answering_is_no_bad_record(documents, tmp_path, monk
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl.gz", "a.parquet"])
 def test_a_file_that_has_gone_is_no_bad_record(tmp_path, name):
     for path in (str(tmp_path / name), f"memory://far/gone/{name}"):
-        piece = D.Piece(D._kind(path), path, 0, 1, 1, ())
+        piece = D.Piece(ending_of(path), path, 0, 1, 1, ())
         with pytest.raises(UserError, match=rf"{name}: cannot be opened"):
             list(read(piece, ReaderConfig(bad_records="skip"), Counts()))
 

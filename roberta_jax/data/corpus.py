@@ -17,7 +17,7 @@ from roberta_jax.errors import UserError
 from roberta_jax.output import show
 from roberta_jax.storage import sha256
 from roberta_jax.tokenization import encodings
-from roberta_jax.tokenization.tokenizer import Encoding
+from roberta_jax.tokenization.tokenizer import Tokenizer
 
 SPLITS = ("train", "valid")
 PAIRS = ("segment-pair", "sentence-pair")  # the formats whose rows are pairs
@@ -67,7 +67,7 @@ def _mapped(path: Path) -> np.ndarray:
 class ShardWriter:
     """Appends rows to a `.npy` file and sums up what they hold; the header gets the number of rows at the end."""
 
-    def __init__(self, path: Path, tokenizer: Encoding, length: int):
+    def __init__(self, path: Path, tokenizer: Tokenizer, length: int):
         self.dtype = np.dtype(np.uint16 if len(tokenizer) <= 1 << 16 else np.int32)
         self.tokenizer, self.length, self.rows = tokenizer, length, 0
         self.counts, self.lengths = np.zeros(len(tokenizer), np.int64), np.zeros(length + 1, np.int64)

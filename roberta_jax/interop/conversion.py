@@ -42,6 +42,7 @@ ENCODER: Rows = [
 class Head:
     architecture: str  # how transformers' class of the model ends
     rows: Rows
+    pipeline: str  # the hub's name of what such a model does
 
 
 # By our name of the head; "" is an encoder without one.
@@ -55,6 +56,7 @@ TRANSFORMERS_HEADS = {
             ("lm_head/layer_norm/bias", "lm_head.layer_norm.bias"),
             ("lm_head/bias", "lm_head.bias"),
         ],
+        "fill-mask",
     ),
     "classification": Head(
         "ForSequenceClassification",
@@ -64,8 +66,13 @@ TRANSFORMERS_HEADS = {
             ("classification/out/kernel", "classifier.out_proj.weight"),
             ("classification/out/bias", "classifier.out_proj.bias"),
         ],
+        "text-classification",
     ),
-    "span": Head("ForQuestionAnswering", [("span/out/kernel", "qa_outputs.weight"), ("span/out/bias", "qa_outputs.bias")]),
+    "span": Head(
+        "ForQuestionAnswering",
+        [("span/out/kernel", "qa_outputs.weight"), ("span/out/bias", "qa_outputs.bias")],
+        "question-answering",
+    ),
     "multiple_choice": Head(
         "ForMultipleChoice",
         [
@@ -74,6 +81,7 @@ TRANSFORMERS_HEADS = {
             ("multiple_choice/out/kernel", "classifier.weight"),
             ("multiple_choice/out/bias", "classifier.bias"),
         ],
+        "multiple-choice",
     ),
     "token_classification": Head(
         "ForTokenClassification",
@@ -81,8 +89,9 @@ TRANSFORMERS_HEADS = {
             ("token_classification/out/kernel", "classifier.weight"),
             ("token_classification/out/bias", "classifier.bias"),
         ],
+        "token-classification",
     ),
-    "": Head("Model", []),
+    "": Head("Model", [], "feature-extraction"),
 }
 
 # Tensors that no row takes and that may be there, why they are left, and the tensor whose copy they have to be.

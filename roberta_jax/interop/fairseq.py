@@ -11,8 +11,8 @@ from roberta_jax.errors import UserError
 from roberta_jax.interop import torch_files
 from roberta_jax.interop.conversion import Rows, Tensors, gather, shapes
 from roberta_jax.model.config import RobertaConfig
-from roberta_jax.tokenization.model_tokenizer import ByteLevelText, Text, read_text
-from roberta_jax.tokenization.tokenizer import BYTE_OF, MASK, SPECIAL_TOKENS, Tokenizer
+from roberta_jax.tokenization.pretrained import LosslessTokenizer, PretrainedTokenizer, load_tokenizer
+from roberta_jax.tokenization.tokenizer import BYTE_OF, MASK, SPECIAL_TOKENS, ByteLevelBPE
 
 _LAYER = "encoder.sentence_encoder.layers.{layer}."
 
@@ -56,7 +56,7 @@ _UPGRADES = [
 _FIXED = {"activation_fn": "gelu", "encoder_normalize_before": False, "untie_weights_roberta": False}
 
 
-def load(folder: Path) -> tuple[RobertaConfig, dict, Text | None, dict[str, str]]:
+def load(folder: Path) -> tuple[RobertaConfig, dict, PretrainedTokenizer | None, dict[str, str]]:
     """(config, masked-LM parameters, texts, ignored tensors) of a folder with model.pt and dict.txt.
 
     Raises:
@@ -72,7 +72,7 @@ def load(folder: Path) -> tuple[RobertaConfig, dict, Text | None, dict[str, str]
     params, ignored = gather(tensors, rows, ours, str(path), ("q", "k", "v"), IGNORED)
     zeros = np.zeros((config.num_token_types, config.hidden_size), np.float32)
     params["encoder"]["embeddings"]["token_type"] = {"embedding": zeros}
-    return config, params, _text(folder, config.vocab_size), ignored
+    return config, params, _tokenizer(folder, config.vocab_size), ignored
 
 
 def _upgraded(tensors: Tensors) -> dict[str, np.ndarray]:
@@ -124,7 +124,7 @@ def _config(tensors: Tensors, arguments: dict[str, Any], origin: str) -> Roberta
     )
 
 
-def _text(folder: Path, vocab_size: int) -> Text | None:
+def _tokenizer(folder: Path, vocab_size: int) -> PretrainedTokenizer | None:
     """fairseq's ids: the four special tokens, the lines of dict.txt (GPT-2's ids, written out), `<mask>`."""
     path = folder / "dict.txt"
     if not path.is_file():
@@ -138,9 +138,9 @@ def _text(folder: Path, vocab_size: int) -> Text | None:
         )
     merges_path = next((folder / name for name in ("vocab.bpe", "merges.txt") if (folder / name).is_file()), None)
     if merges_path is None or not any(token.isdigit() for token in tokens):
-        return read_text(folder)
+        return load_tokenizer(folder)
     merges = [tuple(line.split(" ")) for line in storage.read_text(merges_path).split("\n")]
     merges = [merge for merge in merges if len(merge) == 2 and not merge[0].startswith("#version")]
     gpt2 = [*sorted(BYTE_OF), *(left + right for left, right in merges), "<|endoftext|>"]
     named = [gpt2[int(token)] if token.isdigit() and int(token) < len(gpt2) else token for token in tokens]
-    return ByteLevelText(Tokenizer({token: i for i, token in enumerate(named)}, merges, origin=str(folder)))
+    return LosslessTokenizer(ByteLevelBPE({token: i for i, token in enumerate(named)}, merges, origin=str(folder)))

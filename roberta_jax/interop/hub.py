@@ -25,8 +25,8 @@ from roberta_jax.interop.pretrained import Pretrained
 from roberta_jax.model.config import RobertaConfig
 from roberta_jax.storage import read_json
 from roberta_jax.tokenization import encodings
-from roberta_jax.tokenization.model_tokenizer import read_text
-from roberta_jax.tokenization.tokenizer import BOS, EOS, MASK, PAD, UNK, Tokenizer
+from roberta_jax.tokenization.pretrained import load_tokenizer
+from roberta_jax.tokenization.tokenizer import BOS, EOS, MASK, PAD, UNK, ByteLevelBPE
 from roberta_jax.training.workdir import (
     CHECKPOINTS,
     COMMAND_TXT,
@@ -81,18 +81,18 @@ def load(source: str | Path, checkpoint: str | int = "newest") -> Pretrained:
     elif (folder / "config.json").is_file():
         pretrained = _load_transformers(folder)
     elif (folder / "model.pt").is_file():
-        config, params, text, ignored = fairseq.load(folder)
-        pretrained = Pretrained(config, params, text, "lm_head", ignored=ignored, origin=str(source))
+        config, params, tokenizer, ignored = fairseq.load(folder)
+        pretrained = Pretrained(config, params, tokenizer, "lm_head", ignored=ignored, origin=str(source))
     else:
         raise UserError(
             f"{source} is no model: expected a workdir (checkpoints/), a folder of transformers (config.json) or of "
             "fairseq (model.pt and dict.txt)."
         )
-    text, vocab_size = pretrained.text, pretrained.config.vocab_size
-    if text is not None and len(text) > vocab_size:
-        raise UserError(f"{source}: the tokenizer has {len(text)} entries, the model {vocab_size}.")
-    if text is not None and text.pad != pretrained.config.pad_id:
-        raise UserError(f"{source}: {PAD} is {text.pad} in the tokenizer and {pretrained.config.pad_id} in the model.")
+    tokenizer, vocab_size = pretrained.tokenizer, pretrained.config.vocab_size
+    if tokenizer is not None and len(tokenizer) > vocab_size:
+        raise UserError(f"{source}: the tokenizer has {len(tokenizer)} entries, the model {vocab_size}.")
+    if tokenizer is not None and tokenizer.pad != pretrained.config.pad_id:
+        raise UserError(f"{source}: {PAD} is {tokenizer.pad} in the tokenizer and {pretrained.config.pad_id} in the model.")
     return pretrained
 
 
@@ -153,9 +153,9 @@ def _load_workdir(workdir: Path, checkpoint: str | int) -> Pretrained:
     labels, problem = _labels(params, head, named), PROBLEMS.get(task.get("kind", ""), "")
     if named and labels and len(named) != len(labels):
         raise UserError(f"{workdir / TASK_JSON} has {len(named)} labels, checkpoint {step} {len(labels)} outputs.")
-    text, origin = read_text(workdir / TOKENIZER), f"{workdir}, step {step}"
+    tokenizer, origin = load_tokenizer(workdir / TOKENIZER), f"{workdir}, step {step}"
     model_type = task.get("model_type", "roberta")
-    return Pretrained(config, params, text, head, labels, problem, model_type, ignored, origin)
+    return Pretrained(config, params, tokenizer, head, labels, problem, model_type, ignored, origin)
 
 
 def shape_of_run(workdir: Path) -> RobertaConfig | None:
@@ -194,7 +194,7 @@ def _load_transformers(folder: Path) -> Pretrained:
     if problem and problem not in PROBLEMS.values():
         raise UserError(f"{folder / 'config.json'}: problem_type is {problem!r}; expected {', '.join(PROBLEMS.values())}.")
     model_type = fields["model_type"]
-    return Pretrained(config, params, read_text(folder), head, labels, problem, model_type, ignored, str(folder))
+    return Pretrained(config, params, load_tokenizer(folder), head, labels, problem, model_type, ignored, str(folder))
 
 
 def _labels(params: dict, head: str, named: dict[int, str]) -> tuple[str, ...]:
@@ -241,18 +241,18 @@ def _read_pickle(path: Path) -> dict[str, np.ndarray]:
 
 def save(pretrained: Pretrained, folder: Path, card: str = "") -> None:
     """Writes what transformers' Auto classes load: config.json, model.safetensors, the tokenizer, README.md."""
-    text, config = pretrained.text, pretrained.config
-    if text is None:
+    tokenizer, config = pretrained.tokenizer, pretrained.config
+    if tokenizer is None:
         raise UserError(f"{pretrained.origin} has no tokenizer, and a model without one is of no use elsewhere.")
     require_room(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").unlink(missing_ok=True)  # without it there is no model, until it comes again as the last file
     fields = config_to_transformers(
-        config, pretrained.head, pretrained.labels, text.bos, text.eos, pretrained.model_type, pretrained.problem
+        config, pretrained.head, pretrained.labels, tokenizer.bos, tokenizer.eos, pretrained.model_type, pretrained.problem
     )
     with storage.written(folder / "model.safetensors") as partial:
         safetensors.numpy.save_file(to_transformers(pretrained.params), partial, {"format": "pt"})
-    text.save(folder)
+    tokenizer.save(folder)
     tokens = {
         "bos_token": BOS,
         "eos_token": EOS,
@@ -263,7 +263,7 @@ def save(pretrained: Pretrained, folder: Path, card: str = "") -> None:
     }
     mask = {"content": MASK, "lstrip": True, "rstrip": False, "normalized": False, "single_word": False}
     storage.write_json(folder / "special_tokens_map.json", tokens | {"mask_token": mask}, 2)
-    tokenizer_class = "RobertaTokenizer" if isinstance(text.tokenizer, Tokenizer) else "PreTrainedTokenizerFast"
+    tokenizer_class = "RobertaTokenizer" if isinstance(tokenizer.base, ByteLevelBPE) else "PreTrainedTokenizerFast"
     settings = {"tokenizer_class": tokenizer_class, "model_max_length": config.max_length, "add_prefix_space": False}
     mask |= {"__type": "AddedToken", "special": True}
     storage.write_json(folder / "tokenizer_config.json", settings | tokens | {"mask_token": mask}, 2)

@@ -2,17 +2,9 @@
 
 from typing import Any
 
+from roberta_jax.interop.conversion import TRANSFORMERS_HEADS
 from roberta_jax.interop.pretrained import Pretrained
 from roberta_jax.output import to_json
-
-_TASKS = {
-    "lm_head": "fill-mask",
-    "classification": "text-classification",
-    "span": "question-answering",
-    "multiple_choice": "multiple-choice",
-    "token_classification": "token-classification",
-    "": "feature-extraction",
-}
 
 
 def model_card(pretrained: Pretrained, fields: dict[str, Any], metrics: list[dict[str, Any]], command: str = "") -> str:
@@ -42,7 +34,7 @@ def model_card(pretrained: Pretrained, fields: dict[str, Any], metrics: list[dic
     lines = [
         "---",
         "library_name: transformers",
-        f"pipeline_tag: {_TASKS[pretrained.head]}",
+        f"pipeline_tag: {TRANSFORMERS_HEADS[pretrained.head].pipeline}",
         "tags: [roberta, jax]",
         "---",
         "",

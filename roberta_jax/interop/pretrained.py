@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from roberta_jax.model.config import RobertaConfig
-from roberta_jax.tokenization.model_tokenizer import Text
+from roberta_jax.tokenization.pretrained import PretrainedTokenizer
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Pretrained:
 
     config: RobertaConfig
     params: dict
-    text: Text | None  # None where the source has no tokenizer
+    tokenizer: PretrainedTokenizer | None  # None where the source has no tokenizer
     head: str  # "lm_head", a key of model.heads.HEADS, or ""
     labels: tuple[str, ...] = ()  # of classification and token classification, in the order of the outputs
     problem: str = ""  # of classification: one of PROBLEMS' values; "" is regression for one output, else single-label

@@ -3,28 +3,24 @@
 A source is resolved once into pieces, runs of documents that can be read on their own, in any process and any order.
 """
 
-import io
-import json
+import functools
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
-import pyarrow
-import pyarrow.parquet
-
 from roberta_jax import storage
 from roberta_jax.errors import UserError
+from roberta_jax.preparation import records
 from roberta_jax.preparation.config import ReaderConfig
 from roberta_jax.preparation.docstrings import collect_docstrings
+from roberta_jax.preparation.records import FORMATS, ending_of, line_cuts, read_tfds, tfds_builder
 
-KINDS = ("txt", "jsonl", "parquet")
-COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+ENDINGS = ("txt", *FORMATS)
 LONGEST_DOCUMENT = 8 << 20  # bytes; a longer one goes on as the next document, so that memory stays small
 # A shard is what one worker does at a time. Up to 256 GiB there are about 512, enough for the cores of one machine; beyond
 # it they stop growing, so that a thousand workers share the work evenly and one that is lost is soon made good.
 SMALLEST_SHARD, MOST_SHARDS, LARGEST_SHARD = 8 << 20, 512, 512 << 20  # bytes of source; about how many; bytes
-DAMAGE = (OSError, pyarrow.ArrowException)  # as a file that is truncated or garbled gives while it is read
 FIRST_BAD = 5  # of the bad records of a shard are named
 
 
@@ -102,26 +98,19 @@ def _is_tfds(source: str) -> bool:
     return source.startswith("tfds:")
 
 
-def _ending(path: str) -> str:
-    return PurePosixPath(path).suffix
-
-
-def _kind(path: str) -> str | None:
-    kind = _ending(path.removesuffix(_ending(path)) if _ending(path) in COMPRESSIONS else path).removeprefix(".")
-    return kind if kind in KINDS else None
-
-
 def _files(source: str, name: str) -> list[storage.File]:
-    endings = " ".join("." + kind for kind in KINDS) + " (plain, .gz or .zst)"
+    endings = " ".join("." + ending for ending in ENDINGS) + " (plain, .gz or .zst)"
     found, is_folder = storage.find(source)
     if is_folder:
-        known = _without_corpora([file for file in found if _kind(file.path)], [PurePosixPath(file.path) for file in found])
+        known = _without_corpora(
+            [file for file in found if ending_of(file.path) in ENDINGS], [PurePosixPath(file.path) for file in found]
+        )
         if not known:
             raise UserError(f"{source}: no file ending in {endings} in this folder or below it.")
         return known
     if not found:
         raise UserError(f"{source}: no such file, folder or glob ({name}); expected a path, tfds:NAME or docs.")
-    unknown = next((file for file in found if not _kind(file.path)), None)
+    unknown = next((file for file in found if ending_of(file.path) not in ENDINGS), None)
     if unknown:
         raise UserError(f"{unknown.path}: the kind of file is not known; a source's files end in {endings}.")
     return found
@@ -136,73 +125,23 @@ def _without_corpora(files: list[storage.File], paths: list[PurePosixPath]) -> l
 
 
 def _split_file(file: storage.File, reading: ReaderConfig, piece_bytes: int) -> list[Piece]:
-    kind, path = _kind(file.path), file.path
-    if kind == "parquet":
-        cuts = _parquet_cuts(path, reading, piece_bytes)
-    elif _ending(path) in COMPRESSIONS or (kind == "txt" and reading.documents == "file"):
+    kind, path = ending_of(file.path), file.path
+    if kind in FORMATS:
+        cuts = FORMATS[kind].cuts(path, file.size, piece_bytes, lambda message: Counts().bad(reading, message))
+    elif reading.documents == "file":
         cuts = [0, file.size]
     else:
-        cuts = _text_cuts(path, file.size, b"\n" if kind == "jsonl" else b"\n\n", piece_bytes)
+        cuts = line_cuts(path, file.size, b"\n\n", piece_bytes)
     size = file.size // max(1, len(cuts) - 1)
     return [Piece(kind, path, start, stop, size, file.fingerprint) for start, stop in zip(cuts, cuts[1:]) if stop > start]
 
 
-def _text_cuts(path: str, size: int, boundary: bytes, piece_bytes: int) -> list[int]:
-    """Offsets right behind the first boundary after each multiple of `piece_bytes`."""
-    cuts, window = [0], 1 << 16
-    for target in range(piece_bytes, size, piece_bytes):
-        if target <= cuts[-1]:
-            continue
-        tail = b""
-        for start in range(target, size, window):
-            block = tail + storage.read_range(path, start, min(start + window, size))
-            if (at := block.find(boundary)) >= 0:
-                cuts.append(start - len(tail) + at + len(boundary))
-                break
-            tail = block[-len(boundary) + 1 :] if len(boundary) > 1 else b""
-        else:
-            break  # no boundary up to the end, so none after the later targets either
-    return [*cuts, size]
-
-
-def _parquet_file(path: str) -> pyarrow.parquet.ParquetFile:
-    file = storage.open_file(path)
-    if _ending(path) in COMPRESSIONS:
-        with pyarrow.CompressedInputStream(file, COMPRESSIONS[_ending(path)]) as stream:
-            file = pyarrow.BufferReader(stream.read())
-    return pyarrow.parquet.ParquetFile(file)
-
-
-def _parquet_cuts(path: str, reading: ReaderConfig, piece_bytes: int) -> list[int]:
-    try:
-        metadata = _parquet_file(path).metadata
-    except DAMAGE as error:
-        Counts().bad(reading, f"{path}: not a readable Parquet file ({error}).")
-        return [0, 1]  # whoever reads it counts it
-    cuts, size = [0], 0
-    for group in range(metadata.num_row_groups):
-        size += metadata.row_group(group).total_byte_size
-        if size >= piece_bytes:
-            cuts.append(group + 1)
-            size = 0
-    return [*cuts, metadata.num_row_groups]
-
-
 def _split_tfds(source: str, piece_bytes: int) -> list[Piece]:
-    import tensorflow_datasets as tfds
-
     name, _, split = source.removeprefix("tfds:").partition(":")
-    split = split or "train"
-    try:
-        builder = tfds.builder(name)
-        builder.download_and_prepare()
-        if split not in builder.info.splits:
-            raise ValueError(f"there is no split {split!r}, there are {', '.join(builder.info.splits)}")
-        info = builder.info.splits[split]
-    except Exception as error:  # TFDS raises a class of its own for each cause
-        raise UserError(
-            f"{source}: tensorflow-datasets could not give it ({type(error).__name__}: {str(error).splitlines()[0]})."
-        ) from None
+    builder, split = tfds_builder(name), split or "train"
+    if split not in builder.info.splits:
+        raise UserError(f"{source}: there is no split {split!r}, there are {', '.join(builder.info.splits)}.")
+    info = builder.info.splits[split]
     examples = info.num_examples
     each = max(1, examples * piece_bytes // max(1, info.num_bytes))
     fingerprint = (str(builder.info.full_name), split, examples)
@@ -218,12 +157,7 @@ def read(piece: Piece, reading: ReaderConfig, counts: Counts) -> Iterator[str]:
     Raises:
       UserError: names the file, and the line where there is one.
     """
-    if piece.kind == "tfds":
-        raw = _read_tfds(piece, reading, counts)
-    elif piece.kind == "parquet":
-        raw = _read_parquet(piece, reading, counts)
-    else:
-        raw = (_read_jsonl if piece.kind == "jsonl" else _read_text)(piece, reading, counts)
+    raw = _split_text(piece, reading, counts) if piece.kind == "txt" else _texts(piece, reading, counts)
     for document in raw:
         counts.bytes += len(document)
         text = _decode(document, piece.path, reading, counts).strip()
@@ -247,29 +181,11 @@ def _decode(document: bytes, path: str, reading: ReaderConfig, counts: Counts) -
         return document.decode(errors="replace")
 
 
-def _lines(piece: Piece, reading: ReaderConfig, counts: Counts, longest: int = -1) -> Iterator[bytes]:
-    """The lines of a text file's piece, decompressed where its name says so; above `longest` bytes in parts."""
-    compression = COMPRESSIONS.get(_ending(piece.path))
-    raw = storage.open_file(piece.path)
-    try:
-        with raw:
-            if compression:
-                file = io.BufferedReader(pyarrow.CompressedInputStream(raw, compression), 1 << 20)
-                while line := file.readline(longest):
-                    yield line
-            else:
-                raw.seek(piece.start)
-                file, left = io.BufferedReader(raw, 1 << 20), piece.stop - piece.start
-                while left and (line := file.readline(left if longest < 0 else min(left, longest))):
-                    left -= len(line)
-                    yield line
-    except DAMAGE as error:
-        counts.bad(reading, f"{piece.path}: cannot be read to its end, it looks truncated or damaged ({error}).")
-
-
-def _read_text(piece: Piece, reading: ReaderConfig, counts: Counts) -> Iterator[bytes]:
+def _split_text(piece: Piece, reading: ReaderConfig, counts: Counts) -> Iterator[bytes]:
+    """The documents of a text file."""
     lines, size = [], 0
-    for line in _lines(piece, reading, counts, LONGEST_DOCUMENT):
+    bad = functools.partial(counts.bad, reading)
+    for line in records.lines(piece.path, piece.start, piece.stop, LONGEST_DOCUMENT, bad):
         if reading.documents == "blank-line" and not line.strip():
             if lines:
                 yield b"".join(lines)
@@ -287,52 +203,24 @@ def _read_text(piece: Piece, reading: ReaderConfig, counts: Counts) -> Iterator[
         yield b"".join(lines)
 
 
-def _read_jsonl(piece: Piece, reading: ReaderConfig, counts: Counts) -> Iterator[bytes]:
-    for number, line in enumerate(_lines(piece, reading, counts), 1):
-        if not line.strip():
-            continue
-        where = f"{piece.path}, line {number}" + (f" after byte {piece.start:,}" if piece.start else "")
-        try:
-            record = json.loads(line.decode(errors="surrogateescape"))
-        except (ValueError, RecursionError) as error:
-            counts.bad(reading, f"{where}: not a JSON object ({error}).")
-            continue
-        if not isinstance(record, dict) or not isinstance(record.get(reading.text_column), str):
-            has = ", ".join(map(repr, record)) if isinstance(record, dict) else type(record).__name__
-            counts.bad(reading, f"{where}: no text in a column {reading.text_column!r} (data.text_column); it has {has}.")
-            continue
-        text = record[reading.text_column]
-        try:
-            yield text.encode(errors="surrogateescape")
-        except UnicodeEncodeError:  # a \ud800 of JSON's own, which stands for no character
-            yield text.encode(errors="surrogatepass")
-
-
-def _read_parquet(piece: Piece, reading: ReaderConfig, counts: Counts) -> Iterator[bytes]:
-    try:
-        file = _parquet_file(piece.path)
-    except DAMAGE as error:
-        return counts.bad(reading, f"{piece.path}: not a readable Parquet file ({error}).")
-    names = file.schema_arrow.names
-    if reading.text_column not in names:
-        has = ", ".join(map(repr, names))
-        return counts.bad(reading, f"{piece.path}: no column {reading.text_column!r} (data.text_column); it has {has}.")
-    for group in range(piece.start, piece.stop):
-        try:
-            for batch in file.iter_batches(256, row_groups=[group], columns=[reading.text_column]):
-                yield from (value or b"" for value in batch.column(0).cast(pyarrow.binary()).to_pylist())
-        except DAMAGE as error:
-            counts.bad(reading, f"{piece.path}: row group {group} cannot be read, it looks truncated or damaged ({error}).")
-
-
-def _read_tfds(piece: Piece, reading: ReaderConfig, counts: Counts) -> Iterator[bytes]:
-    import tensorflow_datasets as tfds
-
-    name, split = piece.path.rsplit(":", 1)
-    examples = tfds.load(name, split=f"{split}[{piece.start}:{piece.stop}]", shuffle_files=False)
-    for example in tfds.as_numpy(examples):
-        if isinstance(example.get(reading.text_column), bytes):
-            yield example[reading.text_column]
+def _texts(piece: Piece, reading: ReaderConfig, counts: Counts) -> Iterator[bytes]:
+    """The texts in a column of records."""
+    column, bad = reading.text_column, functools.partial(counts.bad, reading)
+    if piece.kind == "tfds":
+        name, split = piece.path.rsplit(":", 1)
+        found = ((f"tfds:{piece.path}", record) for record in read_tfds(name, f"{split}[{piece.start}:{piece.stop}]"))
+    else:
+        found = FORMATS[piece.kind].read(piece.path, piece.start, piece.stop, column, bad)
+    for place, record in found:
+        text = record.get(column) if isinstance(record, dict) else None
+        if isinstance(text, bytes):
+            yield text
+        elif isinstance(text, str):
+            try:
+                yield text.encode(errors="surrogateescape")
+            except UnicodeEncodeError:  # a \ud800 of JSON's own, which stands for no character
+                yield text.encode(errors="surrogatepass")
         else:
-            where, has = f"tfds:{piece.path}", ", ".join(map(repr, example))
-            counts.bad(reading, f"{where}: no text in a feature {reading.text_column!r} (data.text_column); it has {has}.")
+            has = ", ".join(map(repr, record)) if isinstance(record, dict) else type(record).__name__
+            of = "feature" if piece.kind == "tfds" else "column"
+            bad(f"{place}: no text in a {of} {column!r} (data.text_column); it has {has}.")

@@ -9,7 +9,7 @@ from roberta_jax import storage
 from roberta_jax.preparation.config import CorpusConfig
 from roberta_jax.preparation.documents import Piece
 from roberta_jax.tokenization import encodings
-from roberta_jax.tokenization.tokenizer import Encoding
+from roberta_jax.tokenization.tokenizer import Tokenizer
 
 PARTITION_BYTES = 256 << 20  # of source whose documents' hashes are compared at a time
 
@@ -65,5 +65,5 @@ def plan_of(work: Preparation) -> Plan:
 
 
 @functools.lru_cache(1)
-def tokenizer_of(work: Preparation) -> Encoding:
+def tokenizer_of(work: Preparation) -> Tokenizer:
     return encodings.load(storage.join(work.folder, "tokenizer"))

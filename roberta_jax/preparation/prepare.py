@@ -23,14 +23,14 @@ from roberta_jax.preparation.hashing import hash64
 from roberta_jax.preparation.plan import Preparation, key
 from roberta_jax.preparation.shards import VERSION, is_valid, summarise
 from roberta_jax.tokenization import encodings
-from roberta_jax.tokenization.tokenizer import Encoding
+from roberta_jax.tokenization.tokenizer import Tokenizer
 
 TOKENIZER_BYTES, TOKENIZER_SHARDS = 64 << 20, 1_024  # of text, from shards alike, to learn a vocabulary from; at most
 LOCK = ".lock"  # in a folder that was there before
 NOTHING = {LOCK, lock.NAME, "lost+found"}  # what an empty folder may hold: the latter is what a new disk is mounted with
 
 
-def _tokenizer(config: CorpusConfig, shards: list[list[Piece]], cache: Path) -> Encoding:
+def _tokenizer(config: CorpusConfig, shards: list[list[Piece]], cache: Path) -> Tokenizer:
     """The one the config names, or one trained on the train documents and kept in the cache."""
     if not isinstance(config.tokenizer, int):
         tokenizer = encodings.load(config.tokenizer)
@@ -41,11 +41,11 @@ def _tokenizer(config: CorpusConfig, shards: list[list[Piece]], cache: Path) -> 
     reading = cache_key_fields(config, reading_alone=True)
     other = [config.encoding] if config.encoding != CorpusConfig.encoding else []
     folder = cache / f"tokenizer-{key(VERSION, config.tokenizer, reading, config.valid_fraction, fingerprints, *other)}"
-    if encodings.found(folder):
+    if encodings.encoding_in(folder):
         with suppress(UserError):  # whatever is damaged is mended below, in a cache that can be written
             return encodings.load(folder)
     with lock.waiting(folder.with_suffix(".lock")):
-        if encodings.found(folder):
+        if encodings.encoding_in(folder):
             try:
                 return encodings.load(folder)
             except UserError as error:
@@ -76,7 +76,7 @@ def prepare(
     out: str | Path | None = None,
     cache: Path = storage.CACHE,
     processes: int | None = None,
-    agree: Callable[[Encoding], None] = lambda tokenizer: None,
+    agree: Callable[[Tokenizer], None] = lambda tokenizer: None,
 ) -> Corpus:
     """The corpus that the config describes: made, or found in `out` (by default a folder in the cache).
 
@@ -115,7 +115,7 @@ def make(
     cache: Path = storage.CACHE,
     workers: int | None = None,
     run: Callable[[Preparation, Path, int], None] = processes.run,
-    agree: Callable[[Encoding], None] = lambda tokenizer: None,
+    agree: Callable[[Tokenizer], None] = lambda tokenizer: None,
 ) -> str:
     """The folder of the corpus that the config describes, which may be a URL: made, or found.
 

@@ -11,6 +11,7 @@ from roberta_jax.data.corpus import SPLITS, Corpus
 from roberta_jax.data.masking import Masking
 from roberta_jax.data.order import epochs_and_rows
 from roberta_jax.data.pipeline import train_batches
+from roberta_jax.tokenization.scripts import script_of
 from roberta_jax.tokenization.tokenizer import SPECIAL_TOKENS, Tokenizer
 
 SAMPLE_TOKENS = 1 << 20  # in so many are masks, lengths and scripts measured: the first rows of the run, a random choice
@@ -18,14 +19,6 @@ BINS = 16  # of the histogram of lengths
 TOP = 20  # tokens
 RARE = 10  # an id that stands in the rows less often is rare
 
-# The first word of a character's Unicode name → its script.
-_SCRIPTS = {"CJK": "Han", "HIRAGANA": "kana", "KATAKANA": "kana"} | {
-    name.upper(): name
-    for name in (
-        "Latin Cyrillic Greek Arabic Devanagari Hangul Hebrew Thai Armenian Georgian Ethiopic Bengali Gujarati Gurmukhi "
-        "Kannada Khmer Lao Malayalam Myanmar Oriya Sinhala Tamil Telugu Tibetan"
-    ).split()
-}
 _CATEGORIES = {"N": "digits", "P": "punctuation", "S": "punctuation", "Z": "space"}
 
 
@@ -186,8 +179,7 @@ def _script(character: str) -> str:
         return "space"
     if kind := _CATEGORIES.get(unicodedata.category(character)[0]):
         return kind
-    name = unicodedata.name(character, "").removeprefix("HALFWIDTH ").removeprefix("FULLWIDTH ")
-    return _SCRIPTS.get(name.replace("-", " ").partition(" ")[0], "other")
+    return script_of(character) or "other"
 
 
 def _text_counts(corpus: Corpus) -> np.ndarray:

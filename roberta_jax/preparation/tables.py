@@ -1,45 +1,17 @@
-"""Tables to rows: .tsv, .csv and .jsonl (plain, .gz, .zst), .parquet, and the splits of a TFDS name.
+"""Tables to rows: .tsv, .csv and what preparation.records reads, behind a path or a URL, and the splits of a TFDS name.
 
 Each row comes with its place, "path:line" or what else leads there, so that whoever finds fault with it can name it.
 """
 
 import csv
-import io
-import json
 from collections.abc import Collection, Iterator
-from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
-import pyarrow
-import pyarrow.parquet
-
 from roberta_jax.errors import UserError
+from roberta_jax.preparation.records import FORMATS, ending_of, read_tfds, refuse, text_lines, tfds_builder
 
-KINDS = ("tsv", "csv", "jsonl", "parquet")
+ENDINGS = ("tsv", "csv", *FORMATS)
 LONGEST_FIELD = 1 << 24  # characters of a CSV's field; Python's own bound, 131,072, is less than a long article
-
-
-def lines(path: str | Path) -> Iterator[tuple[int, str]]:
-    """The lines of a UTF-8 file with their ends, numbered from 1; decompressed by its name, without a byte order mark.
-
-    Only a newline ends a line: a form feed or a U+2028 is text.
-
-    Raises:
-      UserError: for bytes that are not UTF-8, a file that is damaged, or is not there.
-    """
-    try:
-        with io.BufferedReader(pyarrow.input_stream(str(path), compression="detect"), 1 << 20) as file:
-            for number, line in enumerate(file, 1):
-                if number == 1:
-                    line = line.removeprefix(b"\xef\xbb\xbf")
-                try:
-                    yield number, line.decode()
-                except UnicodeDecodeError as error:
-                    shown = line[max(0, error.start - 20) : error.start + 20]
-                    raise UserError(f"{path}:{number}: bytes that are not UTF-8, at {shown!r}.") from None
-    except (OSError, pyarrow.ArrowException) as error:
-        raise UserError(f"{path}: cannot be read to its end, it is not there or damaged ({error}).") from None
 
 
 def read_table(
@@ -67,24 +39,22 @@ def read_table(
     if source.startswith("tfds:"):
         yield from _read_tfds(source, labels)
         return
-    kind = next((part for part in reversed(Path(source).name.split(".")) if part not in ("gz", "zst")), "")
-    if kind == "parquet":
-        yield from _read_parquet(source)
-    elif kind == "jsonl":
-        yield from _read_jsonl(source)
-    elif kind == "csv":
+    ending = ending_of(source)
+    if ending in FORMATS:
+        yield from _read_records(source, ending)
+    elif ending == "csv":
         yield from _with_columns(source, _csv_records(source), columns, header, broken)
-    elif kind in ("tsv", "txt"):
-        records = ((number, line.rstrip("\r\n").split("\t")) for number, line in lines(source))
-        yield from _with_columns(source, records, columns, header, broken)
+    elif ending in ("tsv", "txt"):
+        rows = ((number, line.rstrip("\r\n").split("\t")) for number, line in text_lines(source))
+        yield from _with_columns(source, rows, columns, header, broken)
     else:
-        endings = " ".join("." + kind for kind in KINDS)
+        endings = " ".join("." + ending for ending in ENDINGS)
         raise UserError(f"{source}: the kind of file is not known; a table ends in {endings} (text also .gz or .zst).")
 
 
 def _csv_records(path: str) -> Iterator[tuple[int, list[str]]]:
     csv.field_size_limit(max(csv.field_size_limit(), LONGEST_FIELD))
-    reader = csv.reader((line for _, line in lines(path)), strict=True)
+    reader = csv.reader((line for _, line in text_lines(path)), strict=True)
     while True:
         start = reader.line_num + 1
         try:
@@ -122,43 +92,11 @@ def _with_columns(
             broken.append(f"{path}:{number}")
 
 
-def _read_jsonl(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    for number, line in lines(path):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{path}:{number}: not a JSON object ({error}).") from None
+def _read_records(path: str, ending: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    for place, row in FORMATS[ending].read(path, 0, None, None, refuse):
         if not isinstance(row, dict):
-            raise UserError(f"{path}:{number}: a JSON {type(row).__name__}; expected an object, column to value.")
-        yield f"{path}:{number}", row
-
-
-def _read_parquet(path: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    number = 0
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(1024):
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"{path}:row {number}", row
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a readable Parquet file, after row {number} ({error}).") from None
-
-
-@lru_cache
-def _tfds_builder(name: str):
-    import tensorflow_datasets as tfds
-
-    try:
-        builder = tfds.builder(name)
-        builder.download_and_prepare()
-    except Exception as error:  # TFDS raises a class of its own for each cause
-        raise UserError(
-            f"tfds:{name}: tensorflow-datasets could not give it ({type(error).__name__}: {str(error).splitlines()[0]})."
-        ) from None
-    return builder
+            raise UserError(f"{place}: a JSON {type(row).__name__}; expected an object, column to value.")
+        yield place, row
 
 
 def tfds_splits(name: str) -> tuple[str, ...]:
@@ -167,22 +105,19 @@ def tfds_splits(name: str) -> tuple[str, ...]:
     Raises:
       UserError: where TFDS does not know or cannot get it.
     """
-    return tuple(_tfds_builder(name).info.splits)
+    return tuple(tfds_builder(name).info.splits)
 
 
 def _read_tfds(source: str, labels: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
-    import tensorflow_datasets as tfds
-
     name, _, split = source.removeprefix("tfds:").rpartition(":")
     if not name or split not in tfds_splits(name):
         has = f"; {name} has {', '.join(tfds_splits(name))}" if name else ""
         raise UserError(f"{source}: there is no split {split!r}; expected tfds:NAME:SPLIT{has}.")
-    builder = _tfds_builder(name)
-    rows = tfds.as_numpy(builder.as_dataset(split=split, shuffle_files=False))
-    for number, row in enumerate(rows, 1):
+    features = tfds_builder(name).info.features
+    for number, row in enumerate(read_tfds(name, split), 1):
         place = f"tfds:{name}[{split}]:{number}"
         try:
-            plain = _plain(row, builder.info.features, labels)
+            plain = _plain(row, features, labels)
         except UnicodeDecodeError as error:
             raise UserError(f"{place}: bytes that are not UTF-8 ({error}).") from None
         yield place, plain

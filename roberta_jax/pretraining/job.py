@@ -24,7 +24,7 @@ from roberta_jax.pretraining.config import DataConfig, PretrainConfig, masking_o
 from roberta_jax.pretraining.losses import add_pair_weights, masked_lm_loss, means_of_pairs, valid_loss
 from roberta_jax.tokenization import encodings
 from roberta_jax.tokenization.sentences import split_sentences
-from roberta_jax.tokenization.tokenizer import Encoding
+from roberta_jax.tokenization.tokenizer import Tokenizer
 from roberta_jax.training.checkpoint import saved_steps
 from roberta_jax.training.distributed import gather_to_host, require_same
 from roberta_jax.training.evaluate import evaluate, make_eval_step
@@ -42,7 +42,7 @@ def check_devices(config: PretrainConfig) -> None:
     accumulation(config.batch_size, config.microbatch_size, make_mesh(config.fsdp))
 
 
-def open_corpus(data: DataConfig, agree: Callable[[Encoding], None] = lambda tokenizer: None) -> Corpus:
+def open_corpus(data: DataConfig, agree: Callable[[Tokenizer], None] = lambda tokenizer: None) -> Corpus:
     """The prepared corpus that `source` names, or the one that it becomes.
 
     Args:
@@ -63,7 +63,7 @@ def model_of(config: PretrainConfig) -> RobertaConfig:
     return replace(config.model, num_token_types=max(1 + of_pairs(config), config.model.num_token_types))
 
 
-Initial = tuple[RobertaConfig, Callable[[], dict], Encoding | None]
+Initial = tuple[RobertaConfig, Callable[[], dict], Tokenizer | None]
 
 
 def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = None) -> bool:
@@ -83,7 +83,7 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
     config.check_together()
     kept, wanted = workdir / TOKENIZER, config.model.vocab_size
 
-    def agree(tokenizer: Encoding) -> None:
+    def agree(tokenizer: Tokenizer) -> None:
         if initial and initial[2] and initial[2].hash != tokenizer.hash:
             raise UserError(
                 f"config.init_from {config.init_from} has another tokenizer than the corpus; name it in data.tokenizer."
@@ -93,7 +93,7 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
                 f"config.model.vocab_size is {wanted}, the tokenizer has {len(tokenizer)} entries; set it to that, or to 0."
             )
         try:
-            another = encodings.found(kept) and encodings.load(kept).hash != tokenizer.hash
+            another = encodings.encoding_in(kept) and encodings.load(kept).hash != tokenizer.hash
         except UserError as error:
             put_aside(kept, str(error))
             another = False

@@ -7,14 +7,13 @@ from dataclasses import dataclass
 class Task:
     """One row. The hyperparameters are those of the paper's Table 10 where it has the task."""
 
-    kind: str  # classification, multi_label, regression, multiple_choice, span, tagging
+    kind: str  # a key of tasks.kinds.table.KINDS
     metrics: tuple[str, ...]  # the first chooses the best epoch
     learning_rate: float
     batch_size: int
     weight_decay: float
     epochs: int
     labels: tuple[str, ...] = ()  # in the order of the outputs; () takes them from the train split
-    max_length: int = 512
     published: tuple[tuple[str, float], ...] = ()  # ("base", 78.7), ("large", 86.6): dev set, first metric, in percent
     # How its files look. Of the alternatives the first whose columns are all there is taken.
     text_columns: tuple[tuple[str, ...], ...] = ()
@@ -27,17 +26,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One example of any task, as it was read. What `texts` and `label` hold depends on the kind:
-
-    | kind | texts | label |
-    |---|---|---|
-    | classification | one text, or two | str |
-    | multi_label | one text, or two | tuple of str |
-    | regression | one text, or two | float |
-    | multiple_choice | the passage, then each question joined with an option | int, which option |
-    | span | question, context | tuple of (answer's text, its first character in the context); () where there is none |
-    | tagging | the words | tuple of str, a tag for each word |
-    """
+    """One example of any task, as it was read. What `texts` and `label` hold is its kind's affair: see tasks/kinds."""
 
     place: str  # "path:line" or what else leads there, for messages
     id: str

@@ -5,14 +5,18 @@ import functools
 import hashlib
 import re
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
+from roberta_jax import storage
 from roberta_jax.errors import UserError, check
-from roberta_jax.preparation.tables import KINDS, tfds_splits
+from roberta_jax.preparation.records import COMPRESSIONS, ending_of
+from roberta_jax.preparation.tables import read_table, tfds_splits
 from roberta_jax.tasks.definitions import TASKS, Example, Task
-from roberta_jax.tasks.formats import read_examples
+from roberta_jax.tasks.kinds.kind import VALID, Kind
+from roberta_jax.tasks.kinds.table import KINDS
+
+_IDS = ("index", "id", "idx", "example_id")  # columns that may hold an example's id
 
 
 @dataclass(frozen=True)
@@ -63,32 +67,48 @@ def _hash(values: Iterable[tuple]) -> str:
     return digest.hexdigest()[:16]
 
 
-_VALID = "(dev|valid|validation)"
-_ENDING = {
-    "span": r"\.(json|jsonl|parquet)(\.gz|\.zst)?",
-    "tagging": "",
-    "": rf"(-\d+-of-\d+)?\.({'|'.join(KINDS)})(\.gz|\.zst)?",
-}
-
-
 def _names(task_name: str, task: Task) -> dict[str, dict[str, tuple[str, ...]]]:
     """split → name of a part → patterns of file names without ending, or of TFDS splits; the first that is there counts."""
-    train, valid, test = ("train",), (_VALID,), ("test",)
+    train, valid, test = KINDS[task.kind].files(task)
     if task_name == "mnli":
         return {
             "train": {"": train},
-            "valid": {"": (f"{_VALID}_matched", _VALID), "mismatched": (f"{_VALID}_mismatched",)},
+            "valid": {"": (f"{VALID}_matched", VALID), "mismatched": (f"{VALID}_mismatched",)},
             "test": {"": ("test_matched", "test"), "mismatched": ("test_mismatched",), "diagnostic": ("diagnostic",)},
         }
     if task_name == "mrpc":  # Microsoft's own two files, where GLUE's are not made of them
-        train, test = ("train", "msr_paraphrase_train"), ("test", "msr_paraphrase_test")
-    if task.kind == "span":
-        version = r"-v2\.0" if task.unanswerable else r"-v1\.1"
-        train, valid, test = ((name + version, f"{name}(-.*)?") for name in ("train", _VALID, "test"))
-    if task.kind == "tagging":  # eng.train, eng.testa, eng.testb; wnut17train.conll, emerging.dev.conll and so on
-        train, valid = (".*train.*",), (".*(dev|valid|testa).*",)
-        test = (r".*testb.*|.*test\.annotated.*", "(?!.*testa).*test.*")
+        train, test = (*train, "msr_paraphrase_train"), (*test, "msr_paraphrase_test")
     return {"train": {"": train}, "valid": {"": valid}, "test": {"": test}}
+
+
+def read_examples(task: Task, sources: list[str], split: str, broken: list[str]) -> list[Example]:
+    """The examples of one split, from its sources in turn: paths, or "tfds:NAME:SPLIT".
+
+    Labels are not compared with the task's here. Texts lose the white space around them, save a span's context, in which
+    answers are found by position. An example without an id of its own gets its number in the split.
+
+    Args:
+      split: "train", "valid" or "test"; in "test" alone a label may be missing.
+      broken: takes the places of faulty lines that are left out, where the task's published files have such.
+
+    Raises:
+      UserError: names the file, and the line, the question or the row.
+    """
+    examples: list[Example] = []
+    for source in sources:
+        read = _read_table
+        if not source.startswith("tfds:"):
+            read = KINDS[task.kind].file_reader(ending_of(source)) or read
+        examples.extend(read(task, source, split, len(examples), broken))
+    return examples
+
+
+def _read_table(task: Task, source: str, split: str, number: int, broken: list[str]) -> Iterator[Example]:
+    header = {"index", *task.label_columns, *(column for columns in task.text_columns for column in columns)}
+    for place, row in read_table(source, task.columns, header, task.labels, broken if task.faulty else None):
+        id = next((str(row[column]) for column in _IDS if row.get(column) not in (None, "")), str(number))
+        number += 1
+        yield from KINDS[task.kind].read_row(task, place, id, row, split, broken)
 
 
 def read_splits(task_name: str, data: TaskData) -> Splits:
@@ -127,11 +147,11 @@ def read_splits(task_name: str, data: TaskData) -> Splits:
             stacklevel=2,
         )
     train = read["train"][""]
-    labels = task.labels or _labels(task, train)
+    labels = task.labels or KINDS[task.kind].labels(train)
     for examples in (train, *read["valid"].values(), *read["test"].values()):
-        _check(task, examples, labels, len(train[0].texts))
+        _check(KINDS[task.kind], examples, labels, train[0])
     if not read["valid"]:
-        train, read["valid"][""] = _hold_out(task, train, data.valid_fraction)
+        train, read["valid"][""] = _hold_out(KINDS[task.kind], train, data.valid_fraction)
     for parts in (read["valid"], read["test"]) if task_name == "race" else ():
         levels = {level: [e for e in parts.get("", ()) if e.id.startswith(level)] for level in ("middle", "high")}
         parts.update({level: examples for level, examples in levels.items() if examples})
@@ -144,9 +164,9 @@ def _parts(text: str) -> tuple[str, ...]:
 
 def _sources(split: str, parts: dict[str, tuple[str, ...]], task: Task, data: TaskData) -> dict[str, list[str]]:
     """name of a part → what to read for it; a part that is not there is left out, save train's."""
-    given = _parts(getattr(data, split))
+    given, kind = _parts(getattr(data, split)), KINDS[task.kind]
     if given:
-        return {"": [path for source in given for path in _given(split, source, task)]}
+        return {"": [path for source in given for path in _given(split, source, kind)]}
     if not data.source:
         return {}
     if data.source.startswith("tfds:"):
@@ -156,26 +176,28 @@ def _sources(split: str, parts: dict[str, tuple[str, ...]], task: Task, data: Ta
         found = {part: [s for name in names for s in _tfds_sources(name, patterns)] for part, patterns in parts.items()}
         has = "; ".join(f"{name} has {', '.join(tfds_splits(name))}" for name in names)
     else:
-        folder = Path(data.source).expanduser()
-        if not folder.is_dir():
+        names, folder = sorted(storage.names(data.source)), storage.local(data.source)
+        if not names and not (folder and folder.is_dir()):
             raise UserError(f"{data.source}: no such folder (config.data.source); expected one, or tfds:NAME.")
-        found = {part: _files(folder, patterns, split, task) for part, patterns in parts.items()}
-        has = "it has " + (", ".join(sorted(path.name for path in folder.iterdir())[:10]) or "nothing")
+        found = {part: _files(data.source, names, patterns, split, kind) for part, patterns in parts.items()}
+        has = "it has " + (", ".join(names[:10]) or "nothing")
     if split == "train" and not found[""]:
         looked_for = " or ".join(pattern.replace("\\", "") for pattern in parts[""])
-        kinds = {"span": ".json .jsonl .parquet", "tagging": "any ending"}.get(task.kind, " ".join("." + k for k in KINDS))
-        kinds += ", or a folder of RACE's .txt" if task.kind == "multiple_choice" else ""
-        raise UserError(f"{data.source}: no train split here (config.data.train); looked for {looked_for} ({kinds}); {has}.")
+        endings = "any ending" if kind.endings is None else " ".join("." + ending for ending in kind.endings)
+        endings += f", or a folder of RACE's .{kind.folder_ending}" if kind.folder_ending else ""
+        raise UserError(f"{data.source}: no train split here (config.data.train); looked for {looked_for} ({endings}); {has}.")
     return {part: sources for part, sources in found.items() if sources}
 
 
-def _given(split: str, source: str, task: Task) -> list[str]:
-    path = Path(source).expanduser()
-    if task.kind == "multiple_choice" and path.is_dir():  # of RACE
-        return sorted(str(file) for file in path.rglob("*.txt"))
-    if not source.startswith("tfds:") and not path.is_file():
+def _given(split: str, source: str, kind: Kind) -> list[str]:
+    if source.startswith("tfds:"):
+        return [source]
+    found, is_folder = storage.find(source)
+    if kind.folder_ending and is_folder:
+        return sorted(file.path for file in found if ending_of(file.path) == kind.folder_ending)
+    if is_folder or not found:
         raise UserError(f"{source}: no such file (config.data.{split}).")
-    return [source if source.startswith("tfds:") else str(path)]
+    return [file.path for file in found]
 
 
 def _tfds_sources(name: str, patterns: tuple[str, ...]) -> list[str]:
@@ -185,62 +207,44 @@ def _tfds_sources(name: str, patterns: tuple[str, ...]) -> list[str]:
     return []
 
 
-def _files(folder: Path, patterns: tuple[str, ...], split: str, task: Task) -> list[str]:
-    entries = sorted(folder.iterdir())
+def _files(folder: str, names: list[str], patterns: tuple[str, ...], split: str, kind: Kind) -> list[str]:
     for pattern in patterns:
-        if task.kind == "multiple_choice":
-            for entry in entries:
-                if entry.is_dir() and re.fullmatch(pattern, entry.name):
-                    return sorted(str(file) for file in entry.rglob("*.txt"))
-        ending = r"\.txt" if pattern.startswith("msr_") else _ENDING.get(task.kind, _ENDING[""])
-        found = [entry for entry in entries if entry.is_file() and re.fullmatch(f"({pattern}){ending}", entry.name)]
-        if len({re.sub(r"-\d+-of-\d+", "", file.name) for file in found}) > 1:
-            several = ", ".join(file.name for file in found)
-            raise UserError(f"{folder}: {several} could each be the {split} split; config.data.{split} can say which.")
-        if found:
-            return [str(file) for file in found]
+        for name in names if kind.folder_ending else ():
+            if re.fullmatch(pattern, name):
+                found, is_folder = storage.find(storage.join(folder, name))
+                if is_folder:
+                    return sorted(file.path for file in found if ending_of(file.path) == kind.folder_ending)
+        ending = ""
+        if endings := ("txt",) if pattern.startswith("msr_") else kind.endings:
+            compressions = "|".join(map(re.escape, COMPRESSIONS))
+            ending = rf"(-\d+-of-\d+)?(?i:\.({'|'.join(endings)})({compressions})?)"
+        matching = [name for name in names if re.fullmatch(f"({pattern}){ending}", name)]
+        found = {name: storage.find(storage.join(folder, name)) for name in matching}
+        paths = {name: files[0].path for name, (files, is_folder) in found.items() if files and not is_folder}
+        if len({re.sub(r"-\d+-of-\d+", "", name) for name in paths}) > 1:
+            raise UserError(f"{folder}: {', '.join(paths)} could each be the {split} split; config.data.{split} can say which.")
+        if paths:
+            return list(paths.values())
     return []
 
 
-def _labels(task: Task, train: list[Example]) -> tuple[str, ...]:
-    """Labels in an order that does not depend on that of the examples."""
-    if task.kind == "tagging":
-        # Both tags of each type, so that a rare I- of the valid split is known.
-        types = {tag[2:] for example in train for tag in example.label if tag != "O"}
-        return ("O", *(prefix + type for type in sorted(types) for prefix in ("B-", "I-")))
-    if task.kind == "classification":
-        found = {example.label for example in train}
-    elif task.kind == "multi_label":
-        found = {label for example in train for label in example.label}
-    else:
-        return ()
-    numbers = all(label.isdecimal() for label in found)  # 2 stands before 10
-    labels = tuple(sorted(found, key=lambda label: (int(label) if numbers else 0, label)))
-    if len(labels) < (2 if task.kind == "classification" else 1):
-        raise UserError(f"{train[0].place}: the train split has the labels {list(labels)} alone; expected more of them.")
-    return labels
-
-
-def _check(task: Task, examples: list[Example], labels: tuple[str, ...], count: int) -> None:
-    """Labels are known ones; a choice is among as many options everywhere, and texts are as many as in train."""
+def _check(kind: Kind, examples: list[Example], labels: tuple[str, ...], first: Example) -> None:
+    """Labels are known ones; of texts or options there are as many everywhere as in the first example."""
     known = set(labels)
     for example in examples:
-        if task.kind not in ("span", "tagging") and len(example.texts) != count:
-            what = "options" if task.kind == "multiple_choice" else "texts"
-            less = what == "options"
-            raise UserError(f"{example.place}: {len(example.texts) - less} {what}; expected {count - less}, as elsewhere.")
+        if (size := kind.size(example)) != (expected := kind.size(first)):
+            raise UserError(f"{example.place}: {size[0]} {size[1]}; expected {expected[0]}, as elsewhere.")
         if known and example.label is not None:
-            for label in (example.label,) if task.kind == "classification" else example.label:
+            for label in (example.label,) if isinstance(example.label, str) else example.label:
                 if label not in known:
                     raise UserError(f"{example.place}: the label {label!r} is not known; there are {', '.join(labels)}.")
 
 
-def _hold_out(task: Task, examples: list[Example], fraction: float) -> tuple[list[Example], list[Example]]:
+def _hold_out(kind: Kind, examples: list[Example], fraction: float) -> tuple[list[Example], list[Example]]:
     """(train, valid), by a hash of what must not be on both sides: a context, a passage, else all texts."""
     train, valid = [], []
     for example in examples:
-        texts = {"span": example.texts[1:], "multiple_choice": example.texts[:1]}.get(task.kind, example.texts)
-        digest = hashlib.blake2b("\0".join(texts).encode(errors="surrogatepass"), digest_size=8).digest()
+        digest = hashlib.blake2b("\0".join(kind.shared_texts(example)).encode(errors="surrogatepass"), digest_size=8).digest()
         (valid if int.from_bytes(digest) < fraction * 2**64 else train).append(example)
     if not train or not valid:
         side = "valid" if train else "train"

@@ -1,4 +1,4 @@
-"""The fine-tuning job: a task's features, its head's loss, how a split is measured, and one run, or several together."""
+"""The fine-tuning job: what its runs share, what they begin with, the step, and one run, or several together."""
 
 import functools
 import os
@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -20,15 +18,13 @@ from roberta_jax.interop.hub import PROBLEMS, Pretrained
 from roberta_jax.model.config import RobertaConfig
 from roberta_jax.model.flops import train_flops
 from roberta_jax.model.heads import HEADS, apply_with_head, init_with_head
-from roberta_jax.tasks import spans
 from roberta_jax.tasks.batches import choose_lengths, padded_size, predict, train_batches
 from roberta_jax.tasks.definitions import Example, Task
 from roberta_jax.tasks.examples import Splits, TaskData
-from roberta_jax.tasks.features import Features, encode
-from roberta_jax.tasks.predictions import Encoded, measure
-from roberta_jax.tokenization.model_tokenizer import Text
+from roberta_jax.tasks.features import Encoded
+from roberta_jax.tasks.kinds.table import KINDS
+from roberta_jax.tokenization.pretrained import PretrainedTokenizer
 from roberta_jax.training.config import RunConfig
-from roberta_jax.training.cross_entropy import cross_entropy
 from roberta_jax.training.distributed import gather_to_host
 from roberta_jax.training.guard import GuardConfig
 from roberta_jax.training.kernel_check import with_sound_attention
@@ -40,21 +36,13 @@ from roberta_jax.training.step import Loss, accumulation
 from roberta_jax.training.train import Job, Trial, train
 from roberta_jax.training.workdir import TASK_JSON, TOKENIZER
 
-HEAD_OF = {
-    "classification": "classification",
-    "multi_label": "classification",
-    "regression": "classification",
-    "multiple_choice": "multiple_choice",
-    "span": "span",
-    "tagging": "token_classification",
-}
 VALID_ROWS = 64  # features of a batch that is measured on, or more where a training batch has more
 
 
 @dataclass(frozen=True)
 class FinetuneConfig(RunConfig):
     job: str = "finetune"
-    task: str = ""  # of tasks.table.TASKS; several parted by commas; "glue": its nine
+    task: str = ""  # of tasks.definitions.TASKS; several parted by commas; "glue": its nine
     epochs: int = 10
     steps: int = 0  # updates; 0: `epochs` says how many
     eval_every: int = 0  # steps; 0: every epoch
@@ -90,7 +78,7 @@ class Prepared:
 
     task: Task
     splits: Splits
-    text: Text
+    tokenizer: PretrainedTokenizer
     train: Encoded
     valid: dict[str, Encoded]
     test: dict[str, Encoded]
@@ -98,14 +86,11 @@ class Prepared:
     outputs: int
 
 
-def prepare(task: Task, splits: Splits, text: Text, max_length: int) -> Prepared:
+def prepare(task: Task, splits: Splits, tokenizer: PretrainedTokenizer, max_length: int) -> Prepared:
+    kind = KINDS[task.kind]
+
     def encoded(examples: list[Example]) -> Encoded:
-        if task.kind != "span":
-            return Encoded(examples, encode(task.kind, examples, text, splits.labels, max_length))
-        found = spans.encode(examples, text, max_length, answers=examples[0].label is not None)
-        rows = [(window.ids,) for window in found.windows]
-        labels = found.targets if examples[0].label is not None else None
-        return Encoded(examples, Features(rows, labels, cut=found.cut), found)
+        return Encoded(examples, kind.encode(examples, tokenizer, splits.labels, max_length))
 
     train_split = encoded(splits.train)
     valid, test = ({name: encoded(part) for name, part in split.items()} for split in (splits.valid, splits.test))
@@ -114,25 +99,21 @@ def prepare(task: Task, splits: Splits, text: Text, max_length: int) -> Prepared
         say(f"{cut:,} of {sum(len(split.examples) for split in every):,} examples are longer than {max_length} ids")
     lengths = choose_lengths(np.concatenate([split.features.lengths for split in every]))
     lengths = [min(length, max_length) for length in lengths]
-    return Prepared(task, splits, text, train_split, valid, test, lengths, outputs(task, splits.labels))
-
-
-def outputs(task: Task, labels: tuple[str, ...]) -> int:
-    counts = {"multiple_choice": 1, "regression": 1, "span": 3 if task.unanswerable else 2}
-    return counts.get(task.kind, len(labels))
+    return Prepared(task, splits, tokenizer, train_split, valid, test, lengths, kind.outputs(task, splits.labels))
 
 
 def initial(task: Task, labels: tuple[str, ...], source: Pretrained) -> tuple[dict, str]:
     """What a run begins with: (the encoder, and the head where it answers the same questions; a word on the head)."""
+    kind = KINDS[task.kind]
     encoder, head = {"encoder": source.params["encoder"]}, source.head
     if head not in HEADS:  # pretraining's, or none
         return encoder, ""
-    found, wanted = len(source.params[head]["out"]["bias"]), outputs(task, labels)
+    found, wanted = len(source.params[head]["out"]["bias"]), kind.outputs(task, labels)
     problem = source.problem
     if head == "classification" and not problem:  # a folder of transformers may leave it out
         problem = PROBLEMS["regression" if found == 1 else "classification"]
-    if head != HEAD_OF[task.kind] or problem != PROBLEMS.get(task.kind, ""):
-        differs = f"it is of {problem or head}, this task of {PROBLEMS.get(task.kind, HEAD_OF[task.kind])}"
+    if head != kind.head or problem != PROBLEMS.get(task.kind, ""):
+        differs = f"it is of {problem or head}, this task of {PROBLEMS.get(task.kind, kind.head)}"
     elif found != wanted:
         differs = f"it has {found} outputs, this task {wanted}"
     elif labels and source.labels != labels:
@@ -145,26 +126,6 @@ def initial(task: Task, labels: tuple[str, ...], source: Pretrained) -> tuple[di
 
 def _some(labels: tuple[str, ...], most: int = 8) -> str:
     return ", ".join(labels[:most]) + (f" … ({len(labels)})" if len(labels) > most else "")
-
-
-def losses(kind: str, logits: jax.Array, batch: dict) -> tuple[jax.Array, jax.Array | None]:
-    """(losses, 1 for each right answer) of a batch, as they are weighted: [B], tagging [B, L]; a regression has no right.
-
-    Of spans it is the mean of the losses of both ends, among the row's own tokens, and with three outputs the loss of
-    whether there is an answer is added (the paper, section 5.2).
-    """
-    labels = batch["labels"]
-    if kind == "regression":
-        return jnp.square(logits[:, 0] - labels), None
-    if kind == "multi_label":
-        return optax.sigmoid_binary_cross_entropy(logits, labels).mean(-1), ((logits > 0) == (labels > 0)).all(-1)
-    if kind == "span":
-        ends = jnp.where(batch["segment_ids"][..., None] > 0, logits[..., :2], -1e30).swapaxes(1, 2)  # [B, 2, L]
-        found = cross_entropy(ends, labels).mean(-1)
-        if logits.shape[-1] == 3:
-            found += optax.sigmoid_binary_cross_entropy(logits[:, 0, 2], (labels[:, 0] > 0).astype(jnp.float32))
-        return found, (ends.argmax(-1) == labels).all(-1)
-    return cross_entropy(logits, labels), logits.argmax(-1) == labels
 
 
 def task_loss(kind: str, config: RobertaConfig) -> Loss:
@@ -181,8 +142,8 @@ def task_loss(kind: str, config: RobertaConfig) -> Loss:
 
 def _sums(kind: str, logits: jax.Array, batch: dict) -> dict[str, jax.Array]:
     weights = batch["weights"]
-    values, right = losses(kind, logits, batch)
-    sums = {"loss": (values * weights).sum(), "weight": weights.sum()}
+    losses, right = KINDS[kind].loss(logits, batch)
+    sums = {"loss": (losses * weights).sum(), "weight": weights.sum()}
     return sums if right is None else sums | {"accuracy": (right * weights).sum()}
 
 
@@ -221,7 +182,7 @@ def run(
     Raises:
       UserError: the workdir is another run's.
     """
-    task, model, head = prepared.task, config.model, HEAD_OF[prepared.task.kind]
+    task, model, kind = prepared.task, config.model, KINDS[prepared.task.kind]
     several = trials if len(trials) > 1 else ()
     in_epoch = -(-len(prepared.train.features) // config.batch_size)
     steps = config.steps or config.epochs * in_epoch
@@ -250,7 +211,7 @@ def run(
         for name, split in prepared.valid.items():
             logits, sums = logits_of(params, split, bool(several))
             of_trials = [[values[i] for values in logits] for i in range(len(several))] if several else [logits]
-            measured = [measure(task, prepared.splits.labels, split, one) for one in of_trials]
+            measured = [kind.measure(task, prepared.splits.labels, split, one) for one in of_trials]
             of_split = {metric: np.array([one[metric] for one in measured]) for metric in measured[0]}
             of_split["loss"] = np.atleast_1d(sums["loss"] / sums["weight"])
             prefix = f"valid_{name}" if name else "valid"
@@ -275,7 +236,7 @@ def run(
         return int(np.prod(rows)) * length, train_flops(model, int(np.prod(rows)), length, 0)
 
     job = Job(
-        init=lambda key: init_with_head(key, model, head, prepared.outputs),
+        init=lambda key: init_with_head(key, model, kind.head, prepared.outputs),
         loss=task_loss(task.kind, model),
         train_batches=batches,
         evaluate=evaluate,
@@ -319,7 +280,7 @@ def _write_task(config: FinetuneConfig, prepared: Prepared, source: Pretrained, 
     }
     (workdir / TOKENIZER).mkdir(parents=True, exist_ok=True)
     storage.write_json(path, fields)
-    prepared.text.save(workdir / TOKENIZER)
+    prepared.tokenizer.save(workdir / TOKENIZER)
     storage.write_hashes(workdir / TOKENIZER)
 
 

@@ -6,7 +6,6 @@ import numpy as np
 
 from roberta_jax.tasks.features import UNLABELLED, Features
 
-KINDS = ("classification", "multi_label", "regression", "tagging")
 MOST_IN_A_ROW = 16
 SIZES = 4  # numbers of rows that batches are filled up to: each costs a compile
 

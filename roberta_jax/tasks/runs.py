@@ -16,10 +16,11 @@ from roberta_jax import storage
 from roberta_jax.errors import UserError
 from roberta_jax.interop import hub
 from roberta_jax.preparation.plan import key
-from roberta_jax.tasks import finetune, packed, predictions
+from roberta_jax.tasks import finetune, predictions
 from roberta_jax.tasks.definitions import GLUE, TASKS
 from roberta_jax.tasks.examples import Splits, read_splits
 from roberta_jax.tasks.finetune import FinetuneConfig
+from roberta_jax.tasks.kinds.table import KINDS
 from roberta_jax.training import provenance
 from roberta_jax.training.distributed import require_same, wait_for_all
 from roberta_jax.training.logging import recovered, say
@@ -54,8 +55,9 @@ def run(config: FinetuneConfig, workdir: Path) -> list[Result] | None:
     for name in names:
         if name not in TASKS:
             raise UserError(f"config.task {name!r} is not known; there are glue, {', '.join(TASKS)}.")
-        if config.packed and TASKS[name].kind not in packed.KINDS:
-            raise UserError(f"config.packed is for {', '.join(packed.KINDS)}; {name} is of kind {TASKS[name].kind}.")
+        if config.packed and not KINDS[TASKS[name].kind].packable:
+            packable = ", ".join(kind for kind in KINDS if KINDS[kind].packable)
+            raise UserError(f"config.packed is for {packable}; {name} is of kind {TASKS[name].kind}.")
     if not config.init_from:
         raise UserError("config.init_from is empty; name the model to fine-tune: a workdir, a folder or a hub name.")
     if config.from_mnli and "mnli" not in names:
@@ -96,8 +98,8 @@ def _of_task(config: FinetuneConfig, name: str) -> FinetuneConfig:
     task = TASKS[name]
     data = config.data
     if data.source and not data.source.startswith("tfds:"):
-        folders = [Path(data.source) / folder for folder in (glue_folder(name), name)]
-        data = replace(data, source=str(next((folder for folder in folders if folder.is_dir()), folders[0])))
+        folders = [storage.join(data.source, folder) for folder in (glue_folder(name), name)]
+        data = replace(data, source=next((folder for folder in folders if storage.names(folder)), folders[0]))
     optimizer = replace(config.optimizer, learning_rate=task.learning_rate, weight_decay=task.weight_decay)
     return replace(config, task=name, batch_size=task.batch_size, epochs=task.epochs, optimizer=optimizer, data=data)
 
@@ -119,14 +121,14 @@ def made_by(config: FinetuneConfig, splits: Splits, source: hub.Pretrained) -> d
     without = {*provenance.WITHOUT_EFFECT, *_OF_THE_COMMAND, "epochs" if config.steps else "steps"}
     if config.sweep:
         without.add("optimizer.learning_rate")
-    encoding = source.text.tokenizer
+    base = source.tokenizer.base
     found = {
         "task": config.task,
         "labels": splits.labels,
         "the train split of hash": splits.hashes["train"],
         "the valid split of hash": splits.hashes["valid"],
         "init_from's parameters of hash": "" if config.from_scratch else provenance.hash_of(source.params),
-        "init_from's tokenizer of hash": encoding.hash if encoding else key(source.text.to_json()),
+        "init_from's tokenizer of hash": base.hash if base else key(source.tokenizer.to_json()),
     }
     return found | provenance.fields(config, without)
 
@@ -135,7 +137,7 @@ def _run_task(config: FinetuneConfig, splits: Splits, workdir: Path) -> list[Res
     task = TASKS[config.task]
     grid = GRID if config.sweep else {"learning_rate": (config.optimizer.learning_rate,), "batch_size": (config.batch_size,)}
     source, prepared = hub.load(config.init_from), None
-    if source.text is None:
+    if source.tokenizer is None:
         raise UserError(f"config.init_from {config.init_from} has no tokenizer, without which no text can be read.")
     model = config.model.with_shape_of(source.config)
     config = replace(config, model=model, max_length=min(config.max_length, model.max_length))
@@ -166,7 +168,7 @@ def _run_task(config: FinetuneConfig, splits: Splits, workdir: Path) -> list[Res
             groups[base if list(group) == trials else base / _name_of(group)] = group
         for folder, group in groups.items():
             if prepared is None:
-                prepared = finetune.prepare(task, splits, source.text, config.max_length)
+                prepared = finetune.prepare(task, splits, source.tokenizer, config.max_length)
             started = time.perf_counter()
             found = finetune.run(prepared, one, source, group, folder, made)
             if found is None:
@@ -241,7 +243,7 @@ def _begun(
 
 
 def _collapsed(prepared: finetune.Prepared, workdir: Path, name: str, end: int, valid_loss: float) -> bool:
-    """Whether the mean loss after a tenth of the steps is that of guessing: the entropy of the labels, ln n of n equal ones.
+    """Whether the mean loss after a tenth of the steps is that of guessing.
 
     Of kinds where guessing has no such loss, whether it is a number at all. Of a run that ended before it logged a loss, the
     best parameters' loss on the valid split tells.
@@ -250,13 +252,7 @@ def _collapsed(prepared: finetune.Prepared, workdir: Path, name: str, end: int, 
       name: of the loss, in metrics.jsonl.
       end: the run's last step.
     """
-    guessing = np.inf
-    if prepared.task.kind == "classification":
-        counts = np.bincount(prepared.train.features.labels)
-        shares = counts[counts > 0] / counts.sum()
-        guessing = -(shares * np.log(shares)).sum()
-    elif prepared.task.kind == "multiple_choice":
-        guessing = np.log(len(prepared.train.features.rows[0]))
+    guessing = KINDS[prepared.task.kind].guessing_loss(prepared.train.features)
     losses = {line["step"]: line[name] for line in read_metrics(workdir) if name in line and line["step"] <= end}
     later = [loss for step, loss in losses.items() if step > max(losses) / 10]
     return not np.mean(later or [valid_loss]) < COLLAPSED * guessing  # so is a loss that is no number

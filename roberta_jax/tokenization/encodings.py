@@ -1,6 +1,6 @@
-"""Other ways than byte-level BPE to cut a text into tokens, behind `Tokenizer`'s face, and figures that compare them.
+"""Tokenizers of other encodings than byte-level BPE, all of them read and trained here, and figures that compare them.
 
-    bytes       byte-level BPE (`data.tokenizer`): every text comes back, byte for byte
+    bytes       byte-level BPE (`ByteLevelBPE`): every text comes back, byte for byte
     wordpiece   BERT's: lower case, no accents (nor Hindi's vowel signs), words and punctuation apart, the longest pieces
                 first; a word that pieces do not make, or of more than 100 characters, is <unk>
     unigram     SentencePiece's unigram model, what no piece has in single bytes: every text comes back, byte for byte
@@ -28,8 +28,9 @@ import tokenizers
 
 from roberta_jax import storage
 from roberta_jax.errors import UserError
+from roberta_jax.tokenization.scripts import script_of
 from roberta_jax.tokenization.sentences import split_sentences
-from roberta_jax.tokenization.tokenizer import BOS, EOS, MASK, PAD, SPECIAL_TOKENS, UNK, Encoding, Tokenizer, raw_bytes
+from roberta_jax.tokenization.tokenizer import BOS, EOS, MASK, PAD, SPECIAL_TOKENS, UNK, ByteLevelBPE, Tokenizer, raw_bytes
 
 FILES = {
     "bytes": "merges.txt",  # and vocab.json
@@ -45,22 +46,22 @@ _LOST = "\ufffd".encode()
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
-def found(folder: str | Path) -> str | None:
+def encoding_in(folder: str | Path) -> str | None:
     """Which encoding's file lies in a folder."""
     there = storage.names(folder)
     return next((encoding for encoding, name in FILES.items() if name in there), None)
 
 
-def load(folder: str | Path) -> Encoding:
+def load(folder: str | Path) -> Tokenizer:
     """Reads what `save` of any encoding wrote.
 
     Raises:
       UserError: no such file is there, or it is damaged.
     """
     storage.check_hashes(folder)
-    encoding = found(folder) or "bytes"  # whose error names what is missing
+    encoding = encoding_in(folder) or "bytes"  # whose error names what is missing
     if encoding == "bytes":
-        return Tokenizer.load(folder)
+        return ByteLevelBPE.load(folder)
     path = storage.join(folder, FILES[encoding])
     try:
         content = storage.read_bytes(path)
@@ -71,14 +72,14 @@ def load(folder: str | Path) -> Encoding:
     return SentencePiece(content, encoding, path)
 
 
-def train(texts: Iterable[str], vocab_size: int, encoding: str) -> Encoding:
+def train(texts: Iterable[str], vocab_size: int, encoding: str) -> Tokenizer:
     """Learns a vocabulary of `vocab_size` entries, special tokens counted; of fewer where the texts give no more."""
     if encoding == "bytes":
-        return Tokenizer.train(texts, vocab_size)
+        return ByteLevelBPE.train(texts, vocab_size)
     return WordPiece.train(texts, vocab_size) if encoding == "wordpiece" else SentencePiece.train(texts, vocab_size, encoding)
 
 
-class SentencePiece(Encoding):
+class SentencePiece(Tokenizer):
     """A model of SentencePiece: "unigram", "bpe" or "characters", without any normalisation; `<mask>` follows its pieces."""
 
     _SPACE = "▁"  # SentencePiece's own character for a space: one that is in a text is kept apart
@@ -186,7 +187,7 @@ class SentencePiece(Encoding):
         return cls(model.getvalue(), encoding)
 
 
-class WordPiece(Encoding):
+class WordPiece(Tokenizer):
     """BERT's encoding. Case, accents and white space are lost; a word's first piece stands for a space before it too."""
 
     encoding = "wordpiece"
@@ -276,22 +277,15 @@ class WordPiece(Encoding):
 
 # What figures tell of a text
 
-# The first word of a character's Unicode name → its script.
-_SCRIPTS = {
-    **{name: name.capitalize() for name in ("LATIN", "CYRILLIC", "GREEK", "ARABIC", "DEVANAGARI", "HANGUL")},
-    **{"CJK": "Han", "HIRAGANA": "Hiragana and Katakana", "KATAKANA": "Hiragana and Katakana"},
-}
-_WITHOUT_SPACES = ("Han", "Hiragana and Katakana")  # where a word has no end that is written: a character counts as one
+_WITHOUT_SPACES = ("Han", "kana")  # where a word has no end that is written: a character counts as one
 
 
-@functools.cache
 def _script(character: str) -> str:
     """Of a letter; empty for what is part of no word, "+" for a mark that goes with the letter before it."""
-    category = unicodedata.category(character)
-    name = unicodedata.name(character, "").removeprefix("FULLWIDTH ").removeprefix("HALFWIDTH ").split(" ")[0]
-    if category[0] == "M" and name not in _SCRIPTS:
+    category, script = unicodedata.category(character), script_of(character)
+    if category[0] == "M" and script is None:
         return "+"
-    return _SCRIPTS.get(name, "other") if category[0] in "LM" else ""
+    return script or "other" if category[0] in "LM" else ""
 
 
 def _runs(chunk: str) -> list[tuple[str, str]]:
@@ -310,7 +304,7 @@ def _runs(chunk: str) -> list[tuple[str, str]]:
     return runs
 
 
-def statistics(tokenizer: Encoding, texts: Iterable[str]) -> dict:
+def statistics(tokenizer: Tokenizer, texts: Iterable[str]) -> dict:
     """How an encoding cuts texts, as JSON.
 
     A word is a run of letters of one script, of Han and kana each character, encoded apart from its neighbours with the

@@ -48,8 +48,8 @@ def raw_bytes(surrogate: str) -> bytes:
     return surrogate.encode("utf-8", "surrogateescape" if "\udc80" <= surrogate <= "\udcff" else "surrogatepass")
 
 
-class Encoding:
-    """Texts to ids and back, for every way of cutting a text into tokens: `Tokenizer` and those of `data.encodings`.
+class Tokenizer:
+    """Texts to ids and back: `ByteLevelBPE` here, the other encodings in tokenization.encodings.
 
     `token_bytes[i]` is what id `i` stands for in the text, b"" for special and unused ids; of a `<unk>` that texts can give,
     U+FFFD.
@@ -97,7 +97,7 @@ class Encoding:
         return b"".join(names.get(int(i), self.token_bytes[i]) for i in ids).decode("utf-8", "replace")
 
 
-class Tokenizer(Encoding):
+class ByteLevelBPE(Tokenizer):
     """A vocabulary and its merges, as transformers' `vocab.json` and `merges.txt` hold them."""
 
     encoding = "bytes"
@@ -177,7 +177,7 @@ class Tokenizer(Encoding):
         storage.write_text(storage.join(folder, "merges.txt"), "\n".join(lines) + "\n")
 
     @classmethod
-    def load(cls, folder: str | Path) -> "Tokenizer":
+    def load(cls, folder: str | Path) -> "ByteLevelBPE":
         """Reads a folder with `vocab.json` and `merges.txt`."""
         vocab_path, merges_path = (storage.join(folder, name) for name in ("vocab.json", "merges.txt"))
         for path in (vocab_path, merges_path):
@@ -198,7 +198,7 @@ class Tokenizer(Encoding):
         return cls(vocab, merges, origin=str(folder))
 
     @classmethod
-    def train(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
+    def train(cls, texts: Iterable[str], vocab_size: int) -> "ByteLevelBPE":
         """Learns merges from texts until the vocabulary, special tokens counted, has `vocab_size` entries."""
         import tokenizers  # here, so that encoding alone does not load it
 

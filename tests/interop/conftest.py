@@ -10,14 +10,14 @@ from reference import SMALL
 from roberta_jax.config import typed
 from roberta_jax.model.config import RobertaConfig
 from roberta_jax.model.heads import init_masked_lm
-from roberta_jax.tokenization.model_tokenizer import ByteLevelText
-from roberta_jax.tokenization.tokenizer import Tokenizer
+from roberta_jax.tokenization.pretrained import LosslessTokenizer
+from roberta_jax.tokenization.tokenizer import ByteLevelBPE
 from roberta_jax.training.checkpoint import Checkpoints
 
 
 @pytest.fixture(scope="module")
 def text():
-    return ByteLevelText(Tokenizer.train(["the cat sat on the mat and the dog ran after the cat"] * 20, 280))
+    return LosslessTokenizer(ByteLevelBPE.train(["the cat sat on the mat and the dog ran after the cat"] * 20, 280))
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def workdir(tmp_path_factory, text, small):
     fields = {"steps": 3, "batch_size": 8, "model": model}
     fields |= {"data": {"source": "lines.txt", "format": "full-sentences", "length": 64, "masking": "roberta"}}
     (folder / "config.json").write_text(json.dumps(fields))
-    text.tokenizer.save(folder / "tokenizer")
+    text.base.save(folder / "tokenizer")
     losses = {1: 3.0, 2: 2.0, 3: 2.5}
     lines = [json.dumps({"step": step, "train/loss": 5.0, "valid/loss": loss}) for step, loss in losses.items()]
     (folder / "metrics.jsonl").write_text("\n".join([*lines, '{"step": 4, "valid/lo']))

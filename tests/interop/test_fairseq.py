@@ -12,7 +12,7 @@ from reference import SMALL, config, randomised, rows, run, tensors
 from roberta_jax.errors import UserError
 from roberta_jax.interop import hub
 from roberta_jax.model.heads import apply_masked_lm
-from roberta_jax.tokenization.tokenizer import BYTE_OF, MASK, Tokenizer
+from roberta_jax.tokenization.tokenizer import BYTE_OF, MASK, ByteLevelBPE
 
 # transformers/models/roberta/convert_roberta_original_pytorch_checkpoint_to_pytorch.py
 NAMES = [
@@ -37,7 +37,7 @@ ARGUMENTS = dict(encoder_attention_heads=4, activation_fn="gelu", dropout=0.1, a
 @pytest.fixture(scope="module")
 def tokenizer():
     texts = ["the cat sat on the mat and the dog ran after the cat, it's said."] * 20
-    return Tokenizer.train(texts, 300)
+    return ByteLevelBPE.train(texts, 300)
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +88,7 @@ def test_logits_and_ids_are_right(tmp_path, model, tokenizer, old):
     found = hub.load(tmp_path)
     assert found.head == "lm_head" and found.ignored == {"encoder.lm_head.weight": "the word embeddings again"}
     assert (found.config.num_layers, found.config.max_length, found.config.num_token_types) == (2, 64, 1)
-    assert found.text.tokenizer.vocab == tokenizer.vocab and found.text.mask == tokenizer.vocab[MASK]
+    assert found.tokenizer.base.vocab == tokenizer.vocab and found.tokenizer.mask == tokenizer.vocab[MASK]
     ids, mask = rows(len(tokenizer), [9, 16], 16)
     everywhere = np.tile(np.arange(16, dtype=np.int32), (2, 1))
     logits = np.asarray(masked_lm(found.params, found.config, ids, mask, everywhere))

@@ -258,7 +258,7 @@ def test_a_hub_name_honours_endpoint_cache_and_offline_mode(folder, tmp_path):
 @pytest.mark.parametrize(("checkpoint", "step"), [("newest", 3), ("best", 2), ("1", 1), (1, 1)])
 def test_a_workdir_gives_the_checkpoint_that_was_asked_for(workdir, text, checkpoint, step):
     found = hub.load(workdir, checkpoint)
-    assert found.head == "lm_head" and found.text.tokenizer.hash == text.tokenizer.hash
+    assert found.head == "lm_head" and found.tokenizer.base.hash == text.base.hash
     assert all((leaf == step).all() and isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(found.params))
     assert found.origin == f"{workdir}, step {step}"
 
@@ -313,7 +313,7 @@ def tuned(tmp_path_factory, text, small, workdir):
     folder = tmp_path_factory.mktemp("tuned")
     fields = json.loads((workdir / "config.json").read_text()) | {"task": "rte", "data": {"source": "folder"}}
     (folder / "config.json").write_text(json.dumps(fields))
-    text.tokenizer.save(folder / "tokenizer")
+    text.base.save(folder / "tokenizer")
     task = {"task": "rte", "kind": "multi_label", "labels": ["old", "new"], "metric": "f1"}
     (folder / "task.json").write_text(json.dumps(task))
     (folder / "metrics.jsonl").write_text(json.dumps({"step": 2, "valid/f1": 0.9}) + "\n")

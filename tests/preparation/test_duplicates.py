@@ -12,7 +12,7 @@ from roberta_jax.data.corpus import report
 from roberta_jax.errors import UserError
 from roberta_jax.preparation import documents, ngrams, plan, prepare
 from roberta_jax.preparation.config import CorpusConfig, cache_key_fields
-from roberta_jax.tokenization.tokenizer import Tokenizer
+from roberta_jax.tokenization.tokenizer import ByteLevelBPE
 
 
 def write(path: Path, texts: list[str]) -> str:
@@ -94,7 +94,7 @@ def vocabulary(small_corpus) -> str:
 def words(tmp_path_factory) -> str:
     """A vocabulary in which the planted texts are short."""
     folder = tmp_path_factory.mktemp("words")
-    Tokenizer.train([" ".join(f"w{i} other{i}" for i in range(2000))], 6000).save(folder)
+    ByteLevelBPE.train([" ".join(f"w{i} other{i}" for i in range(2000))], 6000).save(folder)
     return str(folder)
 
 

@@ -25,7 +25,7 @@ from roberta_jax.errors import UserError
 from roberta_jax.preparation import documents, prepare
 from roberta_jax.preparation.config import CorpusConfig
 from roberta_jax.preparation.hashing import Distinct
-from roberta_jax.tokenization.tokenizer import Tokenizer
+from roberta_jax.tokenization.tokenizer import ByteLevelBPE
 
 ROOT = Path(__file__).parents[2]
 
@@ -76,7 +76,7 @@ def documents_in_files(documents, tmp_path_factory):
 
 
 def test_rows_hold_the_documents_and_nothing_else(documents, vocabulary, tmp_path):
-    tokenizer = Tokenizer.load(vocabulary)
+    tokenizer = ByteLevelBPE.load(vocabulary)
     recipe = CorpusConfig((write(tmp_path / "a.jsonl", documents),), vocabulary, "doc-sentences", 512, 0.2)
     corpus = prepare.prepare(recipe, tmp_path / "corpus", tmp_path / "cache", 1)
     train, valid = texts_of(corpus.train, tokenizer), texts_of(corpus.valid, tokenizer)
@@ -122,7 +122,7 @@ def test_the_manifest_keeps_its_contract_and_rows_stay_on_disk(small_corpus, doc
     assert manifest == json.loads((folder / "manifest.json").read_text())
     assert {"format", "length", "tokenizer", "rows", "tokens", "documents", "shards"} <= manifest.keys()
     assert (manifest["format"], manifest["length"], manifest["documents"]) == ("full-sentences", 64, len(documents))
-    assert manifest["tokenizer"] == small_corpus.tokenizer.hash == Tokenizer.load(folder / "tokenizer").hash
+    assert manifest["tokenizer"] == small_corpus.tokenizer.hash == ByteLevelBPE.load(folder / "tokenizer").hash
     for name, digest in manifest["shards"].items():
         assert hashlib.sha256((folder / name).read_bytes()).hexdigest() == digest
     files = {path.name for path in folder.iterdir()}
@@ -186,7 +186,7 @@ def test_the_same_recipe_is_made_once_and_another_one_again(documents, tmp_path,
     again = CorpusConfig((source,), str(made.folder / "tokenizer"), length=64, valid_fraction=0.1)
     with monkeypatch.context() as m:
         m.setattr(prepare, "summarise", None)
-        m.setattr(Tokenizer, "train", None)
+        m.setattr(ByteLevelBPE, "train", None)
         assert prepare.prepare(recipe, cache=tmp_path / "cache").folder == made.folder
         assert prepare.prepare(again, cache=tmp_path / "cache").folder == made.folder
     folders = {made.folder}
@@ -317,7 +317,7 @@ def test_a_tokenizer_folder_that_is_not_there_is_named(documents, tmp_path):
 
 
 def test_a_prepared_corpus_of_another_kind_is_refused(small_corpus, tmp_path, vocabulary):
-    Tokenizer.train(["another one"] * 9, 270).save(tmp_path / "other")
+    ByteLevelBPE.train(["another one"] * 9, 270).save(tmp_path / "other")
     folder = str(small_corpus.folder)
     for recipe, said in (
         (CorpusConfig((folder,), str(tmp_path / "other"), length=64), f"prepared with tokenizer {small_corpus.tokenizer.hash}"),
@@ -411,7 +411,7 @@ def test_a_shard_that_is_missing_is_named(copy):
 
 
 def test_a_corpus_whose_tokenizer_was_exchanged_is_named(copy):
-    Tokenizer.train(["another one"] * 9, 270).save(copy / "tokenizer")
+    ByteLevelBPE.train(["another one"] * 9, 270).save(copy / "tokenizer")
     with pytest.raises(UserError, match=rf"{copy}: its tokenizer/ is not the one its rows were made with"):
         Corpus(copy)
 

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from roberta_jax.errors import UserError
-from roberta_jax.preparation.tables import lines, read_table, tfds_splits
+from roberta_jax.preparation.records import text_lines
+from roberta_jax.preparation.tables import read_table, tfds_splits
 
 ROWS = [{"text": 'A "quoted" one,', "label": "1"}, {"text": "中文", "label": "0"}, {"text": " हिन्दी  ", "label": "1"}]
 COMPRESS = {"": bytes, ".gz": gzip.compress, ".zst": lambda data: pyarrow.compress(data, "zstd", asbytes=True)}
@@ -208,8 +209,8 @@ def test_a_truncated_file_is_named(tmp_path, ending):
     (tmp_path / f"a.jsonl{ending}").write_bytes(data[: len(data) // 2])
     with pytest.raises(UserError, match=rf"a\.jsonl{ending}(: cannot be read to its end|:\d+: not a JSON object)"):
         list(read_table(str(tmp_path / f"a.jsonl{ending}")))
-    with pytest.raises(UserError, match="nothing.tsv: cannot be read"):
-        list(lines(tmp_path / "nothing.tsv"))
+    with pytest.raises(UserError, match="nothing.tsv: cannot be opened"):
+        list(text_lines(str(tmp_path / "nothing.tsv")))
 
 
 def test_broken_lines_are_left_out_where_that_is_asked(tmp_path):

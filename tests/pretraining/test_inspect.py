@@ -26,7 +26,7 @@ from roberta_jax.preparation.config import CorpusConfig
 from roberta_jax.preparation.statistics import Piece, contents, pieces, scripts
 from roberta_jax.pretraining import inspect
 from roberta_jax.pretraining.inspect_html import blocks, page
-from roberta_jax.tokenization.tokenizer import Tokenizer
+from roberta_jax.tokenization.tokenizer import ByteLevelBPE
 
 WORLD = [
     "The <script>document.title = 'taken'</script> & <img src=https://example.org/a.png> stay text. \x1b[31m.",
@@ -145,7 +145,7 @@ def test_pieces_are_the_text_whatever_is_masked(text, data):
     assert any(piece.kind not in ("text", "special") for piece in found) == predicted.any()
 
 
-SMALLEST = Tokenizer.train(["a"], 261)  # every byte is a token
+SMALLEST = ByteLevelBPE.train(["a"], 261)  # every byte is a token
 
 
 def test_a_character_of_several_tokens_stays_whole():

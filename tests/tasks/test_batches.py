@@ -14,7 +14,8 @@ from roberta_jax.model.config import RobertaConfig
 from roberta_jax.tasks import batches
 from roberta_jax.tasks.batches import choose_lengths, collate, epoch, padded_size, predict, train_batches
 from roberta_jax.tasks.features import UNLABELLED, Features
-from roberta_jax.tasks.finetune import HEAD_OF, make_predict_step, task_loss
+from roberta_jax.tasks.finetune import make_predict_step, task_loss
+from roberta_jax.tasks.kinds.table import KINDS
 from roberta_jax.training.sharding import make_mesh
 
 CONFIG = RobertaConfig(vocab_size=50, num_layers=2, hidden_size=32, intermediate_size=64, num_heads=2, max_length=48)
@@ -24,7 +25,7 @@ PAD = CONFIG.pad_id
 
 def parameters(kind: str, trials: int = 0) -> dict:
     random, flat = np.random.default_rng(1), {}
-    for path, shape in shapes(CONFIG, HEAD_OF[kind], OUTPUTS[kind]).items():
+    for path, shape in shapes(CONFIG, KINDS[kind].head, OUTPUTS[kind]).items():
         noise = random.standard_normal((trials, *shape)[not trials :], np.float32)
         flat[path] = 0.3 * noise + np.float32(path.endswith("scale"))
     return nest(flat)

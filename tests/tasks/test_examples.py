@@ -1,15 +1,18 @@
 """Every task gives its splits, examples and labels from folders, files and TFDS; what is wrong is named with its place."""
 
+import json
 import warnings
 
 import pyarrow
 import pyarrow.parquet
 import pytest
-from written import jsonl, sizes, table, told
+from task_files import jsonl, sizes, table, told
 
+from roberta_jax import storage
 from roberta_jax.errors import UserError
 from roberta_jax.tasks.definitions import GLUE, TASKS, Example
 from roberta_jax.tasks.examples import TaskData, read_splits
+from roberta_jax.tasks.kinds.table import KINDS
 
 # The table
 
@@ -17,8 +20,8 @@ from roberta_jax.tasks.examples import TaskData, read_splits
 def test_the_table_is_whole():
     assert set(GLUE) < set(TASKS) and len(TASKS) == 22
     for name, task in TASKS.items():
-        assert task.kind in ("classification", "multi_label", "regression", "multiple_choice", "span", "tagging")
-        assert task.text_columns and task.metrics and 0 < task.learning_rate <= 2e-5 and task.max_length == 512
+        assert task.kind in KINDS
+        assert task.text_columns and task.metrics and 0 < task.learning_rate <= 2e-5
         assert bool(task.published) == (name in {*GLUE, "squad", "squad2", "race", "race-middle", "race-high"} - {"wnli"})
     assert dict(TASKS["rte"].published) == {"base": 78.7, "large": 86.6}
     assert TASKS["mnli"].labels == ("entailment", "neutral", "contradiction")
@@ -258,6 +261,23 @@ def test_good_files_bring_no_warning(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert read_splits("rte", TaskData(str(tmp_path))).labels == ("entailment", "not_entailment")
+
+
+def test_splits_behind_a_url(tmp_path):
+    """A folder, files and a folder of RACE's, as on this machine."""
+    header, row = "sentence1\tsentence2\tlabel\n", "a\tb\tentailment\n"
+    race = json.dumps({"article": "a", "questions": ["q"], "options": [["x", "y"]], "answers": ["B"]})
+    for name, text in (("RTE/train.TSV", header + row), ("RTE/dev.tsv", header + 2 * row), ("race/train/high/1.txt", race)):
+        with storage.written(f"memory://tasks/{name}") as partial:
+            partial.write_text(text)
+    splits = read_splits("rte", TaskData("memory://tasks/RTE"))
+    assert (len(splits.train), sizes(splits.valid)) == (1, {"": 2}) and splits.train[0].place.endswith("RTE/train.TSV:2")
+    files = TaskData(train="memory://tasks/RTE/dev.tsv", valid="memory://tasks/RTE/train.TSV")
+    assert told(read_splits("rte", files).train) == [(str(i), ("a", "b"), "entailment") for i in range(2)]
+    folder = TaskData(train="memory://tasks/race/train", valid="memory://tasks/race/train/high")
+    assert told(read_splits("race", folder).train) == [("high1.txt/0", ("a", "q x", "q y"), 1)]
+    with pytest.raises(UserError, match="memory://tasks/nowhere: no such folder"):
+        read_splits("rte", TaskData("memory://tasks/nowhere"))
 
 
 # TFDS

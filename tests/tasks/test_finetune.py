@@ -11,7 +11,7 @@ import transformers
 from roberta_jax.interop.conversion import config_from_transformers, from_transformers
 from roberta_jax.tasks.batches import collate
 from roberta_jax.tasks.features import UNLABELLED, Features
-from roberta_jax.tasks.finetune import FinetuneConfig, how_many_together, losses, task_loss
+from roberta_jax.tasks.finetune import FinetuneConfig, how_many_together, task_loss
 from roberta_jax.training.optimizer import OptimizerConfig, make_optimizer
 from roberta_jax.training.sharding import batch_sharding, make_mesh
 from roberta_jax.training.step import abstract_state, compile_train_step, init_state, make_train_step
@@ -124,26 +124,6 @@ def test_losses_are_those_of_a_pytorch_loop(kind):
     assert np.mean(expected[-4:]) < 0.97 * np.mean(expected[:4])  # it learns
     np.testing.assert_allclose(found, expected, rtol=1e-4)
     print(f"{kind}: relative difference at most {np.abs(np.array(found) / expected - 1).max():.1e}")
-
-
-def test_padding_is_no_end_of_a_span_and_a_third_output_adds_its_loss():
-    logits = np.random.default_rng(0).standard_normal((2, 6, 3)).astype(np.float32)
-    logits[:, 5] = 50  # padding, and what stands there must not count
-    segment_ids = np.array([[1, 1, 1, 1, 1, 0]] * 2)
-    labels = np.array([(2, 4), (0, 0)])
-    values, right = losses("span", logits, {"segment_ids": segment_ids, "labels": labels})
-    for row, (first, last) in enumerate(labels):
-        starts, ends = torch.tensor(logits[row, :5, :2]).log_softmax(0).T
-        answerable = torch.nn.functional.binary_cross_entropy_with_logits(
-            torch.tensor(logits[row, 0, 2]), torch.tensor(float(row == 0))
-        )
-        np.testing.assert_allclose(values[row], -(starts[first] + ends[last]) / 2 + answerable, rtol=1e-5)
-        assert not right[row]
-
-        logits[row, first, 0] = logits[row, last, 1] = 40
-    assert losses("span", logits, {"segment_ids": segment_ids, "labels": labels})[1].all()
-    two, _ = losses("span", logits[..., :2], {"segment_ids": segment_ids, "labels": labels})
-    assert (np.asarray(two) < 1e-6).all()
 
 
 def test_as_many_trials_together_as_memory_holds(monkeypatch):

@@ -8,9 +8,10 @@ import pytest
 from roberta_jax.tasks import predictions
 from roberta_jax.tasks.definitions import TASKS, Example
 from roberta_jax.tasks.examples import Splits
+from roberta_jax.tasks.features import Encoded
 from roberta_jax.tasks.finetune import prepare
-from roberta_jax.tasks.predictions import Encoded
-from roberta_jax.tokenization.model_tokenizer import ByteLevelText
+from roberta_jax.tasks.kinds.table import KINDS
+from roberta_jax.tokenization.pretrained import LosslessTokenizer
 
 LABELS = {
     "custom-classification": ("no", "yes"),
@@ -36,7 +37,7 @@ def encoded(small_corpus):
             Example(f"f:{i}", f"q{i}", texts, label if labels else None) for i, (texts, label) in enumerate(EXAMPLES[task])
         ]
         splits = Splits(examples, {"": examples}, {}, LABELS.get(task, ()))
-        return prepare(TASKS[task], splits, ByteLevelText(small_corpus.tokenizer), 16).train
+        return prepare(TASKS[task], splits, LosslessTokenizer(small_corpus.tokenizer), 16).train
 
     return made
 
@@ -63,11 +64,11 @@ def right(task: str, split: Encoded) -> list[np.ndarray]:
 @pytest.mark.parametrize("task", EXAMPLES)
 def test_right_logits_measure_1_and_come_out_as_the_labels(task, encoded, tmp_path):
     split, labels = encoded(task), LABELS.get(task, ())
-    logits = right(task, split)
-    measured = predictions.measure(TASKS[task], labels, split, logits)
+    logits, kind = right(task, split), KINDS[TASKS[task].kind]
+    measured = kind.measure(TASKS[task], labels, split, logits)
     assert measured[TASKS[task].metrics[0]] == pytest.approx(1.0)
     wrong = [-values for values in logits]
-    assert predictions.measure(TASKS[task], labels, split, wrong)[TASKS[task].metrics[0]] < 0.6
+    assert kind.measure(TASKS[task], labels, split, wrong)[TASKS[task].metrics[0]] < 0.6
     (path, *_) = predictions.write(task, TASKS[task], labels, split, logits, "", False, tmp_path)
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     assert path.name == "predictions.jsonl" and [line["id"] for line in lines] == ["q0", "q1"]
@@ -80,7 +81,7 @@ def test_right_logits_measure_1_and_come_out_as_the_labels(task, encoded, tmp_pa
 
 
 def test_scores_are_shares_of_the_labels(encoded):
-    one, two = predictions.answers(
+    (one, two), _ = KINDS["classification"].predict(
         TASKS["custom-classification"],
         ("no", "yes"),
         encoded("custom-classification"),
@@ -88,7 +89,7 @@ def test_scores_are_shares_of_the_labels(encoded):
     )
     assert one["scores"] == pytest.approx({"no": 0.25, "yes": 0.75}) and two["scores"] == {"no": 1.0, "yes": 0.0}
     task = "custom-multi-label"
-    one, two = predictions.answers(
+    (one, two), _ = KINDS["multi_label"].predict(
         TASKS[task], LABELS[task], encoded(task), [np.log([1.0, 3.0, 1 / 3]), np.array([-1.0, 0, 1])]
     )
     assert one["scores"] == pytest.approx({"a": 0.5, "b": 0.75, "c": 0.25}) and one["prediction"] == ["b"]

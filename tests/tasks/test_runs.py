@@ -15,7 +15,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from written import jsonl, random_model, table
+from task_files import jsonl, random_model, table
 
 from roberta_jax.config import typed
 from roberta_jax.errors import UserError
@@ -25,8 +25,8 @@ from roberta_jax.tasks import finetune, runs
 from roberta_jax.tasks.batches import collate
 from roberta_jax.tasks.definitions import TASKS
 from roberta_jax.tasks.examples import TaskData, read_splits
-from roberta_jax.tasks.features import encode
-from roberta_jax.tokenization.model_tokenizer import ByteLevelText
+from roberta_jax.tasks.kinds.table import KINDS
+from roberta_jax.tokenization.pretrained import LosslessTokenizer
 from roberta_jax.training.workdir import read_metrics
 
 ROOT = Path(__file__).parents[2]
@@ -165,7 +165,7 @@ def accuracy(workdir: Path, path: str) -> float:
     """Of the model that `hub.load` finds there, on a file."""
     loaded = hub.load(workdir)
     examples = read_splits("custom-classification", TaskData(train=path, valid=path)).train
-    features = encode("classification", examples, loaded.text, loaded.labels, 16)
+    features = KINDS["classification"].encode(examples, loaded.tokenizer, loaded.labels, 16)
     batch = collate(features, np.arange(len(examples)), len(examples), 16, 1)
     logits = jax.jit(apply_with_head, static_argnums=1)(loaded.params, loaded.config, batch["input_ids"], batch["segment_ids"])
     return float((logits.argmax(-1) == batch["labels"]).mean())
@@ -393,7 +393,7 @@ def test_a_run_that_ends_before_it_logs_a_loss_is_judged_by_the_valid_split(tria
     """So is a trial of several, of whose losses only those count that it had when its patience ended."""
     _, workdir = apart
     splits = read_splits("custom-classification", trial_config().data)
-    prepared = finetune.prepare(TASKS["custom-classification"], splits, ByteLevelText(small_corpus.tokenizer), 16)
+    prepared = finetune.prepare(TASKS["custom-classification"], splits, LosslessTokenizer(small_corpus.tokenizer), 16)
     for loss, collapsed in ((0.3, False), (0.69, True), (float("nan"), True), (float("inf"), True)):
         assert runs._collapsed(prepared, tmp_path, "train/loss", 16, loss) == collapsed
         assert runs._collapsed(prepared, workdir / "seed_0", "train/loss", 0, loss) == collapsed
@@ -458,7 +458,7 @@ def test_a_head_goes_on_where_it_answers_the_same(apart, tmp_path):
     ],
 )
 def test_heads_of_every_kind_go_on(model, task, outputs, labels, problem):
-    head, source = finetune.HEAD_OF[TASKS[task].kind], hub.load(model)
+    head, source = KINDS[TASKS[task].kind].head, hub.load(model)
     fresh = jax.device_get(init_with_head(jax.random.key(0), source.config, head, outputs))
     source = replace(source, params=fresh, head=head, labels=labels, problem=problem)
     params, word = finetune.initial(TASKS[task], labels, source)
@@ -488,7 +488,7 @@ def test_from_scratch_takes_the_shape_alone(trial_config, apart, model, tmp_path
     source, tuned, scratch = (hub.load(folder) for folder in (model, workdir / "seed_0", tmp_path))
     kernels = [one.params["encoder"]["layers"]["qkv"]["kernel"].ravel() for one in (source, tuned, scratch)]
     assert np.corrcoef(kernels)[0, 1] > 0.7 > 0.1 > abs(np.corrcoef(kernels)[0, 2])
-    assert scratch.config == tuned.config and scratch.text.tokenizer.hash == source.text.tokenizer.hash
+    assert scratch.config == tuned.config and scratch.tokenizer.base.hash == source.tokenizer.base.hash
     assert "its shape with random weights" in (tmp_path / "results.md").read_text()
 
 

@@ -31,10 +31,10 @@ from roberta_jax.preparation.config import CorpusConfig, cache_key_fields
 from roberta_jax.pretraining.config import PretrainConfig
 from roberta_jax.pretraining.job import pretrain
 from roberta_jax.tasks.definitions import Example
-from roberta_jax.tasks.features import encode
+from roberta_jax.tasks.kinds.table import KINDS
 from roberta_jax.tokenization import encodings
 from roberta_jax.tokenization.encodings import FILES, LOSSLESS
-from roberta_jax.tokenization.model_tokenizer import FastText, read_text
+from roberta_jax.tokenization.pretrained import FastTokenizer, load_tokenizer
 from roberta_jax.tokenization.tokenizer import MASK, SPECIAL_TOKENS
 from roberta_jax.training.workdir import read_metrics
 
@@ -217,7 +217,7 @@ def test_saved_and_loaded_it_is_the_same(trained, encoding, tmp_path):
     tokenizer = trained[encoding]
     tokenizer.save(tmp_path)
     loaded = encodings.load(tmp_path)
-    assert FILES[encoding] in {path.name for path in tmp_path.iterdir()} and encodings.found(tmp_path) == encoding
+    assert FILES[encoding] in {path.name for path in tmp_path.iterdir()} and encodings.encoding_in(tmp_path) == encoding
     assert (type(loaded), loaded.encoding, loaded.hash) == (type(tokenizer), encoding, tokenizer.hash)
     assert loaded.token_bytes == tokenizer.token_bytes
     assert loaded.encode(MIXED[0]).tolist() == tokenizer.encode(MIXED[0]).tolist()
@@ -252,10 +252,10 @@ def test_statistics_count_what_can_be_counted_by_hand(trained):
     found = encodings.statistics(tokenizer, [text])
     assert json.loads(json.dumps(found)) == found
     assert {script: values["words"] for script, values in found["scripts"].items()} == {
-        "Latin": 5, "Hiragana and Katakana": 4, "Han": 3, "Cyrillic": 2, "Arabic": 1, "Devanagari": 1, "Greek": 1,
-        "Hangul": 1, "other": 1,
+        "Latin": 5, "kana": 4, "Han": 3, "Cyrillic": 2, "Arabic": 1, "Devanagari": 1, "Greek": 1,
+        "Hangul": 1, "Georgian": 1,
     }  # fmt: skip
-    assert [*found["scripts"]][:4] == ["Latin", "Hiragana and Katakana", "Han", "Cyrillic"]
+    assert [*found["scripts"]][:4] == ["Latin", "kana", "Han", "Cyrillic"]
     ids = tokenizer.encode(text)
     assert (found["texts"], found["bytes"], found["tokens"]) == (1, len(text.encode()), len(ids))
     assert found["unknown_rate"] == (ids == 3).sum() / len(ids) > 0
@@ -361,8 +361,8 @@ def test_what_disagrees_is_refused(corpora, source, tmp_path):
 def test_texts_with_special_tokens_and_spans(trained, encoding, tmp_path):
     tokenizer = trained[encoding]
     tokenizer.save(tmp_path)
-    text = read_text(tmp_path)
-    assert isinstance(text, FastText) == (encoding not in LOSSLESS) and len(text) == len(tokenizer)
+    text = load_tokenizer(tmp_path)
+    assert isinstance(text, FastTokenizer) == (encoding not in LOSSLESS) and len(text) == len(tokenizer)
     line = "The boat,  found  <mask> by 中文 ☃."
     before, after = (tokenizer.encode(part).tolist() for part in ("The boat,  found", " by 中文 ☃."))
     assert text.encode([line])[0].tolist() == [*before, text.mask, *after]
@@ -377,7 +377,7 @@ def test_texts_with_special_tokens_and_spans(trained, encoding, tmp_path):
     assert fast.encode("a<mask>b").ids == [0, *tokenizer.encode("a"), text.mask, *tokenizer.encode("b"), 2]
     (again := tmp_path / "again").mkdir()
     text.save(again)
-    assert read_text(again).tokenizer.hash == tokenizer.hash
+    assert load_tokenizer(again).base.hash == tokenizer.hash
     auto = transformers.PreTrainedTokenizerFast.from_pretrained(again, clean_up_tokenization_spaces=False)
     (ids,) = text.encode([line])
     assert auto(line)["input_ids"] == [0, *ids, 2] and auto.decode(ids) == text.decode(ids)
@@ -395,10 +395,10 @@ def test_a_run_learns_and_what_it_leaves_is_read_and_exported(corpora, tmp_path)
     losses = [line["train/loss"] for line in read_metrics(folder) if "train/loss" in line]
     assert losses[-1] < losses[0] and encodings.load(folder / "tokenizer").hash == corpus.tokenizer.hash
     exported = hub.export(folder, tmp_path / "export")
-    assert exported.text.tokenizer.hash == hub.load(tmp_path / "export").text.tokenizer.hash == corpus.tokenizer.hash
+    assert exported.tokenizer.base.hash == hub.load(tmp_path / "export").tokenizer.base.hash == corpus.tokenizer.hash
     auto = transformers.AutoTokenizer.from_pretrained(tmp_path / "export")
     text = "The old sailor's boat ☃ <mask>."
-    (ids,) = exported.text.encode([text])
+    (ids,) = exported.tokenizer.encode([text])
     assert auto(text)["input_ids"] == [0, *ids.tolist(), 2] and (auto.mask_token_id, len(auto)) == (399, 400)
-    features = encode("classification", [Example("", "x", (text,))], exported.text, ("x",), 64)
+    features = KINDS["classification"].encode([Example("", "x", (text,))], exported.tokenizer, ("x",), 64)
     assert features.rows[0][0].tolist() == [0, *ids.tolist(), 2]

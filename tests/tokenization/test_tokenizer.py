@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roberta_jax.errors import UserError
-from roberta_jax.tokenization.tokenizer import BYTE_OF, MASK, SPECIAL_TOKENS, Tokenizer
+from roberta_jax.tokenization.tokenizer import BYTE_OF, MASK, SPECIAL_TOKENS, ByteLevelBPE
 
 SIZE = 480  # of the vocabulary trained here
 
@@ -32,7 +32,7 @@ TEXTS = st.one_of(
 def trained(documents, tmp_path_factory):
     """A vocabulary trained here, saved and opened by `tokenizers`."""
     folder = tmp_path_factory.mktemp("trained")
-    tokenizer = Tokenizer.train([*documents, "中文句子。 हिन्दी 'll don't 123 456\n\n\n    return x\n" * 20], SIZE)
+    tokenizer = ByteLevelBPE.train([*documents, "中文句子。 हिन्दी 'll don't 123 456\n\n\n    return x\n" * 20], SIZE)
     tokenizer.save(folder)
     return tokenizer, reference(folder), folder
 
@@ -157,9 +157,9 @@ def test_training_gives_the_special_tokens_their_ids_and_the_size_asked_for(trai
 
 def test_saved_and_loaded_it_is_the_same(trained):
     tokenizer, _, folder = trained
-    loaded = Tokenizer.load(folder)
+    loaded = ByteLevelBPE.load(folder)
     assert loaded.hash == tokenizer.hash and loaded.vocab == tokenizer.vocab and loaded.merges == tokenizer.merges
-    assert Tokenizer(tokenizer.vocab, tokenizer.merges[:-1]).hash != tokenizer.hash
+    assert ByteLevelBPE(tokenizer.vocab, tokenizer.merges[:-1]).hash != tokenizer.hash
 
 
 def test_transformers_reads_the_saved_files(trained, documents):
@@ -191,12 +191,12 @@ def test_a_folder_without_a_file_is_named(trained, tmp_path, name):
     folder = broken(trained[2], tmp_path / "t")
     (folder / name).unlink()
     with pytest.raises(UserError, match=rf"{folder}: no {name}"):
-        Tokenizer.load(folder)
+        ByteLevelBPE.load(folder)
 
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     with pytest.raises(UserError, match=str(tmp_path / "nothing")):
-        Tokenizer.load(tmp_path / "nothing")
+        ByteLevelBPE.load(tmp_path / "nothing")
 
 
 @pytest.mark.parametrize(
@@ -214,11 +214,11 @@ def test_a_folder_that_is_not_there_is_named(tmp_path):
 def test_a_damaged_folder_is_named(trained, tmp_path, vocab, merges, said):
     folder = broken(trained[2], tmp_path / "t", vocab, merges)
     with pytest.raises(UserError, match=said) as error:
-        Tokenizer.load(folder)
+        ByteLevelBPE.load(folder)
     assert str(folder) in str(error.value)
 
 
 def test_a_vocabulary_too_small_for_the_bytes_is_refused():
     with pytest.raises(UserError, match="at least 261 entries.* 260"):
-        Tokenizer.train(["text"], 260)
+        ByteLevelBPE.train(["text"], 260)
     assert len(BYTE_OF) + len(SPECIAL_TOKENS) == 261

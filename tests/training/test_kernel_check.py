@@ -26,7 +26,7 @@ from roberta_jax.model.tpu_attention import tpu_attention
 from roberta_jax.pretraining.config import PretrainConfig
 from roberta_jax.pretraining.job import pretrain
 from roberta_jax.tasks import finetune, runs
-from roberta_jax.tokenization.model_tokenizer import ByteLevelText
+from roberta_jax.tokenization.pretrained import LosslessTokenizer
 from roberta_jax.training.kernel_check import fault_of_kernel
 from roberta_jax.training.workdir import read_metrics
 
@@ -209,7 +209,7 @@ def test_a_run_takes_a_sound_kernel_and_xlas_once_it_fails(use, config, tmp_path
 
 
 def test_fine_tuning_on_a_broken_kernel_goes_on_with_xlas(use, small_corpus, tmp_path):
-    text = ByteLevelText(small_corpus.tokenizer)
+    text = LosslessTokenizer(small_corpus.tokenizer)
     shape = RobertaConfig(len(text), 1, 32, 64, 2, max_length=64)
     params = jax.device_get(jax.jit(init_masked_lm, static_argnums=1)(jax.random.key(0), shape))
     hub.save(hub.Pretrained(shape, params, text, "lm_head", origin="random weights"), tmp_path / "model")

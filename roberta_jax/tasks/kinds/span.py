@@ -1,13 +1,26 @@
-"""Questions whose answer is a span of a context: rows out of them, and answers out of the rows' logits."""
+"""Questions whose answer is a span of a context: rows out of them, and answers out of the rows' logits.
+
+An example's texts are question and context, its label (an answer's text, its first character in the context) for each
+answer, () where there is none.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+import optax
 
 from roberta_jax.errors import UserError
-from roberta_jax.tasks.definitions import Example
-from roberta_jax.tokenization.model_tokenizer import Text
+from roberta_jax.preparation.records import FORMATS
+from roberta_jax.tasks.definitions import Example, Task
+from roberta_jax.tasks.features import Encoded, Features, Logits
+from roberta_jax.tasks.kinds import squad
+from roberta_jax.tasks.kinds.kind import VALID, Kind, Labels
+from roberta_jax.tokenization.pretrained import PretrainedTokenizer
+from roberta_jax.training.cross_entropy import cross_entropy
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,20 +39,14 @@ class Window:
 
 
 @dataclass(frozen=True)
-class SpanFeatures:
-    """Examples as windows; those of one example follow each other, and each example has one at least."""
+class Windows:
+    """Examples as rows; those of one example follow each other, and each example has one at least."""
 
     examples: Sequence[Example]
-    windows: list[Window]
+    rows: list[Window]
     offsets: list[np.ndarray]  # by example: [tokens, 2], the characters of the context that each token covers, see `_trim`
     targets: np.ndarray  # int32 [W, 2]: first and last token of the answer in the row; (0, 0), which is `<s>`, for none
-    inexact: int  # answers whose text no span of tokens gives: they begin or end inside a token
     cut: int  # questions that were cut
-
-    @property
-    def answerable(self) -> np.ndarray:
-        """int32 [W]: 1 where the window holds the whole answer."""
-        return (self.targets[:, 0] > 0).astype(np.int32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,18 +57,18 @@ class Span:
     start: int
     end: int
     score: float  # the sum of the two logits
-    probability: float  # among the spans that were found
+    probability: float  # among the candidates
 
 
 @dataclass(frozen=True)
-class Found:
-    """What was found for one example."""
+class Candidates:
+    """The spans that may be one example's answer."""
 
     spans: list[Span]  # the best first; [] for a context without a token
     null_score: float  # the greater, the surer that there is no answer
 
 
-def windows(
+def split_context(
     question: np.ndarray,
     context: np.ndarray,
     bos: int,
@@ -100,34 +107,33 @@ def question_limit(max_length: int, max_question: int = 64) -> int:
     return min(max_question, max_length // 2 - 3)
 
 
-def encode(
+def encode_windows(
     examples: Sequence[Example],
-    text: Text,
+    tokenizer: PretrainedTokenizer,
     max_length: int,
     stride: int = 128,
     max_question: int = 64,
     answers: bool = True,
-) -> SpanFeatures:
-    """The windows of all examples (their `texts` are question and context), see `windows` for the numbers and errors.
+) -> Windows:
+    """The windows of all examples (their `texts` are question and context), see `split_context` for the numbers and errors.
 
     Args:
       answers: whether to find the targets: the fewest tokens that cover an example's first answer. Without, all are (0, 0).
     """
-    questions = text.encode([example.texts[0] for example in examples])
+    questions = tokenizer.encode([example.texts[0] for example in examples])
     encoded: dict[str, tuple[np.ndarray, np.ndarray]] = {}  # many questions share a context
-    rows, offsets, targets, inexact = [], [], [], 0
+    rows, offsets, targets = [], [], []
     for i, (example, question) in enumerate(zip(examples, questions)):
         context = example.texts[1]
         if context not in encoded:
-            ids, spans = text.encode_with_spans(context)
+            ids, spans = tokenizer.encode_with_spans(context)
             encoded[context] = ids, _trim(context, spans)
         ids, spans = encoded[context]
         first, last = -1, -1
         if answers and example.label:
             answer, begin = example.label[0]
             first, last = _cover(spans, begin, begin + len(answer))
-            inexact += first < 0 or context[spans[first, 0] : spans[last, 1]] != answer
-        for window in windows(question, ids, text.bos, text.eos, max_length, stride, max_question, i):
+        for window in split_context(question, ids, tokenizer.bos, tokenizer.eos, max_length, stride, max_question, i):
             inside = window.start <= first and last < window.start + window.count
             shift = window.head - window.start
             targets.append((first + shift, last + shift) if inside else (0, 0))
@@ -135,7 +141,7 @@ def encode(
         offsets.append(spans)
     cut = sum(len(question) > question_limit(max_length, max_question) for question in questions)
     positions = np.array(targets, np.int32).reshape(-1, 2)
-    return SpanFeatures(examples, rows, offsets, positions, int(inexact), cut)
+    return Windows(examples, rows, offsets, positions, cut)
 
 
 def _trim(context: str, spans: np.ndarray) -> np.ndarray:
@@ -154,9 +160,7 @@ def _cover(spans: np.ndarray, begin: int, end: int) -> tuple[int, int]:
     return (first, last) if first <= last else (-1, -1)
 
 
-def best_spans(
-    features: SpanFeatures, logits: Sequence[np.ndarray], n_best: int = 20, max_answer_tokens: int = 30
-) -> list[Found]:
+def best_spans(windows: Windows, logits: Logits, n_best: int = 20, max_answer_tokens: int = 30) -> list[Candidates]:
     """The best spans of each example over all its windows, each span of characters once, with its best score.
 
     Args:
@@ -168,25 +172,25 @@ def best_spans(
       at `<s>` less the best span's score (less 0 where there is no span), as in BERT's script; with three it is the
       greatest third logit at `<s>`, negated.
     """
-    found: list[list[np.ndarray]] = [[] for _ in features.examples]
-    nulls = np.full(len(features.examples), np.inf)
+    by_example: list[list[np.ndarray]] = [[] for _ in windows.examples]
+    nulls = np.full(len(windows.examples), np.inf)
     classified = len(logits) > 0 and logits[0].shape[1] == 3
-    for window, values in zip(features.windows, logits, strict=True):
+    for window, values in zip(windows.rows, logits, strict=True):
         i = window.example
         nulls[i] = min(nulls[i], -values[0, 2] if classified else values[0].sum())
-        spans = features.offsets[i][window.start : window.start + window.count]
+        spans = windows.offsets[i][window.start : window.start + window.count]
         begins, ends = values[window.head : window.head + window.count, :2].T
-        found[i].append(_best_of_window(begins, ends, spans, n_best, max_answer_tokens))
+        by_example[i].append(_best_of_window(begins, ends, spans, n_best, max_answer_tokens))
     results = []
-    for example, candidates, null in zip(features.examples, found, nulls.tolist()):
-        best = _distinct(np.concatenate(candidates))[:n_best]
+    for example, parts, null in zip(windows.examples, by_example, nulls.tolist()):
+        best = _distinct(np.concatenate(parts))[:n_best]
         scores = best[:, 0]
         weights = np.exp(scores - scores.max(initial=-np.inf))
         rows = zip(best.tolist(), (weights / weights.sum()).tolist())
         spans = [
             Span(example.texts[1][int(start) : int(end)], int(start), int(end), score, p) for (score, start, end), p in rows
         ]
-        results.append(Found(spans, null if classified or not spans else null - spans[0].score))
+        results.append(Candidates(spans, null if classified or not spans else null - spans[0].score))
     return results
 
 
@@ -216,16 +220,73 @@ def _distinct(rows: np.ndarray) -> np.ndarray:
     return rows[np.sort(first)]
 
 
-def predictions(features: SpanFeatures, found: Sequence[Found], threshold: float | None = None) -> dict[str, dict]:
+def prediction_files(windows: Windows, candidates: Sequence[Candidates], threshold: float | None = None) -> dict[str, dict]:
     """File name → content, as SQuAD's evaluation script and its readers expect them, by the examples' ids.
 
     Args:
       threshold: an answer is empty where the null score is greater; None: never.
     """
     texts, n_best, nulls = {}, {}, {}
-    for example, one in zip(features.examples, found, strict=True):
+    for example, one in zip(windows.examples, candidates, strict=True):
         empty = not one.spans or (threshold is not None and one.null_score > threshold)
         texts[example.id] = "" if empty else one.spans[0].text
         n_best[example.id] = [{name: getattr(span, name) for name in Span.__slots__} for span in one.spans]
         nulls[example.id] = one.null_score
     return {"predictions.json": texts, "nbest_predictions.json": n_best, "null_odds.json": nulls}
+
+
+def encode(examples: Sequence[Example], tokenizer: PretrainedTokenizer, labels: Labels, max_length: int) -> Features:
+    """A row for each window, labels int32 [N, 2]: first and last token of the answer, (0, 0) where none is in the row."""
+    known = examples[0].label is not None
+    windows = encode_windows(examples, tokenizer, max_length, answers=known)
+    rows = [(window.ids,) for window in windows.rows]
+    return Features(rows, windows.targets if known else None, windows, windows.cut)
+
+
+def _loss(logits: jax.Array, batch: dict) -> tuple[jax.Array, jax.Array]:
+    """The mean of the losses of both ends, among the row's own tokens.
+
+    With three outputs the loss of whether there is an answer is added (the paper, section 5.2).
+    """
+    labels = batch["labels"]
+    ends = jnp.where(batch["segment_ids"][..., None] > 0, logits[..., :2], -1e30).swapaxes(1, 2)  # [B, 2, L]
+    losses = cross_entropy(ends, labels).mean(-1)
+    if logits.shape[-1] == 3:
+        losses += optax.sigmoid_binary_cross_entropy(logits[:, 0, 2], (labels[:, 0] > 0).astype(jnp.float32))
+    return losses, (ends.argmax(-1) == labels).all(-1)
+
+
+def _measure(task: Task, labels: Labels, split: Encoded, logits: Logits) -> dict[str, float]:
+    candidates = best_spans(split.features.layout, logits)
+    answers = [[text for text, _ in example.label] for example in split.examples]
+    texts = [one.spans[0].text if one.spans else "" for one in candidates]
+    return squad.squad_metrics(answers, texts, [one.null_score for one in candidates] if task.unanswerable else None)
+
+
+def _predict(
+    task: Task, labels: Labels, split: Encoded, logits: Logits
+) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
+    candidates = best_spans(split.features.layout, logits)
+    files = prediction_files(split.features.layout, candidates, 0.0 if task.unanswerable else None)
+    texts, nulls = files["predictions.json"], files["null_odds.json"]
+    return [{"prediction": texts[example.id], "null_score": nulls[example.id]} for example in split.examples], files
+
+
+def _files(task: Task) -> tuple[tuple[str, ...], ...]:
+    version = r"-v2\.0" if task.unanswerable else r"-v1\.1"
+    return tuple((name + version, f"{name}(-.*)?") for name in ("train", VALID, "test"))
+
+
+SPAN = Kind(
+    head="span",
+    outputs=lambda task, labels: 3 if task.unanswerable else 2,
+    read_row=squad.read_row,
+    file_reader={"json": squad.read_file}.get,
+    files=_files,
+    endings=("json", *FORMATS),
+    shared_texts=lambda example: example.texts[1:],
+    encode=encode,
+    loss=_loss,
+    measure=_measure,
+    predict=_predict,
+)

@@ -8,14 +8,14 @@ import numpy as np
 from roberta_jax.interop import hub
 from roberta_jax.interop.conversion import nest, shapes
 from roberta_jax.model.config import RobertaConfig
-from roberta_jax.tokenization.model_tokenizer import ByteLevelText
-from roberta_jax.tokenization.tokenizer import Tokenizer
+from roberta_jax.tokenization.pretrained import LosslessTokenizer
+from roberta_jax.tokenization.tokenizer import ByteLevelBPE
 
 
-def random_model(tokenizer: Tokenizer, folder: Path, seed: int = 0, **fields) -> Path:
+def random_model(tokenizer: ByteLevelBPE, folder: Path, seed: int = 0, **fields) -> Path:
     """A folder of transformers with random weights."""
     shape = dict(num_layers=1, hidden_size=32, intermediate_size=64, num_heads=2, max_length=32)
-    text, config = ByteLevelText(tokenizer), RobertaConfig(len(tokenizer), **shape | fields)
+    text, config = LosslessTokenizer(tokenizer), RobertaConfig(len(tokenizer), **shape | fields)
     chooser, flat = np.random.default_rng(seed), {}
     for path, size in shapes(config, "lm_head", 0).items():
         flat[path] = 0.1 * chooser.standard_normal(size, np.float32) + np.float32(path.endswith("scale"))

@@ -1,4 +1,4 @@
-"""Texts to ids and back for a model that was read: an encoding of ours, or any `tokenizer.json`, behind one face.
+"""The tokenizer of a model that was read: one of ours, or any `tokenizer.json`, behind one interface.
 
 Ids here hold no `<s>` and `</s>` around the text; the five special tokens inside a text are recognised, and `<mask>`
 swallows the white space before it, as in transformers.
@@ -16,7 +16,7 @@ import tokenizers
 from roberta_jax import storage
 from roberta_jax.errors import UserError
 from roberta_jax.tokenization import encodings
-from roberta_jax.tokenization.tokenizer import BOS, EOS, MASK, PAD, SPECIAL_TOKENS, UNK, Encoding, Tokenizer
+from roberta_jax.tokenization.tokenizer import BOS, EOS, MASK, PAD, SPECIAL_TOKENS, UNK, ByteLevelBPE, Tokenizer
 
 # Unicode's White_Space, which is what `tokenizers` strips; Python's \s would take four control characters too.
 _SPACE = "[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
@@ -31,7 +31,7 @@ class Sentence(NamedTuple):
     words: np.ndarray  # int32 [n]: which piece of the text, as it is first cut, the token is of; -1 where it was added
 
 
-def _to_json(tokenizer: Encoding) -> str:
+def _to_json(tokenizer: Tokenizer) -> str:
     """The same as `tokenizer.json`, for the `tokenizers` library and transformers."""
     whole, special = tokenizer.fast(), tokenizer.special
     whole.post_processor = tokenizers.processors.RobertaProcessing(
@@ -46,71 +46,71 @@ def _to_json(tokenizer: Encoding) -> str:
     return whole.to_str()
 
 
-class ByteLevelText:
-    """An encoding of ours that keeps every byte, on texts in which special tokens may stand.
+class LosslessTokenizer:
+    """A tokenizer of ours that keeps every byte, on texts in which special tokens may stand.
 
     Args:
       source: the tokenizer.json that it was read from, if it was.
     """
 
-    def __init__(self, tokenizer: Encoding, source: str = ""):
-        self.tokenizer, self._source = tokenizer, source
-        self.bos, self.pad, self.eos, self.mask = tokenizer.bos, tokenizer.pad, tokenizer.eos, tokenizer.mask
+    def __init__(self, base: Tokenizer, source: str = ""):
+        self.base, self._source = base, source
+        self.bos, self.pad, self.eos, self.mask = base.bos, base.pad, base.eos, base.mask
 
     def __len__(self) -> int:
-        return len(self.tokenizer)
+        return len(self.base)
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
         """int32 [n] for each text."""
         plain = [not _SPECIAL.search(text) for text in texts]
-        encoded = iter(self.tokenizer.encode_batch([text for text, is_plain in zip(texts, plain) if is_plain]))
+        encoded = iter(self.base.encode_batch([text for text, is_plain in zip(texts, plain) if is_plain]))
         return [next(encoded) if is_plain else self._encode(text) for text, is_plain in zip(texts, plain)]
 
     def _encode(self, text: str) -> np.ndarray:
         parts, start = [], 0
         for match in _SPECIAL.finditer(text):
             token = match[0] if match[0] in SPECIAL_TOKENS else MASK
-            parts += [self.tokenizer.encode(text[start : match.start()]), [self.tokenizer.special[token]]]
+            parts += [self.base.encode(text[start : match.start()]), [self.base.special[token]]]
             start = match.end()
-        return np.concatenate([*parts, self.tokenizer.encode(text[start:])]).astype(np.int32)
+        return np.concatenate([*parts, self.base.encode(text[start:])]).astype(np.int32)
 
     def encode_with_spans(self, text: str) -> tuple[np.ndarray, np.ndarray]:
         """(ids int32 [n], int [n, 2]: where in the text each token begins and ends, its leading space left out)."""
-        ids = self.tokenizer.encode(text)
+        ids = self.base.encode(text)
         # Byte → the character that it belongs to. A token may be part of a character: its span is the whole of it.
         lengths = [len(character.encode("utf-8", "surrogateescape")) for character in text]
         character = np.append(np.repeat(np.arange(len(text)), lengths), len(text))
-        pieces = [self.tokenizer.token_bytes[i] for i in ids]
+        pieces = [self.base.token_bytes[i] for i in ids]
         ends = np.cumsum([len(piece) for piece in pieces], dtype=int)
         starts = ends - np.array([len(piece.lstrip(b" ")) for piece in pieces], int)
         last = character[np.maximum(ends - 1, 0)] + 1
         return ids, np.stack([np.minimum(character[starts], last), last], axis=1)
 
     def decode(self, ids: Iterable[int]) -> str:
-        return self.tokenizer.decode(ids)
+        return self.base.decode(ids)
 
     def to_json(self) -> str:
-        return _to_json(self.tokenizer)
+        return _to_json(self.base)
 
     def fast(self) -> tokenizers.Tokenizer:
         return tokenizers.Tokenizer.from_str(self._source or self.to_json())
 
     def save(self, folder: Path) -> None:
-        self.tokenizer.save(folder)
+        self.base.save(folder)
         storage.write_text(folder / "tokenizer.json", self.to_json())
 
 
-class FastText:
+class FastTokenizer:
     """A `tokenizer.json` of any model family (XLM-R's, CamemBERT's), through the `tokenizers` library.
 
     Args:
-      tokenizer: the encoding of ours that it was made from, if it was.
+      base: the tokenizer of ours that it was made from, if it was.
     """
 
-    def __init__(self, fast: tokenizers.Tokenizer, origin: str, tokenizer: Encoding | None = None):
+    def __init__(self, fast: tokenizers.Tokenizer, origin: str, base: Tokenizer | None = None):
         fast.no_truncation()
         fast.no_padding()
-        self._fast, self.tokenizer = fast, tokenizer
+        self._fast, self.base = fast, base
         ids = [fast.token_to_id(token) for token in (BOS, PAD, EOS, MASK)]
         missing = [token for token, i in zip((BOS, PAD, EOS, MASK), ids) if i is None]
         if missing:
@@ -139,16 +139,16 @@ class FastText:
         return self._fast
 
     def save(self, folder: Path) -> None:
-        if self.tokenizer:
-            self.tokenizer.save(folder)
+        if self.base:
+            self.base.save(folder)
         storage.write_text(folder / "tokenizer.json", self.to_json())
 
 
-Text = ByteLevelText | FastText
+PretrainedTokenizer = LosslessTokenizer | FastTokenizer
 
 
 def encode_whole(fast: tokenizers.Tokenizer, texts: Sequence[str]) -> list[Sentence]:
-    """Each text as `fast`, a Text's, cuts it and adds special tokens to it."""
+    """Each text as `fast`, a PretrainedTokenizer's, cuts it and adds special tokens to it."""
     fast.no_truncation()
     fast.no_padding()
     return [
@@ -161,26 +161,28 @@ def encode_whole(fast: tokenizers.Tokenizer, texts: Sequence[str]) -> list[Sente
     ]
 
 
-def encode_rows(text: Text, texts: Sequence[Sequence[str]], max_length: int) -> tuple[list[np.ndarray], int]:
+def encode_rows(
+    tokenizer: PretrainedTokenizer, texts: Sequence[Sequence[str]], max_length: int
+) -> tuple[list[np.ndarray], int]:
     """`<s> A </s>` of each (A,), `<s> A </s></s> B </s>` of each (A, B), at most `max_length` ids, the longer cut first.
 
     Returns:
       (int32 [n] for each; how many were cut).
     """
-    encoded = iter(text.encode([part for parts in texts for part in parts]))
+    encoded = iter(tokenizer.encode([part for parts in texts for part in parts]))
     rows, cut = [], 0
     for parts in texts:
         ids = [next(encoded) for _ in parts]
         room = max_length - 2 * len(ids)
         cut += sum(map(len, ids)) > room
-        rows.append(join(text, _cut(ids, room)))
+        rows.append(join(tokenizer, _cut(ids, room)))
     return rows, cut
 
 
-def join(text: Text, ids: Sequence[np.ndarray]) -> np.ndarray:
+def join(tokenizer: PretrainedTokenizer, ids: Sequence[np.ndarray]) -> np.ndarray:
     """One or two texts' ids as a row."""
-    second = [text.eos, *ids[1], text.eos] if len(ids) > 1 else []
-    return np.array([text.bos, *ids[0], text.eos, *second], np.int32)
+    second = [tokenizer.eos, *ids[1], tokenizer.eos] if len(ids) > 1 else []
+    return np.array([tokenizer.bos, *ids[0], tokenizer.eos, *second], np.int32)
 
 
 def _cut(ids: list[np.ndarray], room: int) -> list[np.ndarray]:
@@ -194,31 +196,31 @@ def _cut(ids: list[np.ndarray], room: int) -> list[np.ndarray]:
     return kept
 
 
-def read_text(folder: Path) -> Text | None:
-    """The tokenizer of a folder: a file of `data.encodings`, tokenizer.json; None where there is neither.
+def load_tokenizer(folder: Path) -> PretrainedTokenizer | None:
+    """The tokenizer of a folder: a file of tokenization.encodings, tokenizer.json; None where there is neither.
 
     Raises:
       UserError: the files are damaged, or only such that nothing here reads.
     """
     storage.check_hashes(folder)
-    encoding = encodings.found(folder)
-    if encoding not in (None, Tokenizer.encoding):
+    encoding = encodings.encoding_in(folder)
+    if encoding not in (None, ByteLevelBPE.encoding):
         tokenizer = encodings.load(folder)
         if encoding in encodings.LOSSLESS:
-            return ByteLevelText(tokenizer)
-        return FastText(tokenizers.Tokenizer.from_str(_to_json(tokenizer)), str(folder), tokenizer)
+            return LosslessTokenizer(tokenizer)
+        return FastTokenizer(tokenizers.Tokenizer.from_str(_to_json(tokenizer)), str(folder), tokenizer)
     path = folder / "tokenizer.json"
     if path.is_file():
         try:
             fields = json.loads(path.read_text("utf-8"))
             byte_level = _byte_level(fields)
-            return byte_level or FastText(tokenizers.Tokenizer.from_file(str(path)), str(path))
+            return byte_level or FastTokenizer(tokenizers.Tokenizer.from_file(str(path)), str(path))
         except UserError:
             raise
         except Exception as error:  # the library raises Exception itself
             raise UserError(f"{path} is no tokenizer that the tokenizers library reads: {error}.") from None
     if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-        return ByteLevelText(Tokenizer.load(folder))
+        return LosslessTokenizer(ByteLevelBPE.load(folder))
     for name in ("sentencepiece.bpe.model", "vocab.json"):
         if (folder / name).is_file():
             raise UserError(
@@ -228,8 +230,8 @@ def read_text(folder: Path) -> Text | None:
     return None
 
 
-def _byte_level(fields: dict) -> ByteLevelText | None:
-    """Our Tokenizer for a tokenizer.json, where that says exactly what ours does."""
+def _byte_level(fields: dict) -> LosslessTokenizer | None:
+    """Our `ByteLevelBPE` for a tokenizer.json, where that says exactly what ours does."""
     model, before = fields["model"], fields["pre_tokenizer"] or {}
     plain = (
         model.get("type") == "BPE"
@@ -243,6 +245,6 @@ def _byte_level(fields: dict) -> ByteLevelText | None:
     vocab = model["vocab"] | {token["content"]: token["id"] for token in fields["added_tokens"]}
     merges = [tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in model["merges"]]
     try:
-        return ByteLevelText(Tokenizer(vocab, merges), json.dumps(fields))
+        return LosslessTokenizer(ByteLevelBPE(vocab, merges), json.dumps(fields))
     except (UserError, KeyError):
         return None

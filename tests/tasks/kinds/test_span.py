@@ -6,19 +6,15 @@ import json
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+import torch
 import transformers
 from hypothesis import given, settings
 
 from roberta_jax.errors import UserError
-from roberta_jax.tasks import spans
 from roberta_jax.tasks.definitions import Example
-from roberta_jax.tokenization.model_tokenizer import ByteLevelText
-from roberta_jax.tokenization.tokenizer import Tokenizer
-
-
-@pytest.fixture(scope="module")
-def text(roberta_tokenizer):
-    return ByteLevelText(roberta_tokenizer)
+from roberta_jax.tasks.kinds.span import SPAN, best_spans, encode_windows, prediction_files
+from roberta_jax.tokenization.pretrained import LosslessTokenizer
+from roberta_jax.tokenization.tokenizer import ByteLevelBPE
 
 
 @pytest.fixture(scope="module")
@@ -45,21 +41,21 @@ def xquad(assets):
 # Rows of 384, stride 128. Inexact: `19.3%)` is two tokens, `19` … `%)`, and the answer `19.3%`; elsewhere it is `",` or `).`,
 # and once the annotation ends inside a number. Held by none: answers longer than the overlap, in letters of three tokens.
 @pytest.mark.parametrize(
-    ("language", "windows", "inexact", "cut", "held_by_none"),
+    ("language", "rows", "inexact", "cut", "held_by_none"),
     [("en", 1217, 13, 0, 0), ("zh", 2689, 1, 38, 0), ("hi", 7254, 5, 921, 4)],
 )
-def test_every_answer_of_xquad_is_recovered(xquad, text, language, windows, inexact, cut, held_by_none):
+def test_every_answer_of_xquad_is_recovered(xquad, text, language, rows, inexact, cut, held_by_none):
     examples = xquad[language]
-    features = spans.encode(examples, text, 384)
+    windows = encode_windows(examples, text, 384)
     assert len(examples) == 1190
     held, exact = np.zeros(1190, bool), np.zeros(1190, bool)
-    for window, (first, last), answerable in zip(features.windows, features.targets, features.answerable):
+    for window, (first, last) in zip(windows.rows, windows.targets):
         example = examples[window.example]
         answer, begin = example.label[0]
-        offsets = features.offsets[window.example]
+        offsets = windows.offsets[window.example]
         touching = np.flatnonzero((offsets[:, 0] < begin + len(answer)) & (offsets[:, 1] > begin))
         inside = window.start <= touching[0] and touching[-1] < window.start + window.count
-        assert answerable == inside
+        assert (first > 0) == inside
         if not inside:
             assert (first, last) == (0, 0)
             continue
@@ -68,21 +64,21 @@ def test_every_answer_of_xquad_is_recovered(xquad, text, language, windows, inex
         start, end = offsets[touching[0]][0], offsets[touching[-1]][1]
         assert start <= begin and begin + len(answer) <= end
         # the ids themselves say the same, whatever the offsets: bytes of the text, with at most one space before them
-        said = text.tokenizer.decode_bytes(window.ids[first : last + 1]).decode("utf-8", "replace").removeprefix(" ")
+        said = text.base.decode_bytes(window.ids[first : last + 1]).decode("utf-8", "replace").removeprefix(" ")
         assert answer in said
         held[window.example] = True
         exact[window.example] = example.texts[1][start:end] == answer
-    assert (~held).sum() == held_by_none and len(features.windows) == windows
-    assert features.inexact == inexact and (held & ~exact).sum() == inexact
-    assert features.cut == cut
+    assert (~held).sum() == held_by_none and len(windows.rows) == rows
+    assert (held & ~exact).sum() == inexact
+    assert windows.cut == cut
 
 
 @pytest.mark.parametrize(("max_length", "stride"), [(384, 128), (64, 128), (512, 0)])
 def test_windows_have_the_shape_they_should(xquad, text, max_length, stride):
     for examples in xquad.values():
         examples = examples[::40]
-        features = spans.encode(examples, text, max_length, stride)
-        by_example = itertools.groupby(features.windows, lambda window: window.example)
+        windows = encode_windows(examples, text, max_length, stride)
+        by_example = itertools.groupby(windows.rows, lambda window: window.example)
         for (i, group), example in zip(by_example, examples, strict=True):
             question, context = text.encode(example.texts)
             limit = min(64, max_length // 2 - 3)
@@ -103,7 +99,7 @@ def test_rows_and_offsets_are_those_of_transformers(xquad, text, tmp_path):
     compared = 0
     for examples in xquad.values():
         examples = [example for example in examples[::10] if len(text.encode([example.texts[0]])[0]) <= 64]
-        features = spans.encode(examples, text, 256, 64)
+        windows = encode_windows(examples, text, 256, 64)
         theirs = tokenizer(
             [example.texts[0] for example in examples],
             [example.texts[1] for example in examples],
@@ -113,10 +109,10 @@ def test_rows_and_offsets_are_those_of_transformers(xquad, text, tmp_path):
             return_overflowing_tokens=True,
             return_offsets_mapping=True,
         )
-        assert theirs["input_ids"] == [window.ids.tolist() for window in features.windows]
-        assert theirs["overflow_to_sample_mapping"] == [window.example for window in features.windows]
-        for window, offsets in zip(features.windows, theirs["offset_mapping"]):
-            ours = features.offsets[window.example][window.start : window.start + window.count]
+        assert theirs["input_ids"] == [window.ids.tolist() for window in windows.rows]
+        assert theirs["overflow_to_sample_mapping"] == [window.example for window in windows.rows]
+        for window, offsets in zip(windows.rows, theirs["offset_mapping"]):
+            ours = windows.offsets[window.example][window.start : window.start + window.count]
             context = examples[window.example].texts[1]
             for (start, end), (a, b) in zip(ours.tolist(), offsets[window.head : -1], strict=True):
                 assert start > end or (start, end) == (a, b) or not context[a:b].strip()
@@ -142,38 +138,38 @@ COVERED = [
 @pytest.mark.parametrize(("context", "answer", "start", "expected"), COVERED)
 def test_the_fewest_tokens_that_cover_the_answer(text, context, answer, start, expected):
     assert context[start : start + len(answer)] == answer
-    features = spans.encode([Example("", "q", (QUESTION, context), ((answer, start), ("ignored", 0)))], text, 64)
-    (window,), ((first, last),) = features.windows, features.targets.tolist()
-    said = features.offsets[0][[first - window.head, last - window.head]]
+    windows = encode_windows([Example("", "q", (QUESTION, context), ((answer, start), ("ignored", 0)))], text, 64)
+    (window,), ((first, last),) = windows.rows, windows.targets.tolist()
+    said = windows.offsets[0][[first - window.head, last - window.head]]
     assert context[said[0, 0] : said[1, 1]] == expected
-    assert features.inexact == (expected != answer) and features.answerable.tolist() == [1]
+    assert first > 0
 
 
 def test_without_an_answer_the_target_is_the_first_token(text):
     contexts = ["One two three.", "", " \n "]
-    features = spans.encode([Example("", "q", (QUESTION, context), ()) for context in contexts], text, 64)
-    assert features.targets.tolist() == [[0, 0]] * 3 and features.answerable.tolist() == [0] * 3 and features.inexact == 0
-    unread = spans.encode([Example("", "q", (QUESTION, "One two"), (("One", 0),))], text, 64, answers=False)
-    assert unread.targets.tolist() == [[0, 0]] and unread.inexact == 0
-    assert spans.encode([], text, 64).targets.shape == (0, 2)
+    windows = encode_windows([Example("", "q", (QUESTION, context), ()) for context in contexts], text, 64)
+    assert windows.targets.tolist() == [[0, 0]] * 3
+    unread = encode_windows([Example("", "q", (QUESTION, "One two"), (("One", 0),))], text, 64, answers=False)
+    assert unread.targets.tolist() == [[0, 0]]
+    assert encode_windows([], text, 64).targets.shape == (0, 2)
 
 
 def test_numbers_that_leave_no_room_are_one_sentence(text):
     example = [Example("", "q", (QUESTION, "One two"), ())]
     for arguments in ((7,), (64, -1), (64, 0, 0)):
         with pytest.raises(UserError, match="expected 8, 0 and 1 or more"):
-            spans.encode(example, text, *arguments)
-    assert max(len(window.ids) for window in spans.encode(example, text, 8).windows) <= 8
+            encode_windows(example, text, *arguments)
+    assert max(len(window.ids) for window in encode_windows(example, text, 8).rows) <= 8
 
 
-SMALL = ByteLevelText(Tokenizer.train(["the cat sat on the mat and the dog ran"] * 20, 280))
+SMALL = LosslessTokenizer(ByteLevelBPE.train(["the cat sat on the mat and the dog ran"] * 20, 280))
 CONTEXT = st.lists(st.sampled_from(["the cat", "dog", " ", "  ", "\n", "é", "東京", ".", "sat "]), max_size=14).map("".join)
 
 
-def slowly(features, logits, i: int, max_tokens: int) -> tuple[dict[tuple[int, int], float], float, float]:
+def slowly(windows, logits, i: int, max_tokens: int) -> tuple[dict[tuple[int, int], float], float, float]:
     """({(start, end): score}, least sum at `<s>`, greatest third logit) of example i, each pair of tokens in its turn."""
-    best, empty, has_answer, context = {}, np.inf, -np.inf, features.examples[i].texts[1]
-    for window, values in zip(features.windows, logits):
+    best, empty, has_answer, context = {}, np.inf, -np.inf, windows.examples[i].texts[1]
+    for window, values in zip(windows.rows, logits):
         if window.example != i:
             continue
         empty, has_answer = min(empty, values[0, 0] + values[0, 1]), max(has_answer, values[0, -1])
@@ -194,13 +190,13 @@ def slowly(features, logits, i: int, max_tokens: int) -> tuple[dict[tuple[int, i
 def test_the_best_spans_are_those_of_a_slow_search(contexts, columns, n_best, seed, data):
     examples = [Example("", str(i), ("cat?", context)) for i, context in enumerate(contexts)]
     max_length, max_tokens = data.draw(st.integers(14, 40)), data.draw(st.integers(1, 30))
-    features = spans.encode(examples, SMALL, max_length, stride=8, answers=False)
+    windows = encode_windows(examples, SMALL, max_length, stride=8, answers=False)
     random = np.random.default_rng(seed)
-    logits = [random.normal(size=(len(w.ids) + random.integers(3), columns)).astype(np.float32) for w in features.windows]
-    found = spans.best_spans(features, logits, n_best, max_tokens)
+    logits = [random.normal(size=(len(w.ids) + random.integers(3), columns)).astype(np.float32) for w in windows.rows]
+    found = best_spans(windows, logits, n_best, max_tokens)
     assert len(found) == len(examples)
     for i, (one, context) in enumerate(zip(found, contexts)):
-        expected, empty, has_answer = slowly(features, logits, i, max_tokens)
+        expected, empty, has_answer = slowly(windows, logits, i, max_tokens)
         ranked = sorted(expected.items(), key=lambda item: (-item[1], item[0]))[:n_best]
         assert [((span.start, span.end), span.score) for span in one.spans] == ranked
         assert all(span.text == context[span.start : span.end] == span.text.strip() for span in one.spans)
@@ -212,16 +208,36 @@ def test_the_best_spans_are_those_of_a_slow_search(contexts, columns, n_best, se
 
 def test_predictions_are_what_squads_script_reads(text):
     examples = [Example("", name, (QUESTION, context)) for name, context in (("a", "one two"), ("b", "three"), ("c", ""))]
-    features = spans.encode(examples, text, 64, answers=False)
-    logits = [np.zeros((len(window.ids), 2), np.float32) for window in features.windows]
-    logits[0][features.windows[0].head + 1] = 2  # "two"
+    windows = encode_windows(examples, text, 64, answers=False)
+    logits = [np.zeros((len(window.ids), 2), np.float32) for window in windows.rows]
+    logits[0][windows.rows[0].head + 1] = 2  # "two"
     logits[1][0] = 3
-    found = spans.best_spans(features, logits)
-    files = spans.predictions(features, found, threshold=0.0)
+    found = best_spans(windows, logits)
+    files = prediction_files(windows, found, threshold=0.0)
     assert files["predictions.json"] == {"a": "two", "b": "", "c": ""}
     assert files["null_odds.json"] == {"a": -4.0, "b": 6.0, "c": 0.0}
     best = files["nbest_predictions.json"]
     assert best["a"][0].keys() == {"text", "start", "end", "score", "probability"} and best["a"][0]["start"] == 4
     assert [span["text"] for span in best["a"]] == ["two", "one two", "one"] and best["c"] == []
-    assert spans.predictions(features, found)["predictions.json"] == {"a": "two", "b": "three", "c": ""}
+    assert prediction_files(windows, found)["predictions.json"] == {"a": "two", "b": "three", "c": ""}
     assert json.loads(json.dumps(files, allow_nan=False)) == files
+
+
+def test_padding_is_no_end_of_a_span_and_a_third_output_adds_its_loss():
+    logits = np.random.default_rng(0).standard_normal((2, 6, 3)).astype(np.float32)
+    logits[:, 5] = 50  # padding, and what stands there must not count
+    segment_ids = np.array([[1, 1, 1, 1, 1, 0]] * 2)
+    labels = np.array([(2, 4), (0, 0)])
+    values, right = SPAN.loss(logits, {"segment_ids": segment_ids, "labels": labels})
+    for row, (first, last) in enumerate(labels):
+        starts, ends = torch.tensor(logits[row, :5, :2]).log_softmax(0).T
+        answerable = torch.nn.functional.binary_cross_entropy_with_logits(
+            torch.tensor(logits[row, 0, 2]), torch.tensor(float(row == 0))
+        )
+        np.testing.assert_allclose(values[row], -(starts[first] + ends[last]) / 2 + answerable, rtol=1e-5)
+        assert not right[row]
+
+        logits[row, first, 0] = logits[row, last, 1] = 40
+    assert SPAN.loss(logits, {"segment_ids": segment_ids, "labels": labels})[1].all()
+    two, _ = SPAN.loss(logits[..., :2], {"segment_ids": segment_ids, "labels": labels})
+    assert (np.asarray(two) < 1e-6).all()

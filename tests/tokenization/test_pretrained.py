@@ -12,7 +12,7 @@ from reference import SMALL, config
 from roberta_jax.errors import UserError
 from roberta_jax.interop import hub
 from roberta_jax.interop.conversion import config_from_transformers, from_transformers
-from roberta_jax.tokenization.model_tokenizer import ByteLevelText, FastText, read_text
+from roberta_jax.tokenization.pretrained import FastTokenizer, LosslessTokenizer, load_tokenizer
 
 HARD = [
     "",
@@ -37,7 +37,7 @@ def exported(roberta_tokenizer, tmp_path_factory):
     ours = config_from_transformers(theirs.to_dict(), "config.json")
     arrays = {name: tensor.numpy() for name, tensor in transformers.RobertaForMaskedLM(theirs).state_dict().items()}
     params, head, _ = from_transformers(arrays, ours, ["RobertaForMaskedLM"], "model")
-    text = ByteLevelText(roberta_tokenizer)
+    text = LosslessTokenizer(roberta_tokenizer)
     hub.save(hub.Pretrained(ours, params, text, head), folder)
     return text, folder, transformers.AutoTokenizer.from_pretrained(folder)
 
@@ -92,8 +92,8 @@ def test_a_folder_is_read_back_as_our_tokenizer(exported, tmp_path, kept):
     for name in ("vocab.json", "merges.txt", "tokenizer.json"):
         if name in kept:
             (tmp_path / name).write_bytes((folder / name).read_bytes())
-    found = read_text(tmp_path)
-    assert isinstance(found, ByteLevelText) and found.tokenizer.hash == text.tokenizer.hash
+    found = load_tokenizer(tmp_path)
+    assert isinstance(found, LosslessTokenizer) and found.base.hash == text.base.hash
 
 
 def test_the_slow_tokenizer_files_load_too(exported, tmp_path):
@@ -133,8 +133,8 @@ def sentencepiece_like() -> tokenizers.Tokenizer:
 
 def test_any_other_tokenizer_json_is_read_through_tokenizers(tmp_path):
     sentencepiece_like().save(str(tmp_path / "tokenizer.json"))
-    text = read_text(tmp_path)
-    assert isinstance(text, FastText) and (text.bos, text.pad, text.eos, text.mask, len(text)) == (0, 1, 2, 37, 38)
+    text = load_tokenizer(tmp_path)
+    assert isinstance(text, FastTokenizer) and (text.bos, text.pad, text.eos, text.mask, len(text)) == (0, 1, 2, 37, 38)
     line = "Paris is the <mask> of France."
     fast = sentencepiece_like()
     fast.no_truncation()
@@ -143,7 +143,7 @@ def test_any_other_tokenizer_json_is_read_through_tokenizers(tmp_path):
     ids, spans = text.encode_with_spans("Paris is")
     assert [("Paris is"[a:b]).strip() for a, b in spans] == ["Paris", "is"] and len(ids) == 2
     text.save(tmp_path)
-    assert np.array_equal(read_text(tmp_path).encode([line])[0], text.encode([line])[0])
+    assert np.array_equal(load_tokenizer(tmp_path).encode([line])[0], text.encode([line])[0])
 
 
 @pytest.mark.parametrize(
@@ -158,8 +158,8 @@ def test_files_that_nothing_here_reads_are_one_sentence(tmp_path, files, sentenc
     for name, content in files.items():
         (tmp_path / name).write_text(content)
     with pytest.raises(UserError, match=sentence):
-        read_text(tmp_path)
+        load_tokenizer(tmp_path)
 
 
 def test_a_folder_without_a_tokenizer_has_none(tmp_path):
-    assert read_text(tmp_path) is None
+    assert load_tokenizer(tmp_path) is None

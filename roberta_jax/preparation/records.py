@@ -1,0 +1,224 @@
+"""Files, wherever they are, and TFDS names to records: the one reader under documents and tables.
+
+A file is a path or a URL, in upper or lower case, plain, .gz or .zst. UTF-8's byte order mark is no text. A new format of
+records is a row of FORMATS; documents and tables both read it then.
+"""
+
+import functools
+import io
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+
+from roberta_jax import storage
+from roberta_jax.errors import UserError
+
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+DAMAGE = (OSError, pyarrow.ArrowException)  # as a file that is truncated or garbled gives while it is read
+Bad = Callable[[str], None]  # takes what cannot be read, as a sentence: raises it, or counts it
+
+
+def refuse(message: str) -> None:
+    raise UserError(message)
+
+
+def ending_of(path: str) -> str:
+    """What a file is by its name, such as "jsonl": in lower case, without the ending of a compression."""
+    path = PurePosixPath(path.lower())
+    return (path.with_suffix("") if path.suffix in COMPRESSIONS else path).suffix.removeprefix(".")
+
+
+def compression_of(path: str) -> str | None:
+    return COMPRESSIONS.get(PurePosixPath(path.lower()).suffix)
+
+
+# Lines
+
+
+def lines(path: str, start: int = 0, stop: int | None = None, longest: int = sys.maxsize, bad: Bad = refuse) -> Iterator[bytes]:
+    """The lines of a text file with their ends, decompressed.
+
+    Only a newline ends a line: a form feed or a U+2028 is text.
+
+    Args:
+      start, stop: bytes of a file that is not compressed.
+      longest: a line of more bytes comes in parts.
+
+    Raises:
+      UserError: the file cannot be opened.
+    """
+    compression, raw, at_start = compression_of(path), storage.open_file(path), start == 0
+    left = sys.maxsize if compression or stop is None else stop - start
+    try:
+        with raw:
+            if not compression:
+                raw.seek(start)
+            file = io.BufferedReader(pyarrow.CompressedInputStream(raw, compression) if compression else raw, 1 << 20)
+            while left and (line := file.readline(min(left, longest))):
+                left -= len(line)
+                if at_start:
+                    line, at_start = line.removeprefix(BYTE_ORDER_MARK), False
+                yield line
+    except DAMAGE as error:
+        bad(f"{path}: cannot be read to its end, it looks truncated or damaged ({error}).")
+
+
+def text_lines(path: str) -> Iterator[tuple[int, str]]:
+    """The lines of a file that has to be UTF-8, numbered from 1.
+
+    Raises:
+      UserError: bytes are not UTF-8, with their line; the file is damaged, or is not there.
+    """
+    for number, line in enumerate(lines(path), 1):
+        yield number, _decode(line, f"{path}:{number}")
+
+
+def _decode(line: bytes, place: str) -> str:
+    try:
+        return line.decode()
+    except UnicodeDecodeError as error:
+        shown = line[max(0, error.start - 20) : error.start + 20]
+        raise UserError(f"{place}: bytes that are not UTF-8, at {shown!r}.") from None
+
+
+def line_cuts(path: str, size: int, boundary: bytes, piece_bytes: int) -> list[int]:
+    """Offsets right behind the first boundary after each multiple of `piece_bytes`; 0 and the file's end around them."""
+    if compression_of(path):
+        return [0, size]
+    cuts, window = [0], 1 << 16
+    for target in range(piece_bytes, size, piece_bytes):
+        if target <= cuts[-1]:
+            continue
+        tail = b""
+        for start in range(target, size, window):
+            block = tail + storage.read_range(path, start, min(start + window, size))
+            if (at := block.find(boundary)) >= 0:
+                cuts.append(start - len(tail) + at + len(boundary))
+                break
+            tail = block[-len(boundary) + 1 :] if len(boundary) > 1 else b""
+        else:
+            break  # no boundary up to the end, so none after the later targets either
+    return [*cuts, size]
+
+
+# Formats whose records name their columns
+
+
+@dataclass(frozen=True)
+class Format:
+    cuts: Callable[[str, int, int, Bad], list[int]]
+    """(path, its size, bytes of a piece, bad) → where it may be parted: piece i is from cuts[i] to cuts[i + 1]"""
+    read: Callable[[str, int, int | None, str | None, Bad], Iterator[tuple[str, Any]]]
+    """(path, start, stop, column, bad) → (place, record) of a piece, of the whole file from 0 to None.
+
+    A record is column → value. With `column` that one alone may come, a text as bytes or as str with escaped surrogates, so
+    that what is not UTF-8 can be counted; without, all columns come, and what is not UTF-8 is an error.
+    """
+
+
+def _read_jsonl(path: str, start: int, stop: int | None, column: str | None, bad: Bad) -> Iterator[tuple[str, Any]]:
+    after = f" after byte {start:,}" if start else ""
+    for number, line in enumerate(lines(path, start, stop, bad=bad), 1):
+        if not line.strip():
+            continue
+        place = f"{path}:{number}" if column is None else f"{path}, line {number}{after}"
+        text = _decode(line, place) if column is None else line.decode(errors="surrogateescape")
+        try:
+            record = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            bad(f"{place}: not a JSON object ({error}).")
+        else:
+            yield place, record
+
+
+def _parquet_file(path: str) -> pyarrow.parquet.ParquetFile:
+    file = storage.open_file(path)
+    if compression := compression_of(path):
+        with pyarrow.CompressedInputStream(file, compression) as stream:
+            file = pyarrow.BufferReader(stream.read())
+    return pyarrow.parquet.ParquetFile(file)
+
+
+def _parquet_cuts(path: str, size: int, piece_bytes: int, bad: Bad) -> list[int]:
+    """Numbers of row groups."""
+    try:
+        metadata = _parquet_file(path).metadata
+    except DAMAGE as error:
+        bad(f"{path}: not a readable Parquet file ({error}).")
+        return [0, 1]  # whoever reads it counts it
+    cuts, size = [0], 0
+    for group in range(metadata.num_row_groups):
+        size += metadata.row_group(group).total_byte_size
+        if size >= piece_bytes:
+            cuts.append(group + 1)
+            size = 0
+    return [*cuts, metadata.num_row_groups]
+
+
+def _read_parquet(path: str, start: int, stop: int | None, column: str | None, bad: Bad) -> Iterator[tuple[str, dict]]:
+    """A null in `column` is an empty text."""
+    number = 0
+    try:
+        file = _parquet_file(path)
+    except DAMAGE as error:
+        return bad(f"{path}: not a readable Parquet file{', after row 0' if column is None else ''} ({error}).")
+    names = file.schema_arrow.names
+    if column is not None and column not in names:
+        return bad(f"{path}: no column {column!r} (data.text_column); it has {', '.join(map(repr, names))}.")
+    for group in range(start, file.metadata.num_row_groups if stop is None else stop):
+        try:
+            for batch in file.iter_batches(256, row_groups=[group], columns=column and [column]):
+                if column is None:
+                    records = batch.to_pylist()
+                else:
+                    records = ({column: value or b""} for value in batch.column(0).cast(pyarrow.binary()).to_pylist())
+                for record in records:
+                    number += 1
+                    yield f"{path}:row {number}", record
+        except (*DAMAGE, UnicodeDecodeError) as error:
+            if column is None:
+                bad(f"{path}: not a readable Parquet file, after row {number} ({error}).")
+            else:
+                bad(f"{path}: row group {group} cannot be read, it looks truncated or damaged ({error}).")
+
+
+FORMATS = {
+    "jsonl": Format(lambda path, size, piece_bytes, bad: line_cuts(path, size, b"\n", piece_bytes), _read_jsonl),
+    "parquet": Format(_parquet_cuts, _read_parquet),
+}
+
+
+# TFDS
+
+
+@functools.lru_cache
+def tfds_builder(name: str):
+    """A data set of TFDS, downloaded and prepared where that was not done.
+
+    Raises:
+      UserError: TFDS does not know or cannot get it.
+    """
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder(name)
+        builder.download_and_prepare()
+    except Exception as error:  # TFDS raises a class of its own for each cause
+        raise UserError(
+            f"tfds:{name}: tensorflow-datasets could not give it ({type(error).__name__}: {str(error).splitlines()[0]})."
+        ) from None
+    return builder
+
+
+def read_tfds(name: str, split: str) -> Iterator[dict[str, Any]]:
+    """The examples of a split, or of a slice such as "train[10:20]", feature → what TFDS makes of it for NumPy."""
+    import tensorflow_datasets as tfds
+
+    return iter(tfds.as_numpy(tfds_builder(name).as_dataset(split=split, shuffle_files=False)))

@@ -1,0 +1,16 @@
+"""The published vocabulary, in ours and in transformers' tokenizer."""
+
+import pytest
+import transformers
+
+from roberta_jax.tokenization.pretrained import LosslessTokenizer
+
+
+@pytest.fixture(scope="session")
+def text(roberta_tokenizer):
+    return LosslessTokenizer(roberta_tokenizer)
+
+
+@pytest.fixture(scope="session")
+def theirs(assets):
+    return transformers.RobertaTokenizer.from_pretrained(assets / "roberta-vocab")
