@@ -23,7 +23,8 @@ from roberta_jax.memory import use_huge_pages
 from roberta_jax.model.config import RobertaConfig
 from roberta_jax.model.heads import init_with_head
 from roberta_jax.tasks.batches import choose_lengths, train_batches
-from roberta_jax.tasks.examples import TaskData, read_splits
+from roberta_jax.tasks.config import TaskData
+from roberta_jax.tasks.examples import read_splits
 from roberta_jax.tasks.features import Features
 from roberta_jax.tasks.finetune import task_loss
 from roberta_jax.tasks.kinds.table import KINDS

@@ -49,8 +49,9 @@ def run(fields: dict, workdir: Path) -> None:
     check_choice("job", fields.get("job"), ("pretrain", "finetune", "ablations"))
     if fields["job"] == "finetune":
         from roberta_jax.tasks import runs
+        from roberta_jax.tasks.config import FinetuneConfig
 
-        config = typed(runs.FinetuneConfig, fields)
+        config = typed(FinetuneConfig, fields)
         _require_writable(workdir)
         with alone_in(workdir):
             runs.run(config, workdir)

@@ -71,7 +71,7 @@ def _check_fields(fields: dict) -> None:
     from roberta_jax.ablations.run import AblationsConfig
     from roberta_jax.config import typed
     from roberta_jax.pretraining.config import PretrainConfig
-    from roberta_jax.tasks.runs import FinetuneConfig
+    from roberta_jax.tasks.config import FinetuneConfig
 
     typed({"pretrain": PretrainConfig, "finetune": FinetuneConfig, "ablations": AblationsConfig}[fields["job"]], fields)
 

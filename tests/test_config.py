@@ -15,7 +15,7 @@ from roberta_jax.data.masking import Masking
 from roberta_jax.errors import UserError
 from roberta_jax.model.config import FIXED
 from roberta_jax.pretraining.config import DataConfig, PretrainConfig, with_sizes
-from roberta_jax.tasks.finetune import FinetuneConfig
+from roberta_jax.tasks.config import FinetuneConfig
 
 ROOT = Path(__file__).parent.parent
 

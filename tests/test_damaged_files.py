@@ -19,7 +19,7 @@ from roberta_jax.model.config import RobertaConfig
 from roberta_jax.pretraining.config import PretrainConfig
 from roberta_jax.pretraining.job import pretrain
 from roberta_jax.tasks import runs
-from roberta_jax.tasks.finetune import FinetuneConfig
+from roberta_jax.tasks.config import FinetuneConfig
 from roberta_jax.tokenization import encodings
 from roberta_jax.tokenization.pretrained import load_tokenizer
 from roberta_jax.training.incidents import Incidents

@@ -35,9 +35,9 @@ from roberta_jax.pretraining.config import DataConfig, PretrainConfig
 from roberta_jax.pretraining.job import check_devices, open_corpus, perplexity, pretrain
 from roberta_jax.pretraining.losses import masked_lm_loss
 from roberta_jax.tasks import runs as finetuning
+from roberta_jax.tasks.config import FinetuneConfig, TaskData
 from roberta_jax.tasks.definitions import TASKS
-from roberta_jax.tasks.examples import TaskData, read_splits
-from roberta_jax.tasks.finetune import FinetuneConfig
+from roberta_jax.tasks.examples import read_splits
 from roberta_jax.tokenization import encodings
 from roberta_jax.training import provenance
 from roberta_jax.training.distributed import alone_in

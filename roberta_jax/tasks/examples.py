@@ -9,30 +9,15 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from roberta_jax import storage
-from roberta_jax.errors import UserError, check
+from roberta_jax.errors import UserError
 from roberta_jax.preparation.records import COMPRESSIONS, ending_of
 from roberta_jax.preparation.tables import read_table, tfds_splits
+from roberta_jax.tasks.config import TaskData
 from roberta_jax.tasks.definitions import TASKS, Example, Task
 from roberta_jax.tasks.kinds.kind import VALID, Kind
 from roberta_jax.tasks.kinds.table import KINDS
 
 _IDS = ("index", "id", "idx", "example_id")  # columns that may hold an example's id
-
-
-@dataclass(frozen=True)
-class TaskData:
-    """Where a task's examples come from (fields of `config.data` of a fine-tuning job)."""
-
-    source: str = ""  # a folder with the published files, "tfds:" for the task's own data set, or "tfds:NAME"
-    train: str = ""  # files, parted by commas, instead of those that the folder has; "tfds:NAME:SPLIT" too
-    valid: str = ""
-    test: str = ""
-    valid_fraction: float = 0.1  # of train, held out by a hash, where there is no valid split
-    text_columns: str = ""  # of a table, parted by commas; "": the names that the task knows
-    label_column: str = ""
-
-    def __post_init__(self):
-        check(0 < self.valid_fraction < 1, "data.valid_fraction", self.valid_fraction, "more than 0 and less than 1")
 
 
 @dataclass(frozen=True)

@@ -3,9 +3,9 @@
 import functools
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import numpy as np
@@ -13,23 +13,20 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from roberta_jax import storage
-from roberta_jax.errors import check
 from roberta_jax.interop.hub import PROBLEMS, Pretrained
 from roberta_jax.model.config import RobertaConfig
 from roberta_jax.model.flops import train_flops
 from roberta_jax.model.heads import HEADS, apply_with_head, init_with_head
 from roberta_jax.tasks.batches import choose_lengths, padded_size, predict, train_batches
+from roberta_jax.tasks.config import FinetuneConfig
 from roberta_jax.tasks.definitions import Example, Task
-from roberta_jax.tasks.examples import Splits, TaskData
+from roberta_jax.tasks.examples import Splits
 from roberta_jax.tasks.features import Encoded
 from roberta_jax.tasks.kinds.table import KINDS
 from roberta_jax.tokenization.pretrained import PretrainedTokenizer
-from roberta_jax.training.config import RunConfig
 from roberta_jax.training.distributed import gather_to_host
-from roberta_jax.training.guard import GuardConfig
 from roberta_jax.training.kernel_check import with_sound_attention
 from roberta_jax.training.logging import recovered, say
-from roberta_jax.training.optimizer import warmup
 from roberta_jax.training.provenance import require_same_run
 from roberta_jax.training.sharding import batch_devices, make_mesh
 from roberta_jax.training.step import Loss, accumulation
@@ -37,39 +34,6 @@ from roberta_jax.training.train import Job, Trial, train
 from roberta_jax.training.workdir import TASK_JSON, TOKENIZER
 
 VALID_ROWS = 64  # features of a batch that is measured on, or more where a training batch has more
-
-
-@dataclass(frozen=True)
-class FinetuneConfig(RunConfig):
-    job: str = "finetune"
-    task: str = ""  # of tasks.definitions.TASKS; several parted by commas; "glue": its nine
-    epochs: int = 10
-    steps: int = 0  # updates; 0: `epochs` says how many
-    eval_every: int = 0  # steps; 0: every epoch
-    checkpoint_every: int = 0  # steps; 0: when it evaluates
-    keep_checkpoints: int = 1
-    from_scratch: bool = False  # init_from gives its shape and tokenizer alone; the weights are random
-    max_length: int = 512  # ids of a row
-    packed: bool = False  # several training examples in a row
-    patience: int = 0  # evaluations without a better one that end the run; 0: none do
-    seeds: int = 1  # runs, from `seed` on
-    sweep: bool = False  # the paper's grid of learning rates and batch sizes, each with `seeds` seeds
-    together: int = 0  # runs that are trained as one; 0: all that memory holds, on a CPU one
-    from_mnli: bool = False  # of several tasks: RTE, MRPC and STS-B begin with the MNLI run's encoder
-    model: RobertaConfig = field(default_factory=RobertaConfig)
-    data: TaskData = field(default_factory=TaskData)
-    # Small sets are learned by heart, and then a single example is ten times the rest: only NaN and infinity are unsound.
-    guard: GuardConfig = field(default_factory=lambda: GuardConfig(skip_above=0.0, spike_above=0.0))
-
-    POSITIVE: ClassVar = ("batch_size", "epochs", "fsdp", "log_every", "keep_checkpoints", "seeds")
-    NOT_NEGATIVE: ClassVar = ("microbatch_size", "steps", "eval_every", "checkpoint_every", "patience", "together")
-
-    def __post_init__(self):
-        super().__post_init__()
-        check(8 <= self.max_length < 2**31, "max_length", self.max_length, "8 or more")
-        check(self.seed + self.seeds <= 2**32, "seeds", self.seeds, f"few enough for seeds below 2³² from {self.seed} on")
-        if self.steps:
-            warmup(self.optimizer, self.steps)
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from roberta_jax.errors import UserError
 from roberta_jax.interop import hub
 from roberta_jax.preparation.plan import key
 from roberta_jax.tasks import finetune, predictions
+from roberta_jax.tasks.config import FinetuneConfig
 from roberta_jax.tasks.definitions import GLUE, TASKS
 from roberta_jax.tasks.examples import Splits, read_splits
-from roberta_jax.tasks.finetune import FinetuneConfig
 from roberta_jax.tasks.kinds.table import KINDS
 from roberta_jax.training import provenance
 from roberta_jax.training.distributed import require_same, wait_for_all

@@ -10,8 +10,9 @@ from task_files import jsonl, sizes, table, told
 
 from roberta_jax import storage
 from roberta_jax.errors import UserError
+from roberta_jax.tasks.config import TaskData
 from roberta_jax.tasks.definitions import GLUE, TASKS, Example
-from roberta_jax.tasks.examples import TaskData, read_splits
+from roberta_jax.tasks.examples import read_splits
 from roberta_jax.tasks.kinds.table import KINDS
 
 # The table

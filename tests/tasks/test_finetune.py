@@ -10,8 +10,9 @@ import transformers
 
 from roberta_jax.interop.conversion import config_from_transformers, from_transformers
 from roberta_jax.tasks.batches import collate
+from roberta_jax.tasks.config import FinetuneConfig
 from roberta_jax.tasks.features import UNLABELLED, Features
-from roberta_jax.tasks.finetune import FinetuneConfig, how_many_together, task_loss
+from roberta_jax.tasks.finetune import how_many_together, task_loss
 from roberta_jax.training.optimizer import OptimizerConfig, make_optimizer
 from roberta_jax.training.sharding import batch_sharding, make_mesh
 from roberta_jax.training.step import abstract_state, compile_train_step, init_state, make_train_step

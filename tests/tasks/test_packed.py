@@ -13,7 +13,8 @@ from test_batches import CONFIG, PAD, made, parameters
 from roberta_jax.errors import UserError
 from roberta_jax.tasks import packed, runs
 from roberta_jax.tasks.batches import collate, train_batches
-from roberta_jax.tasks.finetune import FinetuneConfig, task_loss
+from roberta_jax.tasks.config import FinetuneConfig
+from roberta_jax.tasks.finetune import task_loss
 from roberta_jax.tasks.kinds.table import KINDS
 from roberta_jax.training.optimizer import OptimizerConfig, make_optimizer
 from roberta_jax.training.sharding import batch_sharding, make_mesh

@@ -23,8 +23,9 @@ from roberta_jax.interop import hub
 from roberta_jax.model.heads import apply_with_head, init_with_head
 from roberta_jax.tasks import finetune, runs
 from roberta_jax.tasks.batches import collate
+from roberta_jax.tasks.config import TaskData
 from roberta_jax.tasks.definitions import TASKS
-from roberta_jax.tasks.examples import TaskData, read_splits
+from roberta_jax.tasks.examples import read_splits
 from roberta_jax.tasks.kinds.table import KINDS
 from roberta_jax.tokenization.pretrained import LosslessTokenizer
 from roberta_jax.training.workdir import read_metrics

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 
 import pytest
 from forked import Process, simulated, tiny_on
-from tests.task_files import jsonl, random_model
 
 from roberta_jax import lock, storage
 from roberta_jax.errors import UserError
 from roberta_jax.training import distributed
+from tests.task_files import jsonl, random_model
 
 STEPS = 12
 

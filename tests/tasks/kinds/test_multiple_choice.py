@@ -11,7 +11,8 @@ from rows import arrays, examples, some_words
 from task_files import jsonl, sizes, table, told
 
 from roberta_jax.errors import UserError
-from roberta_jax.tasks.examples import TaskData, read_splits
+from roberta_jax.tasks.config import TaskData
+from roberta_jax.tasks.examples import read_splits
 from roberta_jax.tasks.kinds.multiple_choice import LONGEST_OPTION, choice_metrics, encode
 
 

@@ -12,7 +12,8 @@ from rows import WORDS, examples, quiet, some_words
 from task_files import jsonl, told
 
 from roberta_jax.errors import UserError
-from roberta_jax.tasks.examples import TaskData, read_splits
+from roberta_jax.tasks.config import TaskData
+from roberta_jax.tasks.examples import read_splits
 from roberta_jax.tasks.features import UNLABELLED
 from roberta_jax.tasks.kinds.tagging import encode, entities, entity_metrics
 
