@@ -22,7 +22,7 @@ from benchmarks import ASSETS, compare, comparison_lines, in_turn
 from roberta_jax.memory import use_huge_pages
 from roberta_jax.model.encoder import RobertaConfig
 from roberta_jax.model.heads import init_with_head
-from roberta_jax.tasks.batches import choose_lengths, train_batches
+from roberta_jax.tasks.batches import choose_lengths, finetune_batches
 from roberta_jax.tasks.examples import TaskData, read_splits
 from roberta_jax.tasks.features import Features
 from roberta_jax.tasks.finetune import task_loss
@@ -44,11 +44,11 @@ def ours(features: Features, config: RobertaConfig, lengths: list[int], steps: i
     abstract = abstract_state(init, optimizer, mesh)
     step = make_train_step(task_loss("classification", config), optimizer, 1, mesh)
     states = [init_state(init, optimizer, 0, abstract)]
-    batches = train_batches(features, BATCH_SIZE, BATCH_SIZE, lengths, config.pad_id, [0], 0, mesh)
+    batches = finetune_batches(features, BATCH_SIZE, BATCH_SIZE, lengths, config.pad_id, [0], 0, mesh)
     compiled: dict[tuple, Callable] = {}
 
     # All shapes before the first turn, from a stream of its own.
-    for batch in train_batches(features, BATCH_SIZE, BATCH_SIZE, lengths, config.pad_id, [0], 0, mesh):
+    for batch in finetune_batches(features, BATCH_SIZE, BATCH_SIZE, lengths, config.pad_id, [0], 0, mesh):
         shape = batch["input_ids"].shape
         if shape not in compiled:
             compiled[shape] = compile_train_step(step, abstract, batch, seed)

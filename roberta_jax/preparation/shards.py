@@ -14,7 +14,7 @@ from roberta_jax.errors import UserError
 from roberta_jax.output import to_json
 from roberta_jax.preparation import duplicates, packing
 from roberta_jax.preparation.documents import FIRST_BAD, Counts, Piece, read
-from roberta_jax.preparation.hashing import Distinct
+from roberta_jax.preparation.hashing import DistinctCounter
 from roberta_jax.preparation.recipe import Recipe, Work, plan_of, tokenizer_of
 from roberta_jax.storage import sha256
 from roberta_jax.tokenization.sentences import split_sentences
@@ -46,8 +46,8 @@ def write_shard(work: Work, shard: int, blocks: duplicates.Blocks = ()) -> dict[
     plan, tokenizer = plan_of(work), tokenizer_of(work)
     recipe, pieces = plan.recipe, plan.shards[shard]
     dropped = duplicates.verdicts(work, shard, blocks) if recipe.drops else {}
-    counts, documents, lines, valid, ends, shown = Counts(), Distinct(), Distinct(), [], [], []
-    totals = dict.fromkeys(("tokens", "tokens_in_rows", "valid_documents", "cut_sentences", *duplicates.KINDS), 0)
+    counts, documents, lines, valid, ends, shown = Counts(), DistinctCounter(), DistinctCounter(), [], [], []
+    totals = dict.fromkeys(("tokens", "tokens_in_rows", "valid_documents", "cut_sentences", *duplicates.REASONS), 0)
 
     def texts() -> Iterator[str]:
         number = 0
@@ -109,8 +109,8 @@ def summarise(work: Work, tokenizer: Tokenizer) -> dict:
     plan = plan_of(work)
     recipe = plan.recipe
     totals, hashes, lengths, token_counts = {}, {}, {}, np.zeros(len(tokenizer), np.int64)
-    first_bad, ends, dropped = [], [], {kind: [] for kind in duplicates.KINDS}
-    distinct = {"documents": Distinct(), "lines": Distinct()}
+    first_bad, ends, dropped = [], [], {kind: [] for kind in duplicates.REASONS}
+    distinct = {"documents": DistinctCounter(), "lines": DistinctCounter()}
     with ThreadPoolExecutor(8) as threads:
         for note in threads.map(lambda i: duplicates.load_arrays(_note(work, i)), range(len(plan.shards))):
             for name, value in json.loads(str(note["numbers"])).items():
@@ -133,7 +133,7 @@ def summarise(work: Work, tokenizer: Tokenizer) -> dict:
         partial.write_bytes(counts.getvalue())
         hashes["token_counts.npy"] = sha256(partial)
     if recipe.drops:
-        examples = [_example(each, plan.shards, ends) for kind in duplicates.KINDS for each in dropped[kind]]
+        examples = [_example(each, plan.shards, ends) for kind in duplicates.REASONS for each in dropped[kind]]
         text = "".join(to_json(each) + "\n" for each in examples)
         storage.write_text(storage.join(work.folder, "dropped.jsonl"), text)
     ids = np.arange(recipe.length + 1)
@@ -161,7 +161,7 @@ def summarise(work: Work, tokenizer: Tokenizer) -> dict:
         "documents_cut": totals["cut_long"],
         "sentences_cut": totals["cut_sentences"],
         "tokens_lost": totals["tokens"] - totals["tokens_in_rows"],
-        "dropped": {kind: totals[kind] for kind in duplicates.KINDS},
+        "dropped": {kind: totals[kind] for kind in duplicates.REASONS},
         "bad_records": totals["bad_records"],
         "first_bad_records": first_bad,
         "shards": dict(sorted(hashes.items())),
@@ -171,7 +171,7 @@ def summarise(work: Work, tokenizer: Tokenizer) -> dict:
 
 def _refuse_empty(totals: dict[str, int], lengths: dict[str, np.ndarray], recipe: Recipe) -> None:
     if not totals["documents"]:
-        lost = {kind: totals[kind] for kind in (*duplicates.KINDS, "bad_records") if totals[kind]}
+        lost = {kind: totals[kind] for kind in (*duplicates.REASONS, "bad_records") if totals[kind]}
         but = f" left ({', '.join(f'{name}: {number:,}' for name, number in lost.items())})" if lost else ""
         sources = ", ".join(recipe.source)
         raise UserError(f"data.source {sources}: no document with any text in it{but}; expected at least two.")
