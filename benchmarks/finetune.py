@@ -22,7 +22,7 @@ from benchmarks import ASSETS, compare, comparison_lines, in_turn
 from roberta_jax.memory import use_huge_pages
 from roberta_jax.model.config import RobertaConfig
 from roberta_jax.model.heads import init_with_head
-from roberta_jax.tasks.batches import choose_lengths, train_batches
+from roberta_jax.tasks.batches import choose_lengths, finetune_batches
 from roberta_jax.tasks.config import TaskData
 from roberta_jax.tasks.examples import read_splits
 from roberta_jax.tasks.features import Features
@@ -43,11 +43,11 @@ def ours(features: Features, config: RobertaConfig, lengths: list[int], steps: i
     init = lambda key: init_with_head(key, config, "classification", 2)  # noqa: E731
     train_step = build_step(init, task_loss("classification", config), optimizer, 10_000, mesh, rows=BATCH_SIZE)
     states = [train_step.init_state()]
-    batches = train_batches(features, BATCH_SIZE, BATCH_SIZE, lengths, config.pad_id, [0], 0, mesh)
+    batches = finetune_batches(features, BATCH_SIZE, BATCH_SIZE, lengths, config.pad_id, [0], 0, mesh)
     compiled: dict[tuple, Callable] = {}
 
     # All shapes before the first turn, from a stream of its own.
-    for batch in train_batches(features, BATCH_SIZE, BATCH_SIZE, lengths, config.pad_id, [0], 0, mesh):
+    for batch in finetune_batches(features, BATCH_SIZE, BATCH_SIZE, lengths, config.pad_id, [0], 0, mesh):
         shape = batch["input_ids"].shape
         if shape not in compiled:
             compiled[shape] = train_step.compile(batch)

@@ -33,14 +33,14 @@ def command() -> None:
         if html.value:
             storage.require_place(Path(html.value))
         with redirect_stdout(sys.stderr):  # a preparation tells of itself
-            found, prepared = inspect(config.value.to_dict(), rows.value)
+            figures, prepared = inspect(config.value.to_dict(), rows.value)
         if as_json.value:
-            rows_of_ids = [{name: value for name, value in row.items() if name != "pieces"} for row in found["rows"]]
-            show(to_json(found | {"rows": rows_of_ids}))
+            rows_of_ids = [{name: value for name, value in row.items() if name != "pieces"} for row in figures["rows"]]
+            show(to_json(figures | {"rows": rows_of_ids}))
         else:
-            print("\n".join(lines(found, prepared, sys.stdout.isatty())))
+            print("\n".join(lines(figures, prepared, sys.stdout.isatty())))
         if html.value:
-            storage.write_text(html.value, page(found))
+            storage.write_text(html.value, page(figures))
 
     app.run(main, flags_parser=lambda argv: parse_flags(argv, config))
 

@@ -54,7 +54,7 @@ def run(fields: dict, workdir: Path) -> None:
         config = typed(FinetuneConfig, fields)
         _require_writable(workdir)
         with alone_in(workdir):
-            runs.run(config, workdir)
+            runs.run_tasks(config, workdir)
     elif fields["job"] == "ablations":
         from roberta_jax.ablations import run as ablations
 

@@ -79,7 +79,7 @@ def finetuning(pretrained, tmp_path_factory) -> tuple[FinetuneConfig, Path]:
     fields.update(init_from=str(pretrained), steps=2, batch_size=16, seeds=2, max_length=16, log_every=1)
     fields.data.update(train=str(folder / "train.jsonl"), valid=str(folder / "train.jsonl"))
     config = typed(FinetuneConfig, fields.to_dict())
-    runs.run(config, folder / "run")
+    runs.run_tasks(config, folder / "run")
     return config, folder / "run"
 
 
@@ -161,7 +161,7 @@ def test_fine_tuning_starts_again_whatever_became_of_its_side_files(finetuning, 
             damage(path, how)
     if how == "folder":
         damage(workdir / "seed_1" / "results.json", how)
-    before, after = runs.read_results(done / "results.json"), runs.run(config, workdir)
+    before, after = runs.read_results(done / "results.json"), runs.run_tasks(config, workdir)
     said = capsys.readouterr().out
     assert [result.metrics for result in after] == [result.metrics for result in before]
     assert f"{workdir / 'seed_0'} is done" in said and f"{workdir / 'seed_1'} is done" not in said
@@ -179,7 +179,7 @@ def test_a_folder_where_a_file_is_written_is_one_sentence(finetuning, tmp_path):
         (workdir / "seed_1" / "results.json").unlink()
         damage(workdir / name, "folder")
         with pytest.raises(UserError, match=rf"{name} is a folder, and a file is to be written there"):
-            runs.run(config, workdir)
+            runs.run_tasks(config, workdir)
 
 
 # Readers

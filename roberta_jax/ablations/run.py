@@ -217,7 +217,7 @@ def finetuned(one: Run, downstream: Downstream, folder: Path) -> Run | None:
                 raise UserError(f"{folder}: was fine-tuned on other examples of {task}; take another workdir.")
             continue
         started = time.perf_counter()
-        found = finetuning.run(_finetuning(one.seed, downstream, task, folder), folder / task)
+        found = finetuning.run_tasks(_finetuning(one.seed, downstream, task, folder), folder / task)
         if found is None:
             return None
         shutil.rmtree(folder / task / CHECKPOINTS, ignore_errors=True)

@@ -100,20 +100,20 @@ def _is_tfds(source: str) -> bool:
 
 def _files(source: str, name: str) -> list[storage.File]:
     endings = " ".join("." + ending for ending in ENDINGS) + " (plain, .gz or .zst)"
-    found, is_folder = storage.find(source)
+    files, is_folder = storage.find(source)
     if is_folder:
         known = _without_corpora(
-            [file for file in found if ending_of(file.path) in ENDINGS], [PurePosixPath(file.path) for file in found]
+            [file for file in files if ending_of(file.path) in ENDINGS], [PurePosixPath(file.path) for file in files]
         )
         if not known:
             raise UserError(f"{source}: no file ending in {endings} in this folder or below it.")
         return known
-    if not found:
+    if not files:
         raise UserError(f"{source}: no such file, folder or glob ({name}); expected a path, tfds:NAME or docs.")
-    unknown = next((file for file in found if ending_of(file.path) not in ENDINGS), None)
+    unknown = next((file for file in files if ending_of(file.path) not in ENDINGS), None)
     if unknown:
         raise UserError(f"{unknown.path}: the kind of file is not known; a source's files end in {endings}.")
-    return found
+    return files
 
 
 def _without_corpora(files: list[storage.File], paths: list[PurePosixPath]) -> list[storage.File]:
@@ -208,10 +208,10 @@ def _texts(piece: Piece, reading: ReaderConfig, counts: Counts) -> Iterator[byte
     column, bad = reading.text_column, functools.partial(counts.bad, reading)
     if piece.kind == "tfds":
         name, split = piece.path.rsplit(":", 1)
-        found = ((f"tfds:{piece.path}", record) for record in read_tfds(name, f"{split}[{piece.start}:{piece.stop}]"))
+        rows = ((f"tfds:{piece.path}", record) for record in read_tfds(name, f"{split}[{piece.start}:{piece.stop}]"))
     else:
-        found = FORMATS[piece.kind].read(piece.path, piece.start, piece.stop, column, bad)
-    for place, record in found:
+        rows = FORMATS[piece.kind].read(piece.path, piece.start, piece.stop, column, bad)
+    for place, record in rows:
         text = record.get(column) if isinstance(record, dict) else None
         if isinstance(text, bytes):
             yield text

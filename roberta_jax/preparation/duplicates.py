@@ -25,7 +25,7 @@ from roberta_jax.preparation.hashing import hash64
 from roberta_jax.preparation.plan import Preparation, plan_of
 
 NEAR = 0.8  # the estimated Jaccard similarity of two documents' shingles from which the later one is dropped
-EXACT, SIMILAR, OVERLAPPING = KINDS = ("exact_duplicates", "near_duplicates", "overlapping_documents")
+EXACT, SIMILAR, OVERLAPPING = REASONS = ("exact_duplicates", "near_duplicates", "overlapping_documents")
 
 # A document's position is its shard · 2³² + its number there: the order of the source.
 RECORD = np.dtype([("hash", "u8"), ("position", "u8"), ("exact", "?")])
@@ -39,7 +39,7 @@ def _candidates(width: int) -> np.dtype:
 
 @dataclass(frozen=True)
 class Dropped:
-    kind: str
+    kind: str  # one of REASONS
     first: int | None = None  # the position of the document that it repeats
     similarity: float | None = None
     ngram: str | None = None  # shared with an evaluation set
@@ -103,8 +103,8 @@ def _records(hashes: np.ndarray, positions: np.ndarray, exact: bool) -> np.ndarr
 
 def _grouped(keys: np.ndarray, items: np.ndarray) -> Iterator[tuple[int, bytes]]:
     order = np.argsort(keys, kind="stable")
-    found, starts = np.unique(keys[order], return_index=True)
-    for name, part in zip(found.tolist(), np.split(order, starts[1:])):
+    names, starts = np.unique(keys[order], return_index=True)
+    for name, part in zip(names.tolist(), np.split(order, starts[1:])):
         yield name, items[part].tobytes()
 
 
@@ -115,11 +115,11 @@ def _write_sketch(work: Preparation, shard: int, path: str) -> None:
     digests, signatures, overlaps = [], [], {}
     for text in (text for piece in plan.shards[shard] for text in read(piece, config, counts)):
         if overlap or config.deduplicate == "near":
-            found = ngrams.words(text)
-            if overlap and (ngram := overlap.find(found)) is not None:
+            words = ngrams.words(text)
+            if overlap and (ngram := overlap.find(words)) is not None:
                 overlaps[len(digests)] = ngram
             if config.deduplicate == "near":
-                signatures.append(ngrams.signature(found[0]))
+                signatures.append(ngrams.signature(words[0]))
         digests.append(hash64(text.encode()))
     signatures = np.array(signatures, np.uint16).reshape(len(digests), _width(config))
     save_arrays(path, digests=np.array(digests, np.uint64), signatures=signatures, overlaps=json.dumps(overlaps))

@@ -9,10 +9,10 @@ def hash64(item: bytes) -> int:
     return int.from_bytes(hashlib.blake2b(item, digest_size=8).digest(), "big")
 
 
-class Distinct:
+class DistinctCounter:
     """How many different 64-bit hashes were seen: exact up to 65,536, then from the smallest ones within about 0.4%."""
 
-    KEPT = 1 << 16
+    SKETCH_SIZE = 1 << 16
 
     def __init__(self):
         self.smallest, self._new, self.seen = np.empty(0, np.uint64), [], 0
@@ -21,7 +21,7 @@ class Distinct:
         value = hash64(item)
         self._new.append(value)
         self.seen += 1
-        if len(self._new) > self.KEPT:
+        if len(self._new) > self.SKETCH_SIZE:
             self.fold()
         return value
 
@@ -31,12 +31,12 @@ class Distinct:
         self.fold()
 
     def fold(self) -> None:
-        self.smallest = np.unique(np.concatenate([self.smallest, np.array(self._new, np.uint64)]))[: self.KEPT]
+        self.smallest = np.unique(np.concatenate([self.smallest, np.array(self._new, np.uint64)]))[: self.SKETCH_SIZE]
         self._new = []
 
     def repeated(self) -> int:
         """How many of those seen had been seen before."""
         self.fold()
-        if len(self.smallest) < self.KEPT:
+        if len(self.smallest) < self.SKETCH_SIZE:
             return self.seen - len(self.smallest)
-        return max(0, self.seen - int((self.KEPT - 1) / (float(self.smallest[-1]) / 2**64)))
+        return max(0, self.seen - int((self.SKETCH_SIZE - 1) / (float(self.smallest[-1]) / 2**64)))

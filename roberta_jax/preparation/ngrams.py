@@ -117,9 +117,9 @@ class Overlap:
                 lengths.add(length)
         return cls(np.unique(np.concatenate(grams)), lengths)
 
-    def find(self, found: tuple[np.ndarray, np.ndarray, np.ndarray, bytes]) -> str | None:
+    def find(self, text_words: tuple[np.ndarray, np.ndarray, np.ndarray, bytes]) -> str | None:
         """The first n-gram, of the longest, that a text's `words` share with the evaluation sets."""
-        hashes, first, last, encoded = found
+        hashes, first, last, encoded = text_words
         for length in reversed(self.lengths):
             if length < SHORTEST_OVERLAP and len(hashes) != length:
                 continue

@@ -58,25 +58,25 @@ def doc_sentences(documents: Iterable[Document], max_length: int, bos: int, eos:
         yield from full_sentences([document], max_length, bos, eos)
 
 
-class _Shelf:
-    """Things by their length; the bits of one integer tell which lengths there are."""
+class _ByLength:
+    """Rests of documents by their length; the bits of one integer tell which lengths there are."""
 
     def __init__(self):
-        self._things, self._lengths = defaultdict(list), 0
+        self._rests, self._lengths = defaultdict(list), 0
 
-    def put(self, length: int, thing: tuple[int, int]) -> None:
-        self._things[length].append(thing)
+    def put(self, length: int, rest: tuple[int, int]) -> None:
+        self._rests[length].append(rest)
         self._lengths |= 1 << length
 
-    def longest(self, room: int, stands: Callable[[tuple[int, int]], bool]) -> tuple[int, int] | None:
-        """The longest thing that fits the room, of those that still stand."""
+    def longest(self, room: int, is_current: Callable[[tuple[int, int]], bool]) -> tuple[int, int] | None:
+        """The longest rest that fits the room, of those that are still what is left of their document."""
         while fitting := self._lengths & ((2 << room) - 1):
             length = fitting.bit_length() - 1
-            things = self._things[length]
-            while things:
-                if stands(things[-1]):
-                    return things[-1]
-                things.pop()
+            rests = self._rests[length]
+            while rests:
+                if is_current(rests[-1]):
+                    return rests[-1]
+                rests.pop()
             self._lengths ^= 1 << length
         return None
 
@@ -101,7 +101,7 @@ def _packed(documents: list[Document], max_length: int, bos: int, eos: int) -> I
     head, tail, budget = np.array([bos]), np.array([eos]), max_length - 2
     done, left = [0] * len(documents), [sum(map(len, document)) for document in documents]  # sentences, ids
     # Of (document, its sentences that were done by then): by all that is left of it, and by its next sentence.
-    longest_first, rests, nexts = [], _Shelf(), _Shelf()
+    longest_first, rests, nexts = [], _ByLength(), _ByLength()
 
     def put(document: int) -> None:
         if left[document]:
@@ -111,10 +111,10 @@ def _packed(documents: list[Document], max_length: int, bos: int, eos: int) -> I
             if left[document] <= budget:
                 rests.put(left[document], rest)
 
-    def stands(rest: tuple[int, int]) -> bool:
+    def is_current(rest: tuple[int, int]) -> bool:
         return done[rest[0]] == rest[1]
 
-    def taken(document: int, room: int) -> np.ndarray:
+    def take(document: int, room: int) -> np.ndarray:
         """The document's next sentences, as many as fit."""
         sentences, start = documents[document], done[document]
         while done[document] < len(sentences) and len(sentences[done[document]]) <= room:
@@ -129,13 +129,13 @@ def _packed(documents: list[Document], max_length: int, bos: int, eos: int) -> I
         put(document)
     while longest_first:
         _, rest = heapq.heappop(longest_first)
-        if not stands(rest):
+        if not is_current(rest):
             continue
         row, room = [], budget
         while rest:
-            row += [head, taken(rest[0], room), tail]
+            row += [head, take(rest[0], room), tail]
             room -= len(row[-2]) + 2
-            rest = room > 0 and (rests.longest(room, stands) or nexts.longest(room, stands))
+            rest = room > 0 and (rests.longest(room, is_current) or nexts.longest(room, is_current))
         yield np.concatenate(row)
 
 
@@ -198,11 +198,11 @@ def _windows_of_pairs(
     """Lists of (number of the document, A, B): of so many documents that none has most of the pairs, if there are as many."""
     before, window, number_in_window, most = [], [], 0, 0
     for number, document in enumerate(documents):
-        found = parts(document, half)
-        if len(found) % 2:
-            found[-1:] = _in_two(found[-1])
-        window += [(number, first, second) for first, second in zip(found[::2], found[1::2])]
-        number_in_window, most = number_in_window + bool(found), max(most, len(found) // 2)
+        segments = parts(document, half)
+        if len(segments) % 2:
+            segments[-1:] = _in_two(segments[-1])
+        window += [(number, first, second) for first, second in zip(segments[::2], segments[1::2])]
+        number_in_window, most = number_in_window + bool(segments), max(most, len(segments) // 2)
         if number_in_window >= PAIRS_WINDOW and 2 * most <= len(window):
             yield before
             before, window, number_in_window, most = window, [], 0, 0

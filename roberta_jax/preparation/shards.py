@@ -15,7 +15,7 @@ from roberta_jax.output import to_json
 from roberta_jax.preparation import duplicates, packing
 from roberta_jax.preparation.config import CorpusConfig, recipe
 from roberta_jax.preparation.documents import FIRST_BAD, Counts, Piece, read
-from roberta_jax.preparation.hashing import Distinct
+from roberta_jax.preparation.hashing import DistinctCounter
 from roberta_jax.preparation.plan import Preparation, plan_of, tokenizer_of
 from roberta_jax.storage import sha256
 from roberta_jax.tokenization.sentences import split_sentences
@@ -47,8 +47,8 @@ def write_shard(work: Preparation, shard: int, blocks: duplicates.Blocks = ()) -
     plan, tokenizer = plan_of(work), tokenizer_of(work)
     config, pieces = plan.config, plan.shards[shard]
     dropped = duplicates.verdicts(work, shard, blocks) if config.drops else {}
-    counts, documents, lines, valid, ends, shown = Counts(), Distinct(), Distinct(), [], [], []
-    totals = dict.fromkeys(("tokens", "tokens_in_rows", "valid_documents", "cut_sentences", *duplicates.KINDS), 0)
+    counts, documents, lines, valid, ends, shown = Counts(), DistinctCounter(), DistinctCounter(), [], [], []
+    totals = dict.fromkeys(("tokens", "tokens_in_rows", "valid_documents", "cut_sentences", *duplicates.REASONS), 0)
 
     def texts() -> Iterator[str]:
         number = 0
@@ -110,8 +110,8 @@ def summarise(work: Preparation, tokenizer: Tokenizer) -> dict:
     plan = plan_of(work)
     config = plan.config
     totals, hashes, lengths, token_counts = {}, {}, {}, np.zeros(len(tokenizer), np.int64)
-    first_bad, ends, dropped = [], [], {kind: [] for kind in duplicates.KINDS}
-    distinct = {"documents": Distinct(), "lines": Distinct()}
+    first_bad, ends, dropped = [], [], {kind: [] for kind in duplicates.REASONS}
+    distinct = {"documents": DistinctCounter(), "lines": DistinctCounter()}
     with ThreadPoolExecutor(8) as threads:
         for note in threads.map(lambda i: duplicates.load_arrays(_note(work, i)), range(len(plan.shards))):
             for name, value in json.loads(str(note["numbers"])).items():
@@ -134,7 +134,7 @@ def summarise(work: Preparation, tokenizer: Tokenizer) -> dict:
         partial.write_bytes(counts.getvalue())
         hashes["token_counts.npy"] = sha256(partial)
     if config.drops:
-        examples = [_example(each, plan.shards, ends) for kind in duplicates.KINDS for each in dropped[kind]]
+        examples = [_example(each, plan.shards, ends) for kind in duplicates.REASONS for each in dropped[kind]]
         text = "".join(to_json(each) + "\n" for each in examples)
         storage.write_text(storage.join(work.folder, "dropped.jsonl"), text)
     ids = np.arange(config.length + 1)
@@ -162,7 +162,7 @@ def summarise(work: Preparation, tokenizer: Tokenizer) -> dict:
         "documents_cut": totals["cut_long"],
         "sentences_cut": totals["cut_sentences"],
         "tokens_lost": totals["tokens"] - totals["tokens_in_rows"],
-        "dropped": {kind: totals[kind] for kind in duplicates.KINDS},
+        "dropped": {kind: totals[kind] for kind in duplicates.REASONS},
         "bad_records": totals["bad_records"],
         "first_bad_records": first_bad,
         "shards": dict(sorted(hashes.items())),
@@ -172,7 +172,7 @@ def summarise(work: Preparation, tokenizer: Tokenizer) -> dict:
 
 def _refuse_empty(totals: dict[str, int], lengths: dict[str, np.ndarray], config: CorpusConfig) -> None:
     if not totals["documents"]:
-        lost = {kind: totals[kind] for kind in (*duplicates.KINDS, "bad_records") if totals[kind]}
+        lost = {kind: totals[kind] for kind in (*duplicates.REASONS, "bad_records") if totals[kind]}
         but = f" left ({', '.join(f'{name}: {number:,}' for name, number in lost.items())})" if lost else ""
         sources = ", ".join(config.source)
         raise UserError(f"data.source {sources}: no document with any text in it{but}; expected at least two.")

@@ -34,7 +34,7 @@ class Piece(NamedTuple):
     became: str = ""
 
 
-def contents(corpus: Corpus, masking: Masking, batch_size: int, steps: int, seed: int, rows: int = 8) -> dict:
+def corpus_statistics(corpus: Corpus, masking: Masking, batch_size: int, steps: int, seed: int, rows: int = 8) -> dict:
     """What there is to know of a corpus before a run trains on it.
 
     Args:
@@ -149,13 +149,13 @@ def pieces(seen: np.ndarray, original: np.ndarray, predicted: np.ndarray, tokeni
         run = next((run for run in within if kinds[starts[run]] != "text"), within[0])
         texts[run] += "\ufffd" if "\udc80" <= character <= "\udcff" else character
         at += size
-    found = []
+    row_pieces = []
     for run, text in zip(runs, texts):
         kind = str(kinds[run.start])
         became = b"".join(_bytes(i, tokenizer) for i in seen[run]).decode("utf-8", "replace") if kind == "random" else ""
         if text or kind != "text":
-            found.append(Piece(kind, text, became))
-    return found
+            row_pieces.append(Piece(kind, text, became))
+    return row_pieces
 
 
 def _bytes(id: int, tokenizer: Tokenizer) -> bytes:

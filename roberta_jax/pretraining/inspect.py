@@ -20,7 +20,9 @@ def inspect(fields: dict, rows: int) -> tuple[dict, str]:
       UserError: a field, the source or the corpus cannot be used.
     """
     from roberta_jax.data.corpus import report
-    from roberta_jax.preparation.statistics import contents  # here, so that --help does not wait for JAX and TensorFlow
+    from roberta_jax.preparation.statistics import (
+        corpus_statistics,  # here, so that --help does not wait for JAX and TensorFlow
+    )
     from roberta_jax.pretraining.config import PretrainConfig, masking_of
     from roberta_jax.pretraining.job import open_corpus
 
@@ -28,21 +30,21 @@ def inspect(fields: dict, rows: int) -> tuple[dict, str]:
         raise UserError(f"config.job is {fields.get('job')!r}; inspect knows 'pretrain'.")
     config = typed(PretrainConfig, fields)
     corpus = open_corpus(config.data)
-    found = contents(corpus, masking_of(config.data), config.batch_size, config.steps, config.seed, rows)
-    return found, report(corpus.manifest)
+    figures = corpus_statistics(corpus, masking_of(config.data), config.batch_size, config.steps, config.seed, rows)
+    return figures, report(corpus.manifest)
 
 
-def lines(found: dict, prepared: str, colours: bool) -> Iterator[str]:
+def lines(figures: dict, prepared: str, colours: bool) -> Iterator[str]:
     """The report for a terminal."""
     marks, dim = (COLOURS, DIM) if colours else (BRACKETS, "{0}")
     for kind, meaning in LEGEND.items():
         yield f"{marks[kind].format('was here', 'is there')}  {meaning}"
-    for row in found["rows"]:
+    for row in figures["rows"]:
         yield f"\n{dim.format('— ' + row_title(row))}"
         for block in blocks(row["pieces"]):
             yield "".join(_marked(piece, marks, dim) for piece in block)
     yield "\n" + printable(prepared)
-    run, masks, sample = found["run"], found["masking"], found["sample_rows"]
+    run, masks, sample = figures["run"], figures["masking"], figures["sample_rows"]
     yield (
         f"{run['steps']:,} steps of {run['batch_size']:,} rows: {run['epochs']:.2f} epochs of {run['rows']:,} rows, "
         f"{run['tokens']:,} tokens"
@@ -52,24 +54,24 @@ def lines(found: dict, prepared: str, colours: bool) -> Iterator[str]:
         f"{masks['predicted_per_row']:.1f} of {masks['slots']} slots a row, none in {masks['rows_without']:.2%} of the rows; "
         f"{masks['masked']:.1%} <mask>, {masks['random']:.1%} random, {masks['kept']:.1%} kept (measured on {sample:,} rows)"
     )
-    if "is_next" in found:
-        yield f"pairs: in {found['is_next']:.1%} of them B follows A"
-    if found["inputs_per_row"] > 1:
-        yield f"{found['inputs_per_row']:.2f} inputs a row"
-    use = found["vocabulary_use"]
+    if "is_next" in figures:
+        yield f"pairs: in {figures['is_next']:.1%} of them B follows A"
+    if figures["inputs_per_row"] > 1:
+        yield f"{figures['inputs_per_row']:.2f} inputs a row"
+    use = figures["vocabulary_use"]
     yield (
         f"of {use['ids']:,} ids that text can give, {use['never']:,} are never in train rows, {use['rare']:,} fewer than "
         f"10 times; {use['unknown']:.3%} of the tokens are <unk>"
     )
     yield f"\nlengths of {sample:,} rows, in ids"
-    edges, counts = found["row_lengths"]["edges"], found["row_lengths"]["rows"]
+    edges, counts = figures["row_lengths"]["edges"], figures["row_lengths"]["rows"]
     for start, end, count in zip(edges, edges[1:], counts):
         yield f"{start:7,.0f} to {end:5,.0f} {count:9,} {_bar(count / max(counts))}"
     yield "\nbytes by script"
-    for name, share in found["scripts"].items():
+    for name, share in figures["scripts"].items():
         yield f"{name:>16} {share:9.3%} {_bar(share)}"
     yield "\ntokens that stand in train rows most often"
-    for token in found["top_tokens"]:
+    for token in figures["top_tokens"]:
         yield f"{spaced(token['text']):>16} {token['share']:9.3%} {token['count']:13,}"
 
 

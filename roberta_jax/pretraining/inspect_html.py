@@ -79,31 +79,31 @@ def blocks(pieces: list) -> Iterator[list]:
         yield block
 
 
-def page(found: dict) -> str:
-    """The page of what `contents.contents` found."""
-    run, masks, use = found["run"], found["masking"], found["vocabulary_use"]
+def page(figures: dict) -> str:
+    """The page of a corpus' statistics, see preparation.statistics."""
+    run, masks, use = figures["run"], figures["masking"], figures["vocabulary_use"]
     tiles = {
-        "documents": f"{found['documents']:,}",
-        "text": f"{_short(found['bytes'])}B",
-        "tokens": _short(found["tokens"]),
-        "bytes a token": f"{found['bytes_per_token']:.2f}",
+        "documents": f"{figures['documents']:,}",
+        "text": f"{_short(figures['bytes'])}B",
+        "tokens": _short(figures["tokens"]),
+        "bytes a token": f"{figures['bytes_per_token']:.2f}",
         "train rows": f"{run['rows']:,}",
         "epochs": f"{run['epochs']:,.{2 if run['epochs'] < 100 else 0}f}",
     }
-    pairs = [("B follows A", f"{found['is_next']:.1%} of the pairs")] if "is_next" in found else []
-    several = [("inputs a row", f"{found['inputs_per_row']:.2f}")] if found["inputs_per_row"] > 1 else []
-    frequent = [(f"<code>{escape(spaced(each['text']))}</code>", each["share"]) for each in found["top_tokens"]]
-    dropped = ", ".join(f"{number:,} {kind.replace('_', ' ')}" for kind, number in found["dropped"].items() if number)
+    pairs = [("B follows A", f"{figures['is_next']:.1%} of the pairs")] if "is_next" in figures else []
+    several = [("inputs a row", f"{figures['inputs_per_row']:.2f}")] if figures["inputs_per_row"] > 1 else []
+    frequent = [(f"<code>{escape(spaced(each['text']))}</code>", each["share"]) for each in figures["top_tokens"]]
+    dropped = ", ".join(f"{number:,} {kind.replace('_', ' ')}" for kind, number in figures["dropped"].items() if number)
     sections = [
-        f"<h1>What {escape(found['format'])} training will see</h1>",
-        f'<p class="soft">{escape(", ".join(found["source"]))} · <code>{escape(found["corpus"])}</code></p>',
+        f"<h1>What {escape(figures['format'])} training will see</h1>",
+        f'<p class="soft">{escape(", ".join(figures["source"]))} · <code>{escape(figures["corpus"])}</code></p>',
         '<div class="tiles">' + "".join(f"<div><b>{value}</b>{name}</div>" for name, value in tiles.items()) + "</div>",
-        f"<h2>The first {len(found['rows'])} rows that a run with seed {run['seed']} sees</h2>",
+        f"<h2>The first {len(figures['rows'])} rows that a run with seed {run['seed']} sees</h2>",
         '<p class="legend">' + "".join(f"<span>{_legend(kind)}</span>" for kind in LEGEND) + "</p>",
-        *map(_row, found["rows"]),
+        *map(_row, figures["rows"]),
         "<h2>Rows</h2>",
-        _splits(found),
-        f'<div class="columns"><section><h2>Lengths</h2>{_histogram(found)}</section><section><h2>The run and its masks</h2>',
+        _splits(figures),
+        f'<div class="columns"><section><h2>Lengths</h2>{_histogram(figures)}</section><section><h2>The run and its masks</h2>',
         _table(
             [
                 ("steps × rows a step", f"{run['steps']:,} × {run['batch_size']:,}"),
@@ -117,13 +117,13 @@ def page(found: dict) -> str:
                 *several,
             ]
         ),
-        f'<p class="soft">Masks, lengths and scripts are measured on the first {found["sample_rows"]:,} rows of the run.</p>',
+        f'<p class="soft">Masks, lengths and scripts are measured on the first {figures["sample_rows"]:,} rows of the run.</p>',
         '</section></div><div class="columns"><section><h2>Bytes by script</h2>',
-        _bars([(escape(name), f"{share:.3%}", share) for name, share in found["scripts"].items()]),
+        _bars([(escape(name), f"{share:.3%}", share) for name, share in figures["scripts"].items()]),
         "<h2>Vocabulary</h2>",
         _table(
             [
-                ("entries", f"{found['vocabulary']:,}"),
+                ("entries", f"{figures['vocabulary']:,}"),
                 ("that text can give", f"{use['ids']:,}"),
                 ("never in train rows", f"{use['never']:,}"),
                 ("fewer than 10 times", f"{use['rare']:,}"),
@@ -133,14 +133,14 @@ def page(found: dict) -> str:
         "<h2>Documents</h2>",
         _table(
             [
-                ("valid", f"{found['valid_documents']:,}"),
-                ("repeated", f"{found['repeated_documents']:,}"),
-                ("repeated lines", f"{found['repeated_lines']:,} of {found['lines']:,}"),
+                ("valid", f"{figures['valid_documents']:,}"),
+                ("repeated", f"{figures['repeated_documents']:,}"),
+                ("repeated lines", f"{figures['repeated_lines']:,} of {figures['lines']:,}"),
                 ("dropped", dropped or "0"),
-                ("empty", f"{found['empty_documents']:,}"),
-                ("longer than 8 MiB, cut", f"{found['documents_cut']:,}"),
-                ("not UTF-8", f"{found['documents_with_invalid_utf8']:,}"),
-                ("bad records skipped", f"{found['bad_records']:,}"),
+                ("empty", f"{figures['empty_documents']:,}"),
+                ("longer than 8 MiB, cut", f"{figures['documents_cut']:,}"),
+                ("not UTF-8", f"{figures['documents_with_invalid_utf8']:,}"),
+                ("bad records skipped", f"{figures['bad_records']:,}"),
             ]
         ),
         "</section><section><h2>Most frequent tokens</h2>",
@@ -151,7 +151,7 @@ def page(found: dict) -> str:
         '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-        f"<title>{escape(', '.join(found['source']))}</title><style>{STYLE}</style></head>\n<body>\n"
+        f"<title>{escape(', '.join(figures['source']))}</title><style>{STYLE}</style></head>\n<body>\n"
         + "\n".join(sections)
         + "\n</body></html>\n"
     )
@@ -203,19 +203,19 @@ def _bars(rows: list[tuple[str, str, float]]) -> str:
     )
 
 
-def _splits(found: dict) -> str:
+def _splits(figures: dict) -> str:
     head = "<tr><th>split<th>rows<th>tokens<th>full<th>shortest<th>first decile<th>median<th>ninth decile<th>longest</tr>"
     body = ""
-    for name, split in found["splits"].items():
+    for name, split in figures["splits"].items():
         cells = [name, f"{split['rows']:,}", f"{split['tokens']:,}", f"{split['fill']:.1%}"]
         cells += [f"{split['length_deciles'][i]:,}" for i in (0, 1, 5, 9, 10)]
         body += "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
     return f'<div class="scroll"><table>{head}{body}</table></div>'
 
 
-def _histogram(found: dict) -> str:
+def _histogram(figures: dict) -> str:
     """Rows by length, as an SVG of 640 × 260; the bars stand on y = 220."""
-    edges, counts = found["row_lengths"]["edges"], found["row_lengths"]["rows"]
+    edges, counts = figures["row_lengths"]["edges"], figures["row_lengths"]["rows"]
     left, width, height, largest = 64, 560, 190, max(counts)
     bars = ""
     for share in (0, 0.5, 1):

@@ -94,7 +94,7 @@ def place(batch: dict[str, np.ndarray], sharding: NamedSharding) -> dict[str, ja
     return {name: jax.make_array_from_callback(array.shape, sharding, array.__getitem__) for name, array in batch.items()}
 
 
-def train_batches(
+def finetune_batches(
     features: Features,
     batch_size: int,
     size: int,
@@ -121,12 +121,12 @@ def train_batches(
             if unit:
                 shared = [packed.share_rows(features.lengths[indices], lengths[-1]) for indices in together]
                 rows = packed.padded_rows(max(map(len, shared)), size, unit)
-                made = [packed.collate(features, *each, rows, lengths[-1], pad) for each in zip(together, shared)]
+                arrays_of_seeds = [packed.collate(features, *each, rows, lengths[-1], pad) for each in zip(together, shared)]
             else:
                 longest = max(features.lengths[indices].max() for indices in together)
                 length = next(length for length in lengths if length >= longest)
-                made = [collate(features, indices, size, length, pad) for indices in together]
-            batch = made[0] if len(seeds) == 1 else jax.tree.map(lambda *arrays: np.stack(arrays), *made)
+                arrays_of_seeds = [collate(features, indices, size, length, pad) for indices in together]
+            batch = arrays_of_seeds[0] if len(seeds) == 1 else jax.tree.map(lambda *arrays: np.stack(arrays), *arrays_of_seeds)
             yield place(batch, batch_sharding(mesh, stacked=len(seeds) > 1))
         number, at = number + 1, 0
 

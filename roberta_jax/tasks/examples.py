@@ -158,37 +158,37 @@ def _sources(split: str, parts: dict[str, tuple[str, ...]], task: Task, data: Ta
         names = _parts(data.source.removeprefix("tfds:") or task.tfds)
         if not names:
             raise UserError("config.data.source is 'tfds:', but TFDS has no data set of this task's own; expected tfds:NAME.")
-        found = {part: [s for name in names for s in _tfds_sources(name, patterns)] for part, patterns in parts.items()}
+        by_part = {part: [s for name in names for s in _tfds_sources(name, patterns)] for part, patterns in parts.items()}
         has = "; ".join(f"{name} has {', '.join(tfds_splits(name))}" for name in names)
     else:
         names, folder = sorted(storage.names(data.source)), storage.local(data.source)
         if not names and not (folder and folder.is_dir()):
             raise UserError(f"{data.source}: no such folder (config.data.source); expected one, or tfds:NAME.")
-        found = {part: _files(data.source, names, patterns, split, kind) for part, patterns in parts.items()}
+        by_part = {part: _files(data.source, names, patterns, split, kind) for part, patterns in parts.items()}
         has = "it has " + (", ".join(names[:10]) or "nothing")
-    if split == "train" and not found[""]:
+    if split == "train" and not by_part[""]:
         looked_for = " or ".join(pattern.replace("\\", "") for pattern in parts[""])
         endings = "any ending" if kind.endings is None else " ".join("." + ending for ending in kind.endings)
         endings += f", or a folder of RACE's .{kind.folder_ending}" if kind.folder_ending else ""
         raise UserError(f"{data.source}: no train split here (config.data.train); looked for {looked_for} ({endings}); {has}.")
-    return {part: sources for part, sources in found.items() if sources}
+    return {part: sources for part, sources in by_part.items() if sources}
 
 
 def _given(split: str, source: str, kind: Kind) -> list[str]:
     if source.startswith("tfds:"):
         return [source]
-    found, is_folder = storage.find(source)
+    files, is_folder = storage.find(source)
     if kind.folder_ending and is_folder:
-        return sorted(file.path for file in found if ending_of(file.path) == kind.folder_ending)
-    if is_folder or not found:
+        return sorted(file.path for file in files if ending_of(file.path) == kind.folder_ending)
+    if is_folder or not files:
         raise UserError(f"{source}: no such file (config.data.{split}).")
-    return [file.path for file in found]
+    return [file.path for file in files]
 
 
 def _tfds_sources(name: str, patterns: tuple[str, ...]) -> list[str]:
     for pattern in patterns:
-        if found := [split for split in tfds_splits(name) if re.fullmatch(pattern, split)]:
-            return [f"tfds:{name}:{found[0]}"]
+        if splits := [split for split in tfds_splits(name) if re.fullmatch(pattern, split)]:
+            return [f"tfds:{name}:{splits[0]}"]
     return []
 
 

@@ -17,7 +17,7 @@ from roberta_jax.interop.hub import PROBLEMS, Pretrained
 from roberta_jax.model.config import RobertaConfig
 from roberta_jax.model.flops import train_flops
 from roberta_jax.model.heads import HEADS, apply_with_head, init_with_head
-from roberta_jax.tasks.batches import choose_lengths, padded_size, predict, train_batches
+from roberta_jax.tasks.batches import choose_lengths, finetune_batches, padded_size, predict
 from roberta_jax.tasks.config import FinetuneConfig
 from roberta_jax.tasks.definitions import Example, Task
 from roberta_jax.tasks.examples import Splits
@@ -72,14 +72,14 @@ def initial(task: Task, labels: tuple[str, ...], source: Pretrained) -> tuple[di
     encoder, head = {"encoder": source.params["encoder"]}, source.head
     if head not in HEADS:  # pretraining's, or none
         return encoder, ""
-    found, wanted = len(source.params[head]["out"]["bias"]), kind.outputs(task, labels)
+    outputs, expected = len(source.params[head]["out"]["bias"]), kind.outputs(task, labels)
     problem = source.problem
     if head == "classification" and not problem:  # a folder of transformers may leave it out
-        problem = PROBLEMS["regression" if found == 1 else "classification"]
+        problem = PROBLEMS["regression" if outputs == 1 else "classification"]
     if head != kind.head or problem != PROBLEMS.get(task.kind, ""):
         differs = f"it is of {problem or head}, this task of {PROBLEMS.get(task.kind, kind.head)}"
-    elif found != wanted:
-        differs = f"it has {found} outputs, this task {wanted}"
+    elif outputs != expected:
+        differs = f"it has {outputs} outputs, this task {expected}"
     elif labels and source.labels != labels:
         differs = f"its labels are {_some(source.labels)}, this task's {_some(labels)}"
     else:
@@ -128,7 +128,7 @@ def make_predict_step(kind: str, config: RobertaConfig, mesh: Mesh, stacked: boo
     return jax.jit(joined, out_shardings=NamedSharding(mesh, P()))
 
 
-def run(
+def train_trials(
     prepared: Prepared, config: FinetuneConfig, source: Pretrained, trials: tuple[Trial, ...], workdir: Path, made_by: dict
 ) -> tuple[dict[str, np.ndarray], np.ndarray, tuple[dict, dict]] | None:
     """Trains one trial, or several as one, in a workdir.
@@ -193,7 +193,7 @@ def run(
         features = prepared.train.features
         unit = batch_devices(mesh) * accumulation(size, config.microbatch_size, mesh) if config.packed else 0
         lengths = prepared.lengths
-        return train_batches(features, config.batch_size, size, lengths, model.pad_id, seeds, first_step, mesh, unit)
+        return finetune_batches(features, config.batch_size, size, lengths, model.pad_id, seeds, first_step, mesh, unit)
 
     def cost(batch: dict) -> tuple[int, float]:
         *rows, length = batch["input_ids"].shape
@@ -250,8 +250,8 @@ def _write_task(config: FinetuneConfig, prepared: Prepared, source: Pretrained, 
 
 def parse_task(content: bytes) -> dict:
     """What task.json holds; what is no such file raises a ValueError or KeyError."""
-    found = storage.parse_json(content)
-    return found | {name: found[name] for name in ("task", "kind", "labels")}
+    fields = storage.parse_json(content)
+    return fields | {name: fields[name] for name in ("task", "kind", "labels")}
 
 
 def how_many_together(config: FinetuneConfig, parameters: int, trials: int) -> int:

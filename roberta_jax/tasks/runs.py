@@ -49,7 +49,7 @@ class Result:
     folder: str = "."  # of the run, seen from the results.json in which this stands
 
 
-def run(config: FinetuneConfig, workdir: Path) -> list[Result] | None:
+def run_tasks(config: FinetuneConfig, workdir: Path) -> list[Result] | None:
     """Runs all that the config asks for; what is done already is not done again. None where a signal ended it."""
     names = GLUE if config.task == "glue" else tuple(name.strip() for name in config.task.split(","))
     for name in names:
@@ -77,13 +77,13 @@ def run(config: FinetuneConfig, workdir: Path) -> list[Result] | None:
         folder = workdir / name if several else workdir
         if config.from_mnli and name in FROM_MNLI:
             one = replace(one, init_from=str(best["mnli"]))
-        found = _run_task(one, splits.pop(name), folder)
-        if found is None:
+        of_task = _run_task(one, splits.pop(name), folder)
+        if of_task is None:
             return None
-        results += [_seen_from(workdir, folder, result) for result in found]
-        best[name] = folder / max(found, key=lambda result: result.metrics[f"valid/{TASKS[result.task].metrics[0]}"]).folder
+        results += [_seen_from(workdir, folder, result) for result in of_task]
+        best[name] = folder / max(of_task, key=lambda result: result.metrics[f"valid/{TASKS[result.task].metrics[0]}"]).folder
         if several:
-            _write_results(found, one, folder)
+            _write_results(of_task, one, folder)
     _write_results(results, config, workdir)
     for name, folder in best.items():
         if folder != workdir:
@@ -122,7 +122,7 @@ def made_by(config: FinetuneConfig, splits: Splits, source: hub.Pretrained) -> d
     if config.sweep:
         without.add("optimizer.learning_rate")
     base = source.tokenizer.base
-    found = {
+    inputs = {
         "task": config.task,
         "labels": splits.labels,
         "the train split of hash": splits.hashes["train"],
@@ -130,7 +130,7 @@ def made_by(config: FinetuneConfig, splits: Splits, source: hub.Pretrained) -> d
         "init_from's parameters of hash": "" if config.from_scratch else provenance.hash_of(source.params),
         "init_from's tokenizer of hash": base.hash if base else key(source.tokenizer.to_json()),
     }
-    return found | provenance.fields(config, without)
+    return inputs | provenance.fields(config, without)
 
 
 def _run_task(config: FinetuneConfig, splits: Splits, workdir: Path) -> list[Result] | None:
@@ -154,12 +154,14 @@ def _run_task(config: FinetuneConfig, splits: Splits, workdir: Path) -> list[Res
         ]
         one = replace(config, batch_size=batch_size)
         base = workdir / f"batch_{batch_size}" if config.sweep else workdir
-        made = json.loads(json.dumps(made_by(one, splits, source)))
-        for name, value in made.items():
+        inputs = json.loads(json.dumps(made_by(one, splits, source)))
+        for name, value in inputs.items():
             if not name.startswith("config."):
                 require_same(f"{config.task}: {name} {value!r}", json.dumps(value))
-        require_same(f"{config.task}: what the test split or config.init_from's config.json", key(made, splits.hashes["test"]))
-        done, groups = _begun(base, made, splits.hashes["test"], trials)
+        require_same(
+            f"{config.task}: what the test split or config.init_from's config.json", key(inputs, splits.hashes["test"])
+        )
+        done, groups = _begun(base, inputs, splits.hashes["test"], trials)
         left = [trial for trial in trials if trial.name not in done and not any(trial in group for group in groups.values())]
         parameters = sum(np.size(x) for x in jax.tree.leaves(source.params["encoder"]))
         together = finetune.how_many_together(one, parameters, max(1, len(left)))
@@ -170,10 +172,10 @@ def _run_task(config: FinetuneConfig, splits: Splits, workdir: Path) -> list[Res
             if prepared is None:
                 prepared = finetune.prepare(task, splits, source.tokenizer, config.max_length)
             started = time.perf_counter()
-            found = finetune.run(prepared, one, source, group, folder, made)
-            if found is None:
+            outcome = finetune.train_trials(prepared, one, source, group, folder, inputs)
+            if outcome is None:
                 return None
-            metrics, ends, logits = found
+            metrics, ends, logits = outcome
             seconds = (time.perf_counter() - started) / len(group)
             for test, split in ((False, prepared.valid), (True, prepared.test)) if jax.process_index() == 0 else ():
                 for part, encoded in split.items():
@@ -186,7 +188,7 @@ def _run_task(config: FinetuneConfig, splits: Splits, workdir: Path) -> list[Res
                 loss = f"train/loss/{trial.name}" if len(group) > 1 else "train/loss"
                 collapsed = _collapsed(prepared, folder, loss, int(ends[i]), of_trial["valid/loss"])
                 what = config.task, trial.seed, trial.learning_rate, batch_size, of_trial, collapsed, seconds
-                group_results.append(Result(*what, trial.name, made, splits.hashes["test"]))
+                group_results.append(Result(*what, trial.name, inputs, splits.hashes["test"]))
             _write_json(folder / RESULTS_JSON, group_results)
             wait_for_all(f"{folder} has its results")
             done |= {result.name: _seen_from(base, folder, result) for result in group_results}
@@ -204,7 +206,7 @@ def _seen_from(above: Path, folder: Path, result: Result) -> Result:
 
 
 def _begun(
-    base: Path, made: dict[str, Any], predicted: str, trials: Sequence[Trial]
+    base: Path, inputs: dict[str, Any], predicted: str, trials: Sequence[Trial]
 ) -> tuple[dict[str, Result], dict[Path, tuple[Trial, ...]]]:
     """What earlier starts left in `base` and right below it.
 
@@ -226,13 +228,13 @@ def _begun(
             recovered(path, _parse_results, None)  # which is put aside too, where it is damaged
             continue
         before = noted.get("made_by")
-        provenance.require_same_run(folder, before, made)
+        provenance.require_same_run(folder, before, inputs)
         names = before["trials"]
         own = {result.name: result for result in recovered(path, _parse_results, []) if result.folder == "."}
         if own.keys() >= set(names) and all(result.predicted == predicted for result in own.values()):
-            found = {name: _seen_from(base, folder, own[name]) for name in names if name in wanted and name not in done}
-            done |= found
-            if found:
+            finished = {name: _seen_from(base, folder, own[name]) for name in names if name in wanted and name not in done}
+            done |= finished
+            if finished:
                 say(f"{folder} is done")
         elif wanted.keys() - done.keys() - {trial.name for group in groups.values() for trial in group} >= set(names):
             groups[folder] = tuple(wanted[name] for name in names)
@@ -272,7 +274,7 @@ def read_results(path: Path) -> list[Result]:
 
 def _parse_results(content: bytes) -> list[Result]:
     """The results of a file; what is no such file raises a ValueError, TypeError, KeyError or AttributeError."""
-    found = []
+    parsed = []
     for fields in storage.parse_json(content, list):
         metrics = {name: np.nan if value is None else float(value) for name, value in fields["metrics"].items()}
         if "made_by" not in fields:
@@ -280,10 +282,10 @@ def _parse_results(content: bytes) -> list[Result]:
                 "results.json does not say of each result what made it, as an earlier version's; take another workdir, or "
                 "remove it, and the run goes on from its checkpoint."
             )
-        found.append(Result(**fields | {"metrics": metrics}))
-    if not found:
+        parsed.append(Result(**fields | {"metrics": metrics}))
+    if not parsed:
         raise ValueError("its list is empty")
-    return found
+    return parsed
 
 
 def _write_results(results: Sequence[Result], config: FinetuneConfig, workdir: Path) -> None:

@@ -257,9 +257,9 @@ class WordPiece(Tokenizer):
             for character in word:
                 characters[character] += count
         ranked = sorted(characters, key=lambda character: (-characters[character], character))
-        kept = sorted(ranked[: min(cls._MOST_CHARACTERS, vocab_size // 4)])
-        starts, goes_on = ({ord(c): first + i for i, c in enumerate(kept)} for first in (cls._STARTS, cls._GOES_ON))
-        known = set(kept)
+        alphabet = sorted(ranked[: min(cls._MOST_CHARACTERS, vocab_size // 4)])
+        starts, goes_on = ({ord(c): first + i for i, c in enumerate(alphabet)} for first in (cls._STARTS, cls._GOES_ON))
+        known = set(alphabet)
         bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
         bpe.pre_tokenizer = tokenizers.pre_tokenizers.WhitespaceSplit()
         repeated = (
@@ -270,7 +270,7 @@ class WordPiece(Tokenizer):
         trainer = tokenizers.trainers.BpeTrainer(vocab_size=vocab_size - len(SPECIAL_TOKENS), show_progress=False)
         bpe.train_from_iterator(repeated, trainer)
         learned = sorted(bpe.get_vocab().items(), key=lambda item: item[1])
-        back = {first + i: c for first in (cls._STARTS, cls._GOES_ON) for i, c in enumerate(kept)}
+        back = {first + i: c for first in (cls._STARTS, cls._GOES_ON) for i, c in enumerate(alphabet)}
         pieces = ["##" * (ord(piece[0]) >= cls._GOES_ON) + piece.translate(back) for piece, _ in learned]
         return cls([*SPECIAL_TOKENS[:4], *pieces, MASK])
 

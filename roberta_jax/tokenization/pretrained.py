@@ -190,10 +190,10 @@ def _cut(ids: list[np.ndarray], room: int) -> list[np.ndarray]:
     if len(ids) == 1:
         return [ids[0][:room]]
     short, long = sorted((0, 1), key=lambda i: len(ids[i]))
-    kept = list(ids)
-    kept[short] = ids[short][: room // 2]
-    kept[long] = ids[long][: room - len(kept[short])]
-    return kept
+    parts = list(ids)
+    parts[short] = ids[short][: room // 2]
+    parts[long] = ids[long][: room - len(parts[short])]
+    return parts
 
 
 def load_tokenizer(folder: Path) -> PretrainedTokenizer | None:

@@ -24,7 +24,7 @@ from roberta_jax.data.corpus import Corpus, report
 from roberta_jax.errors import UserError
 from roberta_jax.preparation import documents, prepare
 from roberta_jax.preparation.config import CorpusConfig
-from roberta_jax.preparation.hashing import Distinct
+from roberta_jax.preparation.hashing import DistinctCounter
 from roberta_jax.tokenization.tokenizer import ByteLevelBPE
 
 ROOT = Path(__file__).parents[2]
@@ -160,11 +160,11 @@ def test_the_report_counts_what_is_there(vocabulary, tmp_path):
 
 
 def test_distinct_is_exact_for_few_and_near_for_many_in_any_parts():
-    few = Distinct()
+    few = DistinctCounter()
     for i in range(60_000):
         few.add(str(i % 40_000).encode())
     assert few.repeated() == 20_000
-    whole, parts, together = Distinct(), [Distinct(), Distinct()], Distinct()
+    whole, parts, together = DistinctCounter(), [DistinctCounter(), DistinctCounter()], DistinctCounter()
     for i in range(500_000):
         for distinct in (whole, parts[i % 2]):
             distinct.add(str(i % 400_000).encode())

@@ -23,7 +23,7 @@ from roberta_jax.data.pipeline import train_batches
 from roberta_jax.errors import UserError, exit_with_sentence
 from roberta_jax.preparation import packing, prepare, shards
 from roberta_jax.preparation.config import CorpusConfig
-from roberta_jax.preparation.statistics import Piece, contents, pieces, scripts
+from roberta_jax.preparation.statistics import Piece, corpus_statistics, pieces, scripts
 from roberta_jax.pretraining import inspect
 from roberta_jax.pretraining.inspect_html import blocks, page
 from roberta_jax.tokenization.tokenizer import ByteLevelBPE
@@ -56,12 +56,12 @@ def numbered(texts: list[str], copies: int) -> list[str]:
 def world(tmp_path_factory) -> dict:
     """What is found in a corpus of several scripts, and of markup."""
     corpus = made(numbered(WORLD, 30), tmp_path_factory.mktemp("world"))
-    return contents(corpus, Masking(), batch_size=4, steps=100, seed=1, rows=12)
+    return corpus_statistics(corpus, Masking(), batch_size=4, steps=100, seed=1, rows=12)
 
 
 @pytest.fixture(scope="module")
 def found(small_corpus) -> dict:
-    return contents(small_corpus, Masking(), batch_size=6, steps=500, seed=3, rows=8)
+    return corpus_statistics(small_corpus, Masking(), batch_size=6, steps=500, seed=3, rows=8)
 
 
 # What is counted
@@ -99,7 +99,7 @@ def test_figures_are_those_of_all_rows(small_corpus, found):
 
 
 def test_the_shares_of_the_config_are_shown_beside_those_that_were_drawn(small_corpus):
-    found = contents(small_corpus, Masking("hf", 0.3, 0.6, 0.15), 6, 500, 3, rows=1)
+    found = corpus_statistics(small_corpus, Masking("hf", 0.3, 0.6, 0.15), 6, 500, 3, rows=1)
     masks = found["masking"]
     assert {name: masks[name] for name in ("mode", "rate", "mask_replace_prob", "random_replace_prob", "keep_prob")} == {
         "mode": "hf", "rate": 0.3, "mask_replace_prob": 0.6, "random_replace_prob": 0.15, "keep_prob": 0.25,
@@ -162,7 +162,7 @@ def test_a_character_of_several_tokens_stays_whole():
 @pytest.mark.parametrize("format", packing.FORMATS)
 def test_each_format_shows_where_its_inputs_end(format, documents, tmp_path):
     corpus = made(documents[:60], tmp_path, format=format, length=256)
-    found = contents(corpus, Masking("fairseq" if format == "doc-sentences" else "roberta"), 4, 10, 0, rows=6)
+    found = corpus_statistics(corpus, Masking("fairseq" if format == "doc-sentences" else "roberta"), 4, 10, 0, rows=6)
     shown = [["".join(piece.text for piece in block) for block in blocks(row["pieces"])] for row in found["rows"]]
     if "pair" in format:
         assert all(len(blocks) == 2 for blocks in shown) and 0 < found["is_next"] < 1

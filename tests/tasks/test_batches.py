@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from roberta_jax.interop.conversion import nest, shapes
 from roberta_jax.model.config import RobertaConfig
 from roberta_jax.tasks import batches
-from roberta_jax.tasks.batches import choose_lengths, collate, epoch, padded_size, predict, train_batches
+from roberta_jax.tasks.batches import choose_lengths, collate, epoch, finetune_batches, padded_size, predict
 from roberta_jax.tasks.features import UNLABELLED, Features
 from roberta_jax.tasks.finetune import make_predict_step, task_loss
 from roberta_jax.tasks.kinds.table import KINDS
@@ -110,7 +110,7 @@ def test_no_other_lengths_pad_less(lengths, multiple, most):
 
 def drawn(features, batch_size, seeds, first_step, count, mesh, lengths=(16, 40)):
     size = padded_size(batch_size, mesh)
-    found = train_batches(features, batch_size, size, lengths, PAD, seeds, first_step, mesh)
+    found = finetune_batches(features, batch_size, size, lengths, PAD, seeds, first_step, mesh)
     return [jax.tree.map(np.asarray, batch) for batch in itertools.islice(found, count)]
 
 

@@ -12,7 +12,7 @@ from test_batches import CONFIG, PAD, made, parameters
 
 from roberta_jax.errors import UserError
 from roberta_jax.tasks import packed, runs
-from roberta_jax.tasks.batches import collate, train_batches
+from roberta_jax.tasks.batches import collate, finetune_batches
 from roberta_jax.tasks.config import FinetuneConfig
 from roberta_jax.tasks.finetune import task_loss
 from roberta_jax.tasks.kinds.table import KINDS
@@ -62,7 +62,7 @@ def test_a_step_on_packed_rows_is_the_step_on_single_ones(kind):
 
 def test_an_epoch_of_packed_batches_holds_each_example_once():
     features, mesh = made("classification", 150, longest=30), make_mesh()
-    batches = train_batches(features, 32, 32, [16, 32], PAD, [0], 0, mesh, unit=8)
+    batches = finetune_batches(features, 32, 32, [16, 32], PAD, [0], 0, mesh, unit=8)
     taken = [jax.device_get(batch) for batch in itertools.islice(batches, 5)]
     assert sum(batch["weights"].sum() for batch in taken) == 150
     found = []
@@ -77,4 +77,4 @@ def test_an_epoch_of_packed_batches_holds_each_example_once():
 
 def test_kinds_that_cannot_share_rows_are_refused(tmp_path):
     with pytest.raises(UserError, match="config.packed is for classification, .*; squad is of kind span"):
-        runs.run(FinetuneConfig(task="sst2,squad", packed=True), tmp_path)
+        runs.run_tasks(FinetuneConfig(task="sst2,squad", packed=True), tmp_path)

@@ -113,7 +113,7 @@ def test_a_small_train_set_is_learned_by_heart(task, kind, model, texts, tmp_pat
     fields = {"data.train": str(path), "data.valid": str(path), "batch_size": 64, "steps": 120}
     fields |= {"packed": kind in ("multi_label", "tagging")}  # of each of its two shapes one
     config = settings(task, model, **fields, **{"optimizer.learning_rate": 1e-2, "eval_every": 120, "log_every": 12})
-    (result,) = runs.run(config, tmp_path / "run")
+    (result,) = runs.run_tasks(config, tmp_path / "run")
     assert not result.collapsed
     if kind == "regression":
         assert result.metrics["valid/mean_squared_error"] < 0.05 and result.metrics["valid/pearson"] > 0.95
@@ -159,7 +159,7 @@ def trial_config(model, texts, tmp_path_factory):
 @pytest.fixture(scope="module")
 def apart(trial_config, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("apart")
-    return runs.run(trial_config(seeds=3, together=1), workdir), workdir
+    return runs.run_tasks(trial_config(seeds=3, together=1), workdir), workdir
 
 
 def accuracy(workdir: Path, path: str) -> float:
@@ -175,7 +175,7 @@ def accuracy(workdir: Path, path: str) -> float:
 def test_seeds_trained_together_learn_what_they_learn_alone(trial_config, apart, tmp_path):
     alone, folder = apart
     config = trial_config(seeds=3, together=3)
-    together = runs.run(config, tmp_path)
+    together = runs.run_tasks(config, tmp_path)
     assert [result.seed for result in together] == [0, 1, 2] == [result.seed for result in alone]
     for one, other in zip(together, alone):
         assert (
@@ -200,7 +200,7 @@ def test_seeds_trained_together_learn_what_they_learn_alone(trial_config, apart,
 def test_what_is_done_is_not_done_again(trial_config, apart, capsys):
     results, workdir = apart
     before = [(workdir / f"seed_{seed}" / "metrics.jsonl").stat().st_mtime_ns for seed in range(3)]
-    assert runs.run(trial_config(seeds=3, together=1), workdir) == results
+    assert runs.run_tasks(trial_config(seeds=3, together=1), workdir) == results
     assert runs.read_results(workdir / "results.json") == results
     assert [(workdir / f"seed_{seed}" / "metrics.jsonl").stat().st_mtime_ns for seed in range(3)] == before
     assert "compiled the step" not in capsys.readouterr().out
@@ -240,7 +240,7 @@ def test_figures_of_another_run_are_refused(trial_config, apart, small_corpus, t
     config = trial_config(seeds=1 if alone else 3, together=1, **({field: value} if field != "guard" else {}))
     config = replace(config, guard=value) if field == "guard" else config
     with pytest.raises(UserError) as caught:
-        runs.run(config, workdir / "seed_0" if alone else workdir)
+        runs.run_tasks(config, workdir / "seed_0" if alone else workdir)
     assert str(caught.value).startswith(f"{workdir / 'seed_0'} is a run with {named}"), caught.value
     assert "\n" not in str(caught.value) and (workdir / "results.json").read_bytes() == results
 
@@ -262,11 +262,11 @@ def test_what_changes_no_figure_is_not_refused(trial_config, apart, model, tmp_p
         data = trial_config().data
         moved = {name: str(shutil.copy(getattr(data, name), tmp_path / f"{name}.jsonl")) for name in ("train", "valid")}
         fields = {"init_from": str(tmp_path / "model"), **{f"data.{name}": path for name, path in moved.items()}}
-    assert runs.run(trial_config(**{"seeds": 3, "together": 1} | fields), workdir) == results
-    fewer = runs.run(trial_config(**{"seeds": 2, "seed": 1, "together": 1} | fields), workdir)
+    assert runs.run_tasks(trial_config(**{"seeds": 3, "together": 1} | fields), workdir) == results
+    fewer = runs.run_tasks(trial_config(**{"seeds": 2, "seed": 1, "together": 1} | fields), workdir)
     assert fewer == results[1:] and " | 2 | " in (workdir / "results.md").read_text()
     assert "compiled the step" not in capsys.readouterr().out
-    runs.run(trial_config(seeds=3, together=1), workdir)
+    runs.run_tasks(trial_config(seeds=3, together=1), workdir)
 
 
 def test_seeds_that_are_added_are_all_that_is_run(trial_config, apart, tmp_path, capsys):
@@ -274,7 +274,7 @@ def test_seeds_that_are_added_are_all_that_is_run(trial_config, apart, tmp_path,
     results, workdir = apart
     shutil.copytree(workdir / "seed_0", tmp_path / "run")
     shutil.copytree(workdir / "seed_2", tmp_path / "run" / "seed_2")
-    found = runs.run(trial_config(seeds=3, together=2), tmp_path / "run")
+    found = runs.run_tasks(trial_config(seeds=3, together=2), tmp_path / "run")
     assert [(one.seed, one.metrics) for one in found] == [(one.seed, one.metrics) for one in results]
     assert [one.folder for one in found] == [".", "seed_1", "seed_2"]
     assert capsys.readouterr().out.count("rows, 2 steps an epoch") == 1
@@ -284,7 +284,7 @@ def test_seeds_that_are_added_are_all_that_is_run(trial_config, apart, tmp_path,
 def test_a_half_of_several_together_goes_on_as_it_was_begun(trial_config, apart, tmp_path, monkeypatch):
     """Two as one, of which no checkpoint of another number can make use; then they are told to run alone."""
     results, _ = apart
-    real = finetune.train_batches
+    real = finetune.finetune_batches
 
     def with_a_signal(*arguments):
         for step, batch in enumerate(real(*arguments), 1):
@@ -293,14 +293,14 @@ def test_a_half_of_several_together_goes_on_as_it_was_begun(trial_config, apart,
             yield batch
 
     with monkeypatch.context() as patched:
-        patched.setattr(finetune, "train_batches", with_a_signal)
-        assert runs.run(trial_config(seeds=3, together=2), tmp_path) is None
-    found = runs.run(trial_config(seeds=3, together=1), tmp_path)
+        patched.setattr(finetune, "finetune_batches", with_a_signal)
+        assert runs.run_tasks(trial_config(seeds=3, together=2), tmp_path) is None
+    found = runs.run_tasks(trial_config(seeds=3, together=1), tmp_path)
     assert [one.seed for one in found] == [0, 1, 2] and found[2].metrics == results[2].metrics
     assert [one.folder for one in found] == ["seed_0_to_seed_1", "seed_0_to_seed_1", "seed_2"]
     for one, other in zip(found, results):
         assert one.metrics["valid/loss"] == pytest.approx(other.metrics["valid/loss"], abs=1e-3)
-    again = runs.run(trial_config(seeds=3, together=3), tmp_path)
+    again = runs.run_tasks(trial_config(seeds=3, together=3), tmp_path)
     assert again == found and len(runs.read_results(tmp_path / "results.json")) == 3
 
 
@@ -311,7 +311,7 @@ def test_a_half_of_more_seeds_than_are_asked_for_is_refused(trial_config, apart,
     task["made_by"]["trials"] = ["seed_0", "seed_1"]
     (tmp_path / "task.json").write_text(json.dumps(task))
     with pytest.raises(UserError, match=r"is a run with trials \['seed_0', 'seed_1'\], not \['seed_0'\]; take another workdir"):
-        runs.run(trial_config(together=1), tmp_path)
+        runs.run_tasks(trial_config(together=1), tmp_path)
 
 
 def test_what_does_not_say_what_made_it_is_refused(trial_config, apart, tmp_path):
@@ -325,7 +325,7 @@ def test_what_does_not_say_what_made_it_is_refused(trial_config, apart, tmp_path
             del one["made_by"]
         path.write_text(json.dumps(content))
         with pytest.raises(UserError, match="does not say (of each result )?what made it.*; take another"):
-            runs.run(trial_config(), tmp_path / "run")
+            runs.run_tasks(trial_config(), tmp_path / "run")
 
 
 def test_a_test_split_that_is_added_is_predicted_without_training(trial_config, apart, texts, tmp_path):
@@ -334,7 +334,7 @@ def test_a_test_split_that_is_added_is_predicted_without_training(trial_config, 
     before = (tmp_path / "run" / "metrics.jsonl").read_text()
     for seed in (2, 3):
         path = labelled(tmp_path / f"test{seed}.jsonl", texts(8 + seed, seed))
-        (found,) = runs.run(trial_config(**{"data.test": path}), tmp_path / "run")
+        (found,) = runs.run_tasks(trial_config(**{"data.test": path}), tmp_path / "run")
         assert len((tmp_path / "run" / "predictions_test.jsonl").read_text().splitlines()) == 8 + seed
     assert found.metrics == results[0].metrics and (tmp_path / "run" / "metrics.jsonl").read_text() == before
 
@@ -342,7 +342,7 @@ def test_a_test_split_that_is_added_is_predicted_without_training(trial_config, 
 def test_a_run_stopped_again_and_again_ends_as_an_undisturbed_one(trial_config, apart, model, tmp_path, monkeypatch):
     """Before the first evaluation, in the step of one, and in the last; a SIGTERM comes while the step's batch is made."""
     results, undisturbed = apart
-    real = finetune.train_batches
+    real = finetune.finetune_batches
     for stop in (3, 4, 16):
 
         def with_a_signal(*arguments, stop=stop):
@@ -352,8 +352,8 @@ def test_a_run_stopped_again_and_again_ends_as_an_undisturbed_one(trial_config, 
                     os.kill(os.getpid(), signal.SIGTERM)
                 yield batch
 
-        monkeypatch.setattr(finetune, "train_batches", with_a_signal)
-        found = runs.run(trial_config(), tmp_path)
+        monkeypatch.setattr(finetune, "finetune_batches", with_a_signal)
+        found = runs.run_tasks(trial_config(), tmp_path)
         assert (found is None) == (stop < 16)
         assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == [str(stop)]
         if stop == 3:  # there is no best yet: the model is the step's, and not what it would be with random weights
@@ -368,21 +368,21 @@ def test_a_run_stopped_again_and_again_ends_as_an_undisturbed_one(trial_config, 
 
 def test_patience_ends_a_run_and_the_best_epoch_is_what_is_kept(trial_config, tmp_path):
     config = trial_config(seed=8, eval_every=2, patience=3)  # its first updates overshoot: all of one label, then of the other
-    (result,) = runs.run(config, tmp_path)
+    (result,) = runs.run_tasks(config, tmp_path)
     accuracies = metrics(tmp_path, "valid/accuracy")
     best = int(np.argmax(accuracies))
     assert len(accuracies) < 8 and len(accuracies) - 1 - best == 3 and accuracies[best] > accuracies[-1]
     assert result.metrics["valid/accuracy"] == pytest.approx(accuracies[best])
     assert accuracy(tmp_path, config.data.valid) == pytest.approx(accuracies[best])
     before = (tmp_path / "metrics.jsonl").read_text()
-    (again,) = runs.run(config, tmp_path)
+    (again,) = runs.run_tasks(config, tmp_path)
     assert (tmp_path / "metrics.jsonl").read_text() == before and again.metrics == result.metrics
 
 
 def test_patience_is_each_seeds_own_where_several_are_trained_together(trial_config, tmp_path):
     config = trial_config(seed=5, seeds=3, eval_every=1, patience=2, log_every=2, checkpoint_every=16)
-    together = runs.run(replace(config, together=3), tmp_path / "together")
-    for one, other in zip(together, runs.run(replace(config, together=1), tmp_path / "alone")):
+    together = runs.run_tasks(replace(config, together=3), tmp_path / "together")
+    for one, other in zip(together, runs.run_tasks(replace(config, together=1), tmp_path / "alone")):
         assert one.collapsed == other.collapsed and one.seed == other.seed
         for name, value in one.metrics.items():
             assert value == pytest.approx(other.metrics[name], abs=1e-6), name
@@ -412,7 +412,7 @@ def test_patience_may_end_a_run_before_its_first_log_line(model, texts, tmp_path
     jsonl(path, rows_of("classification", texts(64)))
     fields = {"data.train": str(path), "data.valid": str(path), "batch_size": 64, "steps": 120}
     fields |= {"optimizer.learning_rate": 1e-2, "eval_every": 30, "log_every": 1000, "patience": 1}
-    (result,) = runs.run(settings("custom-classification", model, **fields), tmp_path / "run")
+    (result,) = runs.run_tasks(settings("custom-classification", model, **fields), tmp_path / "run")
     assert not metrics(tmp_path / "run", "train/loss") and not result.collapsed and result.metrics["valid/accuracy"] == 1.0
 
 
@@ -477,14 +477,14 @@ def test_a_pretrained_model_has_no_head_to_speak_of(model):
 def test_a_run_that_goes_on_from_a_fine_tuned_one_begins_where_that_was(trial_config, apart, tmp_path, capsys):
     results, workdir = apart
     fields = {"init_from": str(workdir / "seed_1"), "steps": 1, "eval_every": 1, "optimizer.learning_rate": 1e-9}
-    (found,) = runs.run(trial_config(**fields), tmp_path)
+    (found,) = runs.run_tasks(trial_config(**fields), tmp_path)
     for name, value in results[1].metrics.items():
         assert found.metrics[name] == pytest.approx(value, abs=1e-5)
     assert "the classification head of config.init_from goes on: its labels are this task's, a, b" in capsys.readouterr().out
 
 
 def test_from_scratch_takes_the_shape_alone(trial_config, apart, model, tmp_path):
-    runs.run(trial_config(from_scratch=True), tmp_path)
+    runs.run_tasks(trial_config(from_scratch=True), tmp_path)
     _, workdir = apart
     source, tuned, scratch = (hub.load(folder) for folder in (model, workdir / "seed_0", tmp_path))
     kernels = [one.params["encoder"]["layers"]["qkv"]["kernel"].ravel() for one in (source, tuned, scratch)]
@@ -500,7 +500,7 @@ def test_a_grid_and_that_a_run_which_collapses_is_flagged_and_not_hidden(trial_c
     rates, sizes = (1e-4, 1.0, 1e30), (16, 32)
     monkeypatch.setattr(runs, "GRID", {"learning_rate": rates, "batch_size": sizes})
     data = {name: str(tmp_path / "same.jsonl") for name in ("data.train", "data.valid")}
-    results = runs.run(trial_config(sweep=True, together=3, **data), tmp_path / "run")
+    results = runs.run_tasks(trial_config(sweep=True, together=3, **data), tmp_path / "run")
     expected = [(rate, size) for size in sizes for rate in rates]
     assert [(result.learning_rate, result.batch_size) for result in results] == expected
     assert [result.collapsed for result in results] == [True] * 6
@@ -536,7 +536,7 @@ def test_glue_from_mnli_is_handed_in_as_its_server_takes_it(model, texts, tmp_pa
     write(tmp_path / "GLUE" / "RTE" / "test.tsv", [])
     fields = {"data.source": str(tmp_path / "GLUE"), "steps": 2, "seeds": 2, "from_mnli": True}
     config = settings("rte,mnli", model, **fields)
-    results = runs.run(config, tmp_path / "run")
+    results = runs.run_tasks(config, tmp_path / "run")
     assert [(result.task, result.seed, result.learning_rate, result.batch_size) for result in results] == [
         *(("mnli", seed, 1e-5, 32) for seed in (0, 1)), *(("rte", seed, 2e-5, 16) for seed in (0, 1))
     ]  # fmt: skip
@@ -578,7 +578,7 @@ def test_glue_from_mnli_is_handed_in_as_its_server_takes_it(model, texts, tmp_pa
 def test_a_mistake_is_one_sentence(task, fields, sentence, model, texts, tmp_path):
     fields = {"data.train": labelled(tmp_path / "train.jsonl", texts(20))} | fields
     with pytest.raises(UserError, match=sentence) as caught:
-        runs.run(settings(task, model, **fields), tmp_path / "run")
+        runs.run_tasks(settings(task, model, **fields), tmp_path / "run")
     assert "\n" not in str(caught.value) and not (tmp_path / "run" / "checkpoints").exists()
 
 
@@ -589,7 +589,7 @@ def test_a_model_without_a_tokenizer_is_one_sentence(model, texts, tmp_path):
         (bare / name).write_bytes((model / name).read_bytes())
     path = labelled(tmp_path / "train.jsonl", texts(20))
     with pytest.raises(UserError, match=f"config.init_from {bare} has no tokenizer"):
-        runs.run(settings("custom-classification", bare, **{"data.train": path}), tmp_path / "run")
+        runs.run_tasks(settings("custom-classification", bare, **{"data.train": path}), tmp_path / "run")
 
 
 def test_the_workdir_of_another_task_is_refused(trial_config, apart):
@@ -597,7 +597,7 @@ def test_the_workdir_of_another_task_is_refused(trial_config, apart):
     other = labelled(workdir / "more.jsonl", [["one"], ["two"], ["three"]] * 9, classes="xyz")
     expected = r"is a run with labels \['a', 'b'\], not \['x', 'y', 'z'\] \(and 2 more\); take another workdir"
     with pytest.raises(UserError, match=expected):
-        runs.run(trial_config(**{"data.train": other, "data.valid": other}), workdir / "seed_0")
+        runs.run_tasks(trial_config(**{"data.train": other, "data.valid": other}), workdir / "seed_0")
 
 
 def test_the_door(trial_config, model, tmp_path):

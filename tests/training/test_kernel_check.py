@@ -220,7 +220,7 @@ def test_fine_tuning_on_a_broken_kernel_goes_on_with_xlas(use, small_corpus, tmp
     fields.update(init_from=str(tmp_path / "model"), epochs=1, max_length=64, batch_size=8)
     fields.data.update(train=str(tmp_path / "train.jsonl"), valid=str(tmp_path / "valid.jsonl"))
     use(raising)
-    assert runs.run(typed(finetune.FinetuneConfig, fields.to_dict()), tmp_path / "run")
+    assert runs.run_tasks(typed(finetune.FinetuneConfig, fields.to_dict()), tmp_path / "run")
     (incident,) = incidents(tmp_path / "run")
     assert incident["kind"] == "attention kernel" and (tmp_path / "run/attention.json").exists()
 

@@ -31,8 +31,8 @@ def _read_row(task: Task, place: str, id: str, row: dict[str, Any], split: str, 
         lists = {options: row[options], "the answers": answers}
         for name, items in lists.items():
             if not isinstance(items, list) or len(items) != count:
-                found = len(items) if isinstance(items, list) else repr(items)
-                raise UserError(f"{place}: {count} questions and {found} in {name}; expected as many of each.")
+                number = len(items) if isinstance(items, list) else repr(items)
+                raise UserError(f"{place}: {count} questions and {number} in {name}; expected as many of each.")
         parts = [
             (f"{place}: question {n}", f"{id}/{n}", *part) for n, part in enumerate(zip(row[question], row[options], answers))
         ]
@@ -88,9 +88,9 @@ def encode(examples: Sequence[Example], tokenizer: PretrainedTokenizer, labels: 
     longest = min(LONGEST_OPTION, max_length - 4)
     rows, cut = [], 0
     for passage, example in zip(passages, examples):
-        kept = [next(options)[:longest] for _ in example.texts[1:]]
-        cut += len(passage) + max(map(len, kept)) > max_length - 4
-        rows.append(tuple(join(tokenizer, [passage[: max_length - 4 - len(option)], option]) for option in kept))
+        shortened = [next(options)[:longest] for _ in example.texts[1:]]
+        cut += len(passage) + max(map(len, shortened)) > max_length - 4
+        rows.append(tuple(join(tokenizer, [passage[: max_length - 4 - len(option)], option]) for option in shortened))
     known = examples[0].label is not None
     return Features(rows, np.array([example.label for example in examples], np.int32) if known else None, cut=cut)
 

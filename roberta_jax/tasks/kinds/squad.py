@@ -136,11 +136,11 @@ def _best_thresholds(scores: np.ndarray, answerable: np.ndarray, given: np.ndarr
     As there, the threshold is 0 where no answer at all is best, and equal null scores are told apart.
     """
     order = np.argsort(nulls, kind="stable")
-    found = {}
+    metrics = {}
     for name, column in (("exact_match", scores[:, 0]), ("f1", scores[:, 1])):
         gains = np.where(answerable, column, -given.astype(float))[order]
         totals = np.cumsum([float((~answerable).sum()), *gains])  # after so many answers
         most = int(totals.argmax())
-        found[f"best_{name}"] = float(totals[most] / len(nulls))
-        found[f"best_{name}_threshold"] = float(nulls[order[most - 1]]) if most else 0.0
-    return found
+        metrics[f"best_{name}"] = float(totals[most] / len(nulls))
+        metrics[f"best_{name}_threshold"] = float(nulls[order[most - 1]]) if most else 0.0
+    return metrics

@@ -141,27 +141,27 @@ def entity_metrics(labels: Sequence[Sequence[str]], predictions: Sequence[Sequen
         if not re.fullmatch(r"O|[BI]-.+", tag):
             raise UserError(f"the tag {tag!r} is none of O, B-TYPE and I-TYPE (IOB2), of which entities are made.")
     pairs = [(entities(one), entities(other)) for one, other in zip(labels, predictions)]
-    true, found = sum(len(one) for one, _ in pairs), sum(len(other) for _, other in pairs)
-    both = sum(len(one & other) for one, other in pairs)
+    labelled, predicted = sum(len(one) for one, _ in pairs), sum(len(other) for _, other in pairs)
+    correct = sum(len(one & other) for one, other in pairs)
     right = sum(map(str.__eq__, itertools.chain(*labels), itertools.chain(*predictions)))
     return {
-        "f1": 2 * both / max(1, true + found),
-        "precision": both / max(1, found),
-        "recall": both / max(1, true),
+        "f1": 2 * correct / max(1, labelled + predicted),
+        "precision": correct / max(1, predicted),
+        "recall": correct / max(1, labelled),
         "accuracy": right / sum(map(len, labels)),
     }
 
 
 def entities(tags: Sequence[str]) -> set[tuple[str, int, int]]:
     """(type, first word, last word + 1) of each entity. An I-TYPE that continues none of its type begins one."""
-    found, start, before = set(), 0, "O"
+    spans, start, before = set(), 0, "O"
     for i, tag in enumerate([*tags, "O"]):
         if tag[0] != "I" or tag[1:] != before[1:]:
             if before != "O":
-                found.add((before[2:], start, i))
+                spans.add((before[2:], start, i))
             start = i
         before = tag
-    return found
+    return spans
 
 
 def _measure(task: Task, labels: Labels, split: Encoded, logits: Logits) -> dict[str, float]:
