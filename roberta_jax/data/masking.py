@@ -3,7 +3,7 @@
 Which positions are masked, and with what, is a pure function of (seed, epoch, row, position): a 64-bit counter hash,
 so that batch size, hosts, threads and resuming change nothing. Everything is vectorised over the batch.
 
-The modes are those of the README's table:
+The modes are those of docs/data.md's table:
 
     roberta     n = ⌊0.15·tokens + u⌋ of the ordinary tokens; random tokens: ordinary ones
     fairseq     as fairseq does it: special tokens count and may be selected; random tokens are ids from 4 on
