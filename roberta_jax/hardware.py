@@ -145,7 +145,7 @@ class Topology:
 
     @property
     def compile_options(self) -> dict[str, Any]:
-        """What `jax.experimental.topologies.get_topology_desc` takes beside the name, so that a chip is one device, as in JAX."""
+        """What `jax.experimental.topologies.get_topology_desc` takes beside the name for a chip to be one device."""
         if self.gpu:
             return {"platform": "cuda", "topology": f"1x1x{self.chips}", "target_config": self.target}
         options = {"platform": "tpu"}

@@ -133,34 +133,34 @@ def _parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
     computations: dict[str, list[Instruction]] = {}
     entry, current = "", []
     for line in text.splitlines():
-        if found := _COMPUTATION.match(line):
-            current = computations.setdefault(found[2], [])
-            entry = found[2] if found[1] else entry
-        elif found := _INSTRUCTION.match(re.sub(r"/\*.*?\*/", "", line)):
-            inside, rest = _split(found[5])
+        if match := _COMPUTATION.match(line):
+            current = computations.setdefault(match[2], [])
+            entry = match[2] if match[1] else entry
+        elif match := _INSTRUCTION.match(re.sub(r"/\*.*?\*/", "", line)):
+            inside, rest = _split(match[5])
             operands = tuple(re.findall(r"%([\w.\-]+)", inside)) or (inside,)
-            opcode, shape = _whole(found[4], found[3])
-            current.append(Instruction(found[2], shape, opcode, operands, rest, bool(found[1])))
+            opcode, shape = _started(match[4], match[3])
+            current.append(Instruction(match[2], shape, opcode, operands, rest, bool(match[1])))
     return computations, entry
 
 
-def _whole(opcode: str, shape: str) -> tuple[str, str]:
-    """(opcode, result's shape) of what `…-start` begins. That itself has a tuple: operands, result, and what is the chip's own.
+def _started(opcode: str, shape: str) -> tuple[str, str]:
+    """(opcode, result's shape) of the operation that a `…-start` begins, whose own shape is a tuple of operands, result, and more.
 
-    What ends it, and looks at it between, is free.
+    What ends it (`…-done`), or looks at it between (`…-update`), is free. Any other instruction is what it is.
     """
     if opcode.endswith(("-done", "-update")):
         return "async", shape
     if not opcode.endswith("-start"):
         return opcode, shape
-    whole, parts = opcode.removesuffix("-start"), _parts(shape)
-    if whole == "async" or len(parts) == 1:  # counted within what it calls; and what has no tuple but its result
-        return whole, shape
-    if whole == "copy":  # the result comes first
-        return whole, parts[0]
-    if whole == "all-reduce" and not parts[0].startswith("("):  # before JAX 0.11 it has the results alone
-        return whole, shape
-    return whole, parts[1]
+    operation, parts = opcode.removesuffix("-start"), _parts(shape)
+    if operation == "async" or len(parts) == 1:  # counted within what it calls; and what has no tuple but its result
+        return operation, shape
+    if operation == "copy":  # the result comes first
+        return operation, parts[0]
+    if operation == "all-reduce" and not parts[0].startswith("("):  # before JAX 0.11 it has the results alone
+        return operation, shape
+    return operation, parts[1]
 
 
 def _parts(shape: str) -> list[str]:

@@ -31,7 +31,7 @@ REMAT = ("none", "dots", "full")  # each keeps less than the one before and comp
 
 
 class DoesNotFit(Exception):
-    """Says what is needed and what there is, or that nobody can know."""
+    """Says what is needed and what there is, or that it cannot be known."""
 
 
 @dataclass(frozen=True)
@@ -257,15 +257,14 @@ def compile_step(config: Any, topology: Topology) -> Needs:
             raise
         raise DoesNotFit(exhausted(str(error))) from None
 
-    def held(tree: Any) -> float:
+    def bytes_of(tree: Any) -> float:
         return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
     memory, read = step.memory_analysis(), read_step(step.as_text())
-    memory = {
-        "parameters": held(state["params"]),
-        "optimizer state": held(state["opt_state"]),
-        "batch": held(batch),
-        "padding of these": memory.argument_size_in_bytes - held(state["params"]) - held(state["opt_state"]) - held(batch),
+    arguments = {"parameters": state["params"], "optimizer state": state["opt_state"], "batch": batch}
+    of_arguments = {name: bytes_of(tree) for name, tree in arguments.items()}
+    memory = of_arguments | {
+        "padding of these": memory.argument_size_in_bytes - sum(of_arguments.values()),
         "activations, gradients, temporaries": memory.temp_size_in_bytes,
         "results": memory.output_size_in_bytes - memory.alias_size_in_bytes,
         "program": memory.generated_code_size_in_bytes,
@@ -325,9 +324,9 @@ def activation_bytes(config: Any, rows: int) -> float:
     """
     model, length, size = config.model, config.data.length, 4 if config.model.dtype == "float32" else 2
     hidden, wide = length * model.hidden_size, length * model.intermediate_size
-    whole = 9 * hidden + wide + (model.num_heads * length**2 if size == 4 or model.attention == "xla" else 0)
-    kept = {"none": 0, "dots": 7 * hidden + wide, "full": hidden}[model.remat]
-    layers = model.num_layers * kept + whole if kept else model.num_layers * whole
+    layer = 9 * hidden + wide + (model.num_heads * length**2 if size == 4 or model.attention == "xla" else 0)
+    saved = {"none": 0, "dots": 7 * hidden + wide, "full": hidden}[model.remat]
+    layers = model.num_layers * saved + layer if saved else model.num_layers * layer
     return rows * (size * layers + 2 * 4 * _slots(config) * model.vocab_size)
 
 
@@ -339,10 +338,10 @@ def _slots(config: Any) -> int:
 
 def exhausted(message: str) -> str:
     """The compiler's message, shortened: `… required for HLO temporaries (21.75G) exceeds available HBM (15.75G)`."""
-    if found := re.search(r"\(([\d.]+)([MGT])\) exceeds available HBM \(([\d.]+)G\)", message):
-        return f"does not fit: needs {found[1]} {found[2]}iB of {found[3]} GiB HBM for temporaries alone."
-    if found := re.search(r"Used ([\d.]+)([MGT]) of ([\d.]+)G hbm", message):
-        return f"does not fit: needs {found[1]} {found[2]}iB of {found[3]} GiB HBM."
+    if match := re.search(r"\(([\d.]+)([MGT])\) exceeds available HBM \(([\d.]+)G\)", message):
+        return f"does not fit: needs {match[1]} {match[2]}iB of {match[3]} GiB HBM for temporaries alone."
+    if match := re.search(r"Used ([\d.]+)([MGT]) of ([\d.]+)G hbm", message):
+        return f"does not fit: needs {match[1]} {match[2]}iB of {match[3]} GiB HBM."
     return f"does not fit: {' '.join(message.split())[:300]}"
 
 

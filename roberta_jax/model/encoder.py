@@ -30,7 +30,7 @@ REMAT_POLICIES = {
 class RobertaConfig:
     """The shape of a model (fields of `config.model`); the defaults are base's.
 
-    The sizes that a config leaves open are 0 until `training.pretrain` sets them.
+    The sizes that a config leaves open are 0 until `pretraining.job` sets them.
     """
 
     vocab_size: int = 50265
@@ -65,8 +65,8 @@ class RobertaConfig:
 
     def with_shape_of(self, other: "RobertaConfig") -> "RobertaConfig":
         """`other` with this one's dropout, arithmetic, remat and attention: those are a run's, and not a model's."""
-        kept = {name: getattr(self, name) for name in ("dropout", "attention_dropout", "dtype", "remat", "attention")}
-        return replace(other, **kept)
+        own = {name: getattr(self, name) for name in ("dropout", "attention_dropout", "dtype", "remat", "attention")}
+        return replace(other, **own)
 
 
 def kernel_init(config: RobertaConfig):

@@ -25,11 +25,11 @@ def bit_sum(array: np.ndarray) -> np.uint32:
 def verify(paths: Sequence[str], sums: np.ndarray, saved: np.ndarray) -> None:
     """Raises Damaged where checksums are not those that were saved: one for each array, or one for all."""
     if np.ndim(saved):
-        wrong = [path for path, found, wanted in zip(paths, sums, saved, strict=True) if found != wanted]
+        wrong = [path for path, actual, expected in zip(paths, sums, saved, strict=True) if actual != expected]
     else:
         total = 0
-        for found in sums.tolist():
-            total = (total * 0x9E3779B1 + found) % 2**32
+        for one in sums.tolist():
+            total = (total * 0x9E3779B1 + one) % 2**32
         wrong = ["arrays"] if total != saved else []
     if wrong:
         raise Damaged(f"the bits of its {wrong[0]} are not those that were saved")

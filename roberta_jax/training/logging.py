@@ -35,7 +35,7 @@ def say(text: str) -> None:
 def recovered(path: str | Path, parse: Callable[[bytes], T], default: T) -> T:
     """What `parse` makes of one of a run's files; `default` where it is not there.
 
-    Where it cannot be read it is put aside, which is said, and `default` takes its place: no run ends for such a file.
+    Where it cannot be read it is put aside, with a warning, and `default` takes its place: no run ends for such a file.
     """
     try:
         return parse(storage.read_bytes(path))
@@ -56,25 +56,25 @@ class Journal:
     """A file of JSON objects, a line each, that grows: appended to on this machine, written anew behind a URL.
 
     Args:
-      kept: which lines that are there already to keep. A half one at the end, which a kill leaves, never is; where there are
-        others that hold no object with a step, the file is put aside, and its whole lines go on in a new one.
+      keep: whether to keep a line that is there already. A half one at the end, which a kill leaves, never is; where there
+        are others that hold no object with a step, the file is put aside, and its whole lines go on in a new one.
     """
 
-    def __init__(self, path: Path, kept: Callable[[str], bool] = lambda line: True):
+    def __init__(self, path: Path, keep: Callable[[str], bool] = lambda line: True):
         self._path = path
-        self._lines = [line for line in recovered(path, self._whole_lines, []) if kept(line)]
+        self._lines = [line for line in recovered(path, self._whole_lines, []) if keep(line)]
         storage.write_text(path, "".join(self._lines))
         self._file = None if storage.is_url(path) else open(path, "a", encoding="utf-8")
 
     def _whole_lines(self, content: bytes) -> list[str]:
         *lines, half = content.split(b"\n")
-        found = [entry_of(line) for line in lines]
-        garbage = [number for number, entry in enumerate(found, 1) if entry is None]
+        entries = [entry_of(line) for line in lines]
+        garbage = [number for number, entry in enumerate(entries, 1) if entry is None]
         if half and not half.startswith(b"{"):
             garbage.append(len(lines) + 1)
         if garbage:
             put_aside(self._path, f"line {garbage[0]} is no JSON object with a step")
-        return [line.decode() + "\n" for line, entry in zip(lines, found) if entry is not None]
+        return [line.decode() + "\n" for line, entry in zip(lines, entries) if entry is not None]
 
     def write(self, values: dict[str, Any]) -> None:
         self._lines.append(to_json(values) + "\n")

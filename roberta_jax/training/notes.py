@@ -37,9 +37,9 @@ class Memory:
         return {"rewinds": self.rewinds, "due": self.due, "names": names, "bits": values.view(np.uint32).tolist()}
 
     @classmethod
-    def from_json(cls, found: dict) -> "Memory":
-        values = np.array(found["bits"], np.uint32).view(np.float32)
-        return cls(found["rewinds"], found["due"], [dict(zip(found["names"], step)) for step in values])
+    def from_json(cls, fields: dict) -> "Memory":
+        values = np.array(fields["bits"], np.uint32).view(np.float32)
+        return cls(fields["rewinds"], fields["due"], [dict(zip(fields["names"], step)) for step in values])
 
 
 def _path(folder: Path, step: int) -> Path:
@@ -52,11 +52,11 @@ def read_notes(folder: Path, step: int) -> Notes:
     try:
         if not storage.exists(path):
             return Notes()
-        found = json.loads(storage.read_bytes(path))
-        if "sha256" not in found:
-            return Notes({str(name): float(value) for name, value in found.items()})
-        seal = found.pop("sha256")
-        notes = Notes(**found)
+        fields = json.loads(storage.read_bytes(path))
+        if "sha256" not in fields:
+            return Notes({str(name): float(value) for name, value in fields.items()})
+        seal = fields.pop("sha256")
+        notes = Notes(**fields)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise Damaged(f"its metrics cannot be read: {error}") from None
     if seal != fingerprint(asdict(notes)):

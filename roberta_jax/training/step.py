@@ -81,13 +81,13 @@ def place(params: dict, abstract: dict, stacked: bool = False) -> dict:
     """
 
     def laid_out(path: str, pair: tuple) -> jax.Array:
-        array, wanted = pair
-        if array.shape != wanted.shape[stacked:]:
-            raise UserError(f"config.init_from: its {path} is {array.shape}, this model's {wanted.shape[stacked:]}.")
-        return jax.device_put(np.broadcast_to(array.astype(wanted.dtype), wanted.shape), wanted.sharding)
+        array, like = pair
+        if array.shape != like.shape[stacked:]:
+            raise UserError(f"config.init_from: its {path} is {array.shape}, this model's {like.shape[stacked:]}.")
+        return jax.device_put(np.broadcast_to(array.astype(like.dtype), like.shape), like.sharding)
 
     known = {name: abstract[name] for name in params if name in abstract}
-    pairs = jax.tree.map(lambda wanted, array: (array, wanted), known, {name: params[name] for name in known})
+    pairs = jax.tree.map(lambda like, array: (array, like), known, {name: params[name] for name in known})
     return map_paths(laid_out, pairs, is_leaf=lambda node: isinstance(node, tuple))
 
 
