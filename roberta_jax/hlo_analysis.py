@@ -145,7 +145,7 @@ def _parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
 
 
 def _started(opcode: str, shape: str) -> tuple[str, str]:
-    """(opcode, result's shape) of the operation that a `…-start` begins, whose own shape is a tuple of operands, result, and more.
+    """(opcode, result's shape) of the operation that a `…-start` begins; its own shape is a tuple: operands, result, and more.
 
     What ends it (`…-done`), or looks at it between (`…-update`), is free. Any other instruction is what it is.
     """
