@@ -15,6 +15,7 @@ def buckets(max_length: int, lengths: Sequence[int] = LENGTHS) -> list[int]:
 
 
 def power_of_two(count: int) -> int:
+    """The least that is at least `count`."""
     return 1 << (count - 1).bit_length()
 
 
@@ -46,7 +47,7 @@ def map_rows(
     tokens: int,
     pad: int,
 ) -> list[Any]:
-    """`function(ids, used, indices)` over all batches; what it gives for each row, in the order of the rows."""
+    """`function(ids, used, indices)` over all batches; for each row, in their order, its part of the trees of arrays [B, …]."""
     # Every batch is queued before the first result is waited for.
     queued = [(indices, function(ids, used, indices)) for indices, ids, used in batches(rows, lengths, tokens, pad)]
     outputs: list[Any] = [None] * len(rows)

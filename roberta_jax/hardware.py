@@ -134,6 +134,8 @@ def cautions(device: Any, dtype: str, jax_version: tuple[int, ...]) -> list[str]
 
 @dataclass(frozen=True)
 class Topology:
+    """A TPU slice, or the GPUs of one machine."""
+
     name: str  # as given: v5e:16x16, gpu:h100x8
     chip: Chip
     shape: tuple[int, ...]  # chips along each axis of the slice
@@ -141,6 +143,7 @@ class Topology:
 
     @property
     def chips(self) -> int:
+        """How many there are."""
         return math.prod(self.shape)
 
     @property

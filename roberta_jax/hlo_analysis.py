@@ -37,6 +37,8 @@ _CALLED = re.compile(r"(body|condition|calls|to_apply|true_computation|false_com
 
 @dataclass(frozen=True)
 class Instruction:
+    """A line of a compiled program's text."""
+
     name: str
     shape: str  # of the result, as printed: `bf16[16,512]{1,0:T(8,128)}`, or several of these in brackets
     opcode: str  # of what begins here and is done elsewhere (`fusion-start`) that of the whole
@@ -47,6 +49,8 @@ class Instruction:
 
 @dataclass(frozen=True)
 class Collective:
+    """A collective operation of a step."""
+
     kind: str
     payload: int  # bytes of the whole array: what is reduced, or what has been gathered
     group: int  # devices that take part
@@ -63,7 +67,7 @@ class Collective:
 
 @dataclass
 class Step:
-    """Of one device."""
+    """What one device does in a step."""
 
     collectives: list[Collective] = field(default_factory=list)
     hbm_bytes: float = 0.0  # read and written in a step; arrays as they are, without the padding of their tiles
@@ -71,6 +75,7 @@ class Step:
     unknown_opcodes: Counter[str] = field(default_factory=Counter)  # what they move is not known, and is not in hbm_bytes
 
     def by_kind(self) -> dict[str, dict[str, float]]:
+        """kind of collective → {"count", "bytes"} of a step"""
         total: dict[str, dict[str, float]] = defaultdict(lambda: {"count": 0, "bytes": 0})
         for one in self.collectives:
             total[one.kind]["count"] += one.runs
@@ -100,7 +105,7 @@ def matmul_flops(jaxpr: Any) -> float:
 
 
 def read_step(text: str) -> Step:
-    """Args: text: `jax.stages.Compiled.as_text()`."""
+    """What a compiled step does, by its text, `jax.stages.Compiled.as_text()`."""
     computations, entry = _parse(text)
     step, runs, fused = Step(), Counter({entry: 1}), set()
     for name in _callers_first(computations, entry):

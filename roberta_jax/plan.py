@@ -194,7 +194,7 @@ def estimate(config: Any, topology: Topology, compiler: Callable[[Any, Topology]
 
 
 def compiled(config: Any, topology: Topology, compiler: Callable[[Any, Topology], Needs]) -> Needs:
-    """What the compiler says of chips that are not there. It runs in a child, for it has been seen to crash.
+    """What the compiler says of absent chips. It runs in a child process, as it has been seen to crash.
 
     Raises:
       DoesNotFit: by its message, or it crashed.
@@ -213,7 +213,12 @@ def _mute() -> None:
 
 
 def compile_step(config: Any, topology: Topology) -> Needs:
-    """Compiles the very training step."""
+    """Compiles the very training step that a run would make.
+
+    Raises:
+      DoesNotFit: the compiler said so.
+      UserError: it does not take the topology.
+    """
     import jax
     import jax.numpy as jnp
     from jax.experimental import topologies
@@ -350,6 +355,7 @@ def _sentence(error: Exception) -> str:
 
 
 def table(report: dict) -> Iterator[str]:
+    """The lines of a report for people."""
     r = report
     yield f"{r['topology']}: {r['chips']} chips, microbatch_size {r['microbatch_size']}, remat {r['remat']}, fsdp {r['fsdp']}"
     plugin = "" if not parse_topology(r["topology"]).chip.cuda else "; where JAX's CUDA plugin is installed it is compiled"
@@ -385,6 +391,7 @@ def table(report: dict) -> Iterator[str]:
 
 
 def command() -> None:
+    """`python -m roberta_jax.plan`."""
     define = flags.DEFINE_string
     config = config_flags.DEFINE_config_file("config", None, "The job; --config.FIELD=VALUE changes one of its fields.")
     topology = define("topology", None, "A TPU slice (v5e:16x16, v4:2x2x1, v5p:4x4x4, v6e:8x8) or GPUs (gpu:h100x8).")

@@ -1,4 +1,4 @@
-"""How much arithmetic the model needs, and how much the device can do: the two sides of MFU."""
+"""How much arithmetic the model needs, and how much the device can do: the ratio is MFU."""
 
 import time
 from collections.abc import Callable
@@ -30,7 +30,7 @@ class Peak:
     comes near it has it measured again, and one that beats it has raised it.
 
     Args:
-      report: is told, in a sentence, of a peak that a run has raised.
+      report: called with a sentence when a run has raised the peak.
     """
 
     def __init__(self, dtype: str, report: Callable[[str], None]):

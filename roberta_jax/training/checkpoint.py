@@ -1,4 +1,4 @@
-"""Checkpoints by Orbax: written in the background, whole or not there, the newest few and the best kept.
+"""Checkpoints by Orbax: written in the background, whole or absent; the newest few and the best are preserved.
 
 Each holds a checksum of every array's bits, as storage may give back other bits than it was given and say nothing, and
 `Notes` beside the arrays, sealed by a hash.
@@ -36,7 +36,7 @@ SUMS, OLD_SUM = "checksums", "checksum"  # in the tree beside the state; older c
 def _say_nothing_of_failed_writes() -> None:
     """Orbax logs an error with its traceback, some several times, before it raises it; here each becomes a sentence.
 
-    What a failed write leaves behind, coroutines and callbacks of an event loop that is closed, complains too.
+    The coroutines and callbacks that a failed write leaves to a closed event loop complain too.
     """
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     logging.getLogger("absl").addFilter(
@@ -60,7 +60,7 @@ class Checkpoints:
     Args:
       newest: how many of the newest to keep; the best by `metric` (lower is better), if one is named, is kept beside them.
         These are planned ones. One that is not is kept while it is the newest of all, and in no other's place.
-      report: is told, in a sentence, of a write that failed and is tried again.
+      report: called with a sentence when a write has failed and is tried again.
     """
 
     def __init__(self, folder: Path, newest: int, metric: str, report: Callable[[str], None] = say):
@@ -87,6 +87,7 @@ class Checkpoints:
         return ocp.CheckpointManager(_absolute(self.folder), options=options, item_handlers=handler)
 
     def latest_step(self) -> int | None:
+        """The step of the newest checkpoint, planned or not."""
         return self._manager.latest_step()
 
     def notes(self, step: int) -> Notes:
@@ -99,6 +100,7 @@ class Checkpoints:
         return self._notes[step]
 
     def newest_planned(self) -> int | None:
+        """The step of the newest checkpoint that is planned."""
         return max((step for step in self._manager.all_steps() if self.notes(step).planned), default=None)
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
@@ -276,6 +278,7 @@ class Checkpoints:
         self._manager.reload()
 
     def delete_past(self, step: int) -> None:
+        """Deletes the checkpoints of later steps."""
         self._delete(lambda later: later > step)
 
     def _delete(self, chosen: Callable[[int], bool]) -> None:

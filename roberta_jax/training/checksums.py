@@ -19,6 +19,7 @@ def checksums(tree: Any) -> jax.Array:
 
 
 def bit_sum(array: np.ndarray) -> np.uint32:
+    """The sum of an array's bits, as `checksums` has it."""
     return np.ascontiguousarray(array).view(np.uint32).sum(dtype=np.uint32)
 
 
@@ -36,9 +37,11 @@ def verify(paths: Sequence[str], sums: np.ndarray, saved: np.ndarray) -> None:
 
 
 def by_path(tree: Any) -> dict[str, Any]:
+    """A tree's leaves by their paths, such as `params/encoder/layers/qkv/kernel`."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 def shapes(tree: Any) -> dict[str, tuple]:
+    """The shapes of a tree's arrays by their paths."""
     return {path: tuple(leaf.shape) for path, leaf in by_path(tree).items()}

@@ -120,9 +120,9 @@ def _on_tpu() -> bool:
 
 
 def _leave_last_words() -> None:
-    """Where another host has gone JAX aborts the process, with a stack trace: this has a child say behind it what to do.
+    """Starts a child that says what to do after JAX has aborted this process, with a stack trace, as another host has gone.
 
-    No Python runs any more in a process that aborts; but Python's handlers write the signal's number to a pipe first.
+    A process that aborts runs no more Python; but Python's signal handlers write the signal's number to a pipe first.
     """
     heard, signals = os.pipe()
     if os.fork() == 0:
@@ -253,6 +253,7 @@ class Stop:
         return answer
 
     def release(self) -> None:
+        """Gives the signals back to those who had them."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 

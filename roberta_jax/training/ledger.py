@@ -30,7 +30,7 @@ class Ledger:
     """Every second belongs to one kind; outside of `with ledger(kind)` it is a step's.
 
     Args:
-      report: is told, in a sentence, when a batch or a step does not come.
+      report: called with a sentence when a batch or a step does not come, from a thread of its own.
     """
 
     def __init__(self, workdir: Path, report: Callable[[str], None]):
@@ -76,9 +76,11 @@ class Ledger:
 
     @property
     def goodput(self) -> float:
+        """The share of all seconds that went into steps which were not lost."""
         return self.seconds["step"] / max(sum(self.seconds.values()), 1e-9)
 
     def save(self, step: int) -> None:
+        """Writes ledger.json, by the first host; `step` is the last one done."""
         self._switch(self._kind)
         if jax.process_index() == 0:
             storage.write_json(self._path, {"step": step, "starts": self.starts, "seconds": self.seconds})

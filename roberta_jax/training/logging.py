@@ -53,7 +53,7 @@ def put_aside(path: str | Path, why: str) -> None:
 
 
 class Journal:
-    """A file of JSON objects, a line each, that grows: appended to on this machine, written anew behind a URL.
+    """A file of JSON objects, a line each, that grows: appended to on this machine, rewritten where it is at a URL.
 
     Args:
       keep: whether to keep a line that is there already. A half one at the end, which a kill leaves, never is; where there
@@ -77,6 +77,7 @@ class Journal:
         return [line.decode() + "\n" for line, entry in zip(lines, entries) if entry is not None]
 
     def write(self, values: dict[str, Any]) -> None:
+        """Appends a line, which is on the disk when this returns."""
         self._lines.append(to_json(values) + "\n")
         if self._file is None:
             storage.write_text(self._path, "".join(self._lines))
@@ -104,6 +105,7 @@ class Events:
         self._writer.flush()
 
     def write(self, step: int, values: dict[str, float]) -> None:
+        """Appends a point of each value, which is on the disk when this returns."""
         for name, value in values.items():
             self._writer.write_event(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
         self._writer.flush()
@@ -127,6 +129,7 @@ class Metrics:
             self._events = None
 
     def write(self, step: int, values: dict[str, float]) -> None:
+        """Appends a line and its points."""
         if not self._active:
             return
         self._journal.write({"step": step} | values)
