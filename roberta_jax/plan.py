@@ -122,6 +122,8 @@ def search(config: Any, topology: Topology, trials: int) -> dict:
 
 def candidates(config: Any, topology: Topology) -> Iterator[Any]:
     """What a search tries: the largest microbatches first, those out of all proportion to the chip left out."""
+    from roberta_jax.model.flops import activation_bytes
+
     share = config.batch_size // topology.chips
     divisors = [size for size in range(share, 0, -1) if share % size == 0]
     for fsdp, remat in itertools.product((1, 2, 4, 8), REMAT):
@@ -129,7 +131,7 @@ def candidates(config: Any, topology: Topology) -> Iterator[Any]:
             continue
         for size in divisors:
             trial = replace(config, microbatch_size=size, fsdp=fsdp, model=replace(config.model, remat=remat))
-            if activation_bytes(trial, size) < 3 * topology.chip.hbm:
+            if activation_bytes(trial.model, size, config.data.length, _slots(config)) < 3 * topology.chip.hbm:
                 yield trial
 
 
@@ -220,12 +222,11 @@ def compile_step(config: Any, topology: Topology) -> Needs:
       UserError: it does not take the topology.
     """
     import jax
-    import jax.numpy as jnp
     from jax.experimental import topologies
 
     from roberta_jax.model.heads import init_masked_lm
     from roberta_jax.pretraining.job import of_pairs
-    from roberta_jax.pretraining.losses import masked_lm_loss
+    from roberta_jax.pretraining.losses import abstract_batch, masked_lm_loss
     from roberta_jax.training.sharding import batch_sharding, make_mesh
     from roberta_jax.training.step import build_step
 
@@ -246,14 +247,8 @@ def compile_step(config: Any, topology: Topology) -> Needs:
         guard=config.guard,
     )
     state = train_step.abstract
-    ids, slots = (config.batch_size, config.data.length), (config.batch_size, _slots(config))
-    arrays = {"input_ids": ids, "segment_ids": ids, "positions": slots, "labels": slots, "weights": slots}
-    if of_pairs(config):
-        arrays |= {"token_type_ids": ids, "is_next": ids[:1], "pair_weights": ids[:1]}
-    batch = {
-        name: jax.ShapeDtypeStruct(shape, jnp.float32 if name.endswith("weights") else jnp.int32, sharding=batch_sharding(mesh))
-        for name, shape in arrays.items()
-    }
+    shape = config.batch_size, config.data.length, _slots(config)
+    batch = abstract_batch(*shape, of_pairs(config), batch_sharding(mesh))
     try:
         traced = train_step.trace(batch)
         step = traced.lower().compile()
@@ -291,7 +286,7 @@ def estimated(config: Any, topology: Topology) -> Needs:
     """By arithmetic alone, for GPUs: state of 16 bytes a parameter, and the activations that XLA keeps."""
     import jax
 
-    from roberta_jax.model.flops import forward_flops, train_flops
+    from roberta_jax.model.flops import activation_bytes, forward_flops, train_flops
     from roberta_jax.model.heads import init_masked_lm
     from roberta_jax.pretraining.job import of_pairs
 
@@ -299,40 +294,24 @@ def estimated(config: Any, topology: Topology) -> Needs:
         raise UserError(f"fsdp {config.fsdp} or batch_size {config.batch_size} does not go into {topology.chips} GPUs.")
     shapes = jax.eval_shape(lambda key: init_masked_lm(key, config.model, of_pairs(config)), jax.random.key(0))
     parameters = sum(x.size for x in jax.tree.leaves(shapes))
-    share = config.batch_size // topology.chips
-    size = config.microbatch_size or share
+    share, length, slots = config.batch_size // topology.chips, config.data.length, _slots(config)
+    size, rows = config.microbatch_size or share, (config.batch_size, length, slots)
     memory = {
         "parameters": 4 * parameters / config.fsdp,
         "optimizer state": 8 * parameters / config.fsdp,
         "gradients": 4 * parameters,
-        "activations": activation_bytes(config, size),
+        "activations": activation_bytes(config.model, size, length, slots),
     }
-    rows = config.batch_size, config.data.length, _slots(config)
     # The whole forward pass again: right for "full", more than "dots" needs.
     again = 0 if config.model.remat == "none" else forward_flops(config.model, *rows)
     # 13 times the activations pass by, in steps that XLA compiled for GPUs, whatever remat keeps of them; each microbatch
     # reads parameters twice and adds to gradients; an update reads and writes parameters and both moments.
-    passing = 13 * activation_bytes(replace(config, model=replace(config.model, remat="none")), size)
+    passing = 13 * activation_bytes(replace(config.model, remat="none"), size, length, slots)
     traffic = share // size * (passing + 4 * 4 * parameters) + 7 * 4 * parameters / config.fsdp
     ring = 2 * 4 * parameters * (topology.chips - 1) / topology.chips
     collectives = {"all-reduce": {"count": 1, "bytes": 4 * parameters}} if topology.chips > 1 else {}
     flops = (train_flops(config.model, *rows) + again) / topology.chips
     return Needs(memory, traffic, ring, flops, None, collectives, False)
-
-
-def activation_bytes(config: Any, rows: int) -> float:
-    """What a device keeps of `rows` rows for the backward pass, about: XLA's own choice, counted in steps it compiled.
-
-    A layer keeps nine hidden values, a feed-forward one and, where no kernel attends, as in float32 on GPUs, each
-    attention probability; `remat` keeps a layer's input, or its products with weights and attention's output, and one whole
-    layer at a time. Beside them stand the logits and their gradient.
-    """
-    model, length, size = config.model, config.data.length, 4 if config.model.dtype == "float32" else 2
-    hidden, wide = length * model.hidden_size, length * model.intermediate_size
-    layer = 9 * hidden + wide + (model.num_heads * length**2 if size == 4 or model.attention == "xla" else 0)
-    saved = {"none": 0, "dots": 7 * hidden + wide, "full": hidden}[model.remat]
-    layers = model.num_layers * saved + layer if saved else model.num_layers * layer
-    return rows * (size * layers + 2 * 4 * _slots(config) * model.vocab_size)
 
 
 def _slots(config: Any) -> int:
