@@ -15,6 +15,7 @@ def buckets(max_length: int, lengths: Sequence[int] = LENGTHS) -> list[int]:
 
 
 def power_of_two(count: int) -> int:
+    """The least that is at least `count`."""
     return 1 << (count - 1).bit_length()
 
 
@@ -33,9 +34,9 @@ def batches(rows: Sequence[np.ndarray], lengths: Sequence[int], tokens: int, pad
         start += len(indices)
         ids = np.full((power_of_two(len(indices)), length), pad, np.int32)
         used = np.zeros(len(ids), np.int32)
-        for at, i in enumerate(indices):
-            used[at] = len(rows[i])
-            ids[at, : used[at]] = rows[i]
+        for row, i in enumerate(indices):
+            used[row] = len(rows[i])
+            ids[row, : used[row]] = rows[i]
         yield indices, ids, used
 
 
@@ -46,12 +47,12 @@ def map_rows(
     tokens: int,
     pad: int,
 ) -> list[Any]:
-    """`function(ids, used, indices)` over all batches; what it gives for each row, in the order of the rows."""
+    """`function(ids, used, indices)` over all batches; for each row, in their order, its part of the trees of arrays [B, …]."""
     # Every batch is queued before the first result is waited for.
     queued = [(indices, function(ids, used, indices)) for indices, ids, used in batches(rows, lengths, tokens, pad)]
-    found: list[Any] = [None] * len(rows)
+    outputs: list[Any] = [None] * len(rows)
     for indices, result in queued:
         result = jax.device_get(result)
-        for at, i in enumerate(indices):
-            found[i] = jax.tree.map(lambda x: x[at], result)  # noqa: B023
-    return found
+        for row, i in enumerate(indices):
+            outputs[i] = jax.tree.map(lambda x: x[row], result)  # noqa: B023
+    return outputs

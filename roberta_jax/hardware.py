@@ -134,6 +134,8 @@ def cautions(device: Any, dtype: str, jax_version: tuple[int, ...]) -> list[str]
 
 @dataclass(frozen=True)
 class Topology:
+    """A TPU slice, or the GPUs of one machine."""
+
     name: str  # as given: v5e:16x16, gpu:h100x8
     chip: Chip
     shape: tuple[int, ...]  # chips along each axis of the slice
@@ -141,11 +143,12 @@ class Topology:
 
     @property
     def chips(self) -> int:
+        """How many there are."""
         return math.prod(self.shape)
 
     @property
     def compile_options(self) -> dict[str, Any]:
-        """What `jax.experimental.topologies.get_topology_desc` takes beside the name, so that a chip is one device, as in JAX."""
+        """What `jax.experimental.topologies.get_topology_desc` takes beside the name for a chip to be one device."""
         if self.gpu:
             return {"platform": "cuda", "topology": f"1x1x{self.chips}", "target_config": self.target}
         options = {"platform": "tpu"}

@@ -37,6 +37,8 @@ _CALLED = re.compile(r"(body|condition|calls|to_apply|true_computation|false_com
 
 @dataclass(frozen=True)
 class Instruction:
+    """A line of a compiled program's text."""
+
     name: str
     shape: str  # of the result, as printed: `bf16[16,512]{1,0:T(8,128)}`, or several of these in brackets
     opcode: str  # of what begins here and is done elsewhere (`fusion-start`) that of the whole
@@ -47,6 +49,8 @@ class Instruction:
 
 @dataclass(frozen=True)
 class Collective:
+    """A collective operation of a step."""
+
     kind: str
     payload: int  # bytes of the whole array: what is reduced, or what has been gathered
     group: int  # devices that take part
@@ -63,7 +67,7 @@ class Collective:
 
 @dataclass
 class Step:
-    """Of one device."""
+    """What one device does in a step."""
 
     collectives: list[Collective] = field(default_factory=list)
     hbm_bytes: float = 0.0  # read and written in a step; arrays as they are, without the padding of their tiles
@@ -71,6 +75,7 @@ class Step:
     unknown_opcodes: Counter[str] = field(default_factory=Counter)  # what they move is not known, and is not in hbm_bytes
 
     def by_kind(self) -> dict[str, dict[str, float]]:
+        """kind of collective → {"count", "bytes"} of a step"""
         total: dict[str, dict[str, float]] = defaultdict(lambda: {"count": 0, "bytes": 0})
         for one in self.collectives:
             total[one.kind]["count"] += one.runs
@@ -100,7 +105,7 @@ def matmul_flops(jaxpr: Any) -> float:
 
 
 def read_step(text: str) -> Step:
-    """Args: text: `jax.stages.Compiled.as_text()`."""
+    """What a compiled step does, by its text, `jax.stages.Compiled.as_text()`."""
     computations, entry = _parse(text)
     step, runs, fused = Step(), Counter({entry: 1}), set()
     for name in _callers_first(computations, entry):
@@ -133,34 +138,34 @@ def _parse(text: str) -> tuple[dict[str, list[Instruction]], str]:
     computations: dict[str, list[Instruction]] = {}
     entry, current = "", []
     for line in text.splitlines():
-        if found := _COMPUTATION.match(line):
-            current = computations.setdefault(found[2], [])
-            entry = found[2] if found[1] else entry
-        elif found := _INSTRUCTION.match(re.sub(r"/\*.*?\*/", "", line)):
-            inside, rest = _split(found[5])
+        if match := _COMPUTATION.match(line):
+            current = computations.setdefault(match[2], [])
+            entry = match[2] if match[1] else entry
+        elif match := _INSTRUCTION.match(re.sub(r"/\*.*?\*/", "", line)):
+            inside, rest = _split(match[5])
             operands = tuple(re.findall(r"%([\w.\-]+)", inside)) or (inside,)
-            opcode, shape = _whole(found[4], found[3])
-            current.append(Instruction(found[2], shape, opcode, operands, rest, bool(found[1])))
+            opcode, shape = _started(match[4], match[3])
+            current.append(Instruction(match[2], shape, opcode, operands, rest, bool(match[1])))
     return computations, entry
 
 
-def _whole(opcode: str, shape: str) -> tuple[str, str]:
-    """(opcode, result's shape) of what `…-start` begins. That itself has a tuple: operands, result, and what is the chip's own.
+def _started(opcode: str, shape: str) -> tuple[str, str]:
+    """(opcode, result's shape) of the operation that a `…-start` begins; its own shape is a tuple: operands, result, and more.
 
-    What ends it, and looks at it between, is free.
+    What ends it (`…-done`), or looks at it between (`…-update`), is free. Any other instruction is what it is.
     """
     if opcode.endswith(("-done", "-update")):
         return "async", shape
     if not opcode.endswith("-start"):
         return opcode, shape
-    whole, parts = opcode.removesuffix("-start"), _parts(shape)
-    if whole == "async" or len(parts) == 1:  # counted within what it calls; and what has no tuple but its result
-        return whole, shape
-    if whole == "copy":  # the result comes first
-        return whole, parts[0]
-    if whole == "all-reduce" and not parts[0].startswith("("):  # before JAX 0.11 it has the results alone
-        return whole, shape
-    return whole, parts[1]
+    operation, parts = opcode.removesuffix("-start"), _parts(shape)
+    if operation == "async" or len(parts) == 1:  # counted within what it calls; and what has no tuple but its result
+        return operation, shape
+    if operation == "copy":  # the result comes first
+        return operation, parts[0]
+    if operation == "all-reduce" and not parts[0].startswith("("):  # before JAX 0.11 it has the results alone
+        return operation, shape
+    return operation, parts[1]
 
 
 def _parts(shape: str) -> list[str]:

@@ -19,6 +19,7 @@ from roberta_jax.planning import DoesNotFit, plan
 
 
 def table(report: dict) -> Iterator[str]:
+    """The lines of a report for people."""
     r = report
     yield f"{r['topology']}: {r['chips']} chips, microbatch_size {r['microbatch_size']}, remat {r['remat']}, fsdp {r['fsdp']}"
     plugin = "" if not parse_topology(r["topology"]).chip.cuda else "; where JAX's CUDA plugin is installed it is compiled"
@@ -54,6 +55,7 @@ def table(report: dict) -> Iterator[str]:
 
 
 def command() -> None:
+    """`python -m roberta_jax.plan`."""
     define = flags.DEFINE_string
     config = config_flags.DEFINE_config_file("config", None, "The job; --config.FIELD=VALUE changes one of its fields.")
     topology = define("topology", None, "A TPU slice (v5e:16x16, v4:2x2x1, v5p:4x4x4, v6e:8x8) or GPUs (gpu:h100x8).")

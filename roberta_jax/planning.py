@@ -26,7 +26,7 @@ REMAT = ("none", "dots", "full")  # each keeps less than the one before and comp
 
 
 class DoesNotFit(Exception):
-    """Says what is needed and what there is, or that nobody can know."""
+    """Says what is needed and what there is, or that it cannot be known."""
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,12 @@ def read_config(fields: dict, topology: Topology) -> Any:
             "a TPU slice needs libtpu, which is not installed for this Python: python -m venv tpu, then "
             "tpu/bin/pip install -e '.[tpu]', then tpu/bin/python -m roberta_jax.plan; gpu: topologies need none."
         )
-    # Before JAX is imported: no TPU is to be looked for, nor another plan to be waited for.
+    # No TPU is to be looked for, here and in the child that compiles, nor another plan to be waited for.
     os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}
     os.environ |= {"ALLOW_MULTIPLE_LIBTPU_LOAD": "1", "TF_CPP_MIN_LOG_LEVEL": "2"}
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")  # a config file has imported JAX already
     from roberta_jax.pretraining.config import PretrainConfig, with_sizes
     from roberta_jax.pretraining.job import model_of
 
@@ -118,6 +121,8 @@ def search(config: Any, topology: Topology, trials: int) -> dict:
 
 def candidates(config: Any, topology: Topology) -> Iterator[Any]:
     """What a search tries: the largest microbatches first, those out of all proportion to the chip left out."""
+    from roberta_jax.model.flops import activation_bytes
+
     share = config.batch_size // topology.chips
     divisors = [size for size in range(share, 0, -1) if share % size == 0]
     for fsdp, remat in itertools.product((1, 2, 4, 8), REMAT):
@@ -125,7 +130,7 @@ def candidates(config: Any, topology: Topology) -> Iterator[Any]:
             continue
         for size in divisors:
             trial = replace(config, microbatch_size=size, fsdp=fsdp, model=replace(config.model, remat=remat))
-            if activation_bytes(trial, size) < 3 * topology.chip.hbm:
+            if activation_bytes(trial.model, size, config.data.length, _slots(config)) < 3 * topology.chip.hbm:
                 yield trial
 
 
@@ -190,7 +195,7 @@ def estimate(config: Any, topology: Topology, compiler: Callable[[Any, Topology]
 
 
 def compiled(config: Any, topology: Topology, compiler: Callable[[Any, Topology], Needs]) -> Needs:
-    """What the compiler says of chips that are not there. It runs in a child, for it has been seen to crash.
+    """What the compiler says of absent chips. It runs in a child process, as it has been seen to crash.
 
     Raises:
       DoesNotFit: by its message, or it crashed.
@@ -209,14 +214,18 @@ def _mute() -> None:
 
 
 def compile_step(config: Any, topology: Topology) -> Needs:
-    """Compiles the very training step."""
+    """Compiles the very training step that a run would make.
+
+    Raises:
+      DoesNotFit: the compiler said so.
+      UserError: it does not take the topology.
+    """
     import jax
-    import jax.numpy as jnp
     from jax.experimental import topologies
 
     from roberta_jax.model.heads import init_masked_lm
     from roberta_jax.pretraining.job import of_pairs
-    from roberta_jax.pretraining.losses import masked_lm_loss
+    from roberta_jax.pretraining.losses import abstract_batch, masked_lm_loss
     from roberta_jax.training.sharding import batch_sharding, make_mesh
     from roberta_jax.training.step import build_step
 
@@ -237,14 +246,8 @@ def compile_step(config: Any, topology: Topology) -> Needs:
         guard=config.guard,
     )
     state = train_step.abstract
-    ids, slots = (config.batch_size, config.data.length), (config.batch_size, _slots(config))
-    arrays = {"input_ids": ids, "segment_ids": ids, "positions": slots, "labels": slots, "weights": slots}
-    if of_pairs(config):
-        arrays |= {"token_type_ids": ids, "is_next": ids[:1], "pair_weights": ids[:1]}
-    batch = {
-        name: jax.ShapeDtypeStruct(shape, jnp.float32 if name.endswith("weights") else jnp.int32, sharding=batch_sharding(mesh))
-        for name, shape in arrays.items()
-    }
+    shape = config.batch_size, config.data.length, _slots(config)
+    batch = abstract_batch(*shape, of_pairs(config), batch_sharding(mesh))
     try:
         traced = train_step.trace(batch)
         step = traced.lower().compile()
@@ -253,15 +256,14 @@ def compile_step(config: Any, topology: Topology) -> Needs:
             raise
         raise DoesNotFit(exhausted(str(error))) from None
 
-    def held(tree: Any) -> float:
+    def bytes_of(tree: Any) -> float:
         return sum(math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize for x in jax.tree.leaves(tree))
 
     memory, read = step.memory_analysis(), read_step(step.as_text())
-    memory = {
-        "parameters": held(state["params"]),
-        "optimizer state": held(state["opt_state"]),
-        "batch": held(batch),
-        "padding of these": memory.argument_size_in_bytes - held(state["params"]) - held(state["opt_state"]) - held(batch),
+    arguments = {"parameters": state["params"], "optimizer state": state["opt_state"], "batch": batch}
+    of_arguments = {name: bytes_of(tree) for name, tree in arguments.items()}
+    memory = of_arguments | {
+        "padding of these": memory.argument_size_in_bytes - sum(of_arguments.values()),
         "activations, gradients, temporaries": memory.temp_size_in_bytes,
         "results": memory.output_size_in_bytes - memory.alias_size_in_bytes,
         "program": memory.generated_code_size_in_bytes,
@@ -283,7 +285,7 @@ def estimated(config: Any, topology: Topology) -> Needs:
     """By arithmetic alone, for GPUs: state of 16 bytes a parameter, and the activations that XLA keeps."""
     import jax
 
-    from roberta_jax.model.flops import forward_flops, train_flops
+    from roberta_jax.model.flops import activation_bytes, forward_flops, train_flops
     from roberta_jax.model.heads import init_masked_lm
     from roberta_jax.pretraining.job import of_pairs
 
@@ -291,40 +293,24 @@ def estimated(config: Any, topology: Topology) -> Needs:
         raise UserError(f"fsdp {config.fsdp} or batch_size {config.batch_size} does not go into {topology.chips} GPUs.")
     shapes = jax.eval_shape(lambda key: init_masked_lm(key, config.model, of_pairs(config)), jax.random.key(0))
     parameters = sum(x.size for x in jax.tree.leaves(shapes))
-    share = config.batch_size // topology.chips
-    size = config.microbatch_size or share
+    share, length, slots = config.batch_size // topology.chips, config.data.length, _slots(config)
+    size, rows = config.microbatch_size or share, (config.batch_size, length, slots)
     memory = {
         "parameters": 4 * parameters / config.fsdp,
         "optimizer state": 8 * parameters / config.fsdp,
         "gradients": 4 * parameters,
-        "activations": activation_bytes(config, size),
+        "activations": activation_bytes(config.model, size, length, slots),
     }
-    rows = config.batch_size, config.data.length, _slots(config)
     # The whole forward pass again: right for "full", more than "dots" needs.
     again = 0 if config.model.remat == "none" else forward_flops(config.model, *rows)
     # 13 times the activations pass by, in steps that XLA compiled for GPUs, whatever remat keeps of them; each microbatch
     # reads parameters twice and adds to gradients; an update reads and writes parameters and both moments.
-    passing = 13 * activation_bytes(replace(config, model=replace(config.model, remat="none")), size)
+    passing = 13 * activation_bytes(replace(config.model, remat="none"), size, length, slots)
     traffic = share // size * (passing + 4 * 4 * parameters) + 7 * 4 * parameters / config.fsdp
     ring = 2 * 4 * parameters * (topology.chips - 1) / topology.chips
     collectives = {"all-reduce": {"count": 1, "bytes": 4 * parameters}} if topology.chips > 1 else {}
     flops = (train_flops(config.model, *rows) + again) / topology.chips
     return Needs(memory, traffic, ring, flops, None, collectives, False)
-
-
-def activation_bytes(config: Any, rows: int) -> float:
-    """What a device keeps of `rows` rows for the backward pass, about: XLA's own choice, counted in steps it compiled.
-
-    A layer keeps nine hidden values, a feed-forward one and, where no kernel attends, as in float32 on GPUs, each
-    attention probability; `remat` keeps a layer's input, or its products with weights and attention's output, and one whole
-    layer at a time. Beside them stand the logits and their gradient.
-    """
-    model, length, size = config.model, config.data.length, 4 if config.model.dtype == "float32" else 2
-    hidden, wide = length * model.hidden_size, length * model.intermediate_size
-    whole = 9 * hidden + wide + (model.num_heads * length**2 if size == 4 or model.attention == "xla" else 0)
-    kept = {"none": 0, "dots": 7 * hidden + wide, "full": hidden}[model.remat]
-    layers = model.num_layers * kept + whole if kept else model.num_layers * whole
-    return rows * (size * layers + 2 * 4 * _slots(config) * model.vocab_size)
 
 
 def _slots(config: Any) -> int:
@@ -335,10 +321,10 @@ def _slots(config: Any) -> int:
 
 def exhausted(message: str) -> str:
     """The compiler's message, shortened: `… required for HLO temporaries (21.75G) exceeds available HBM (15.75G)`."""
-    if found := re.search(r"\(([\d.]+)([MGT])\) exceeds available HBM \(([\d.]+)G\)", message):
-        return f"does not fit: needs {found[1]} {found[2]}iB of {found[3]} GiB HBM for temporaries alone."
-    if found := re.search(r"Used ([\d.]+)([MGT]) of ([\d.]+)G hbm", message):
-        return f"does not fit: needs {found[1]} {found[2]}iB of {found[3]} GiB HBM."
+    if match := re.search(r"\(([\d.]+)([MGT])\) exceeds available HBM \(([\d.]+)G\)", message):
+        return f"does not fit: needs {match[1]} {match[2]}iB of {match[3]} GiB HBM for temporaries alone."
+    if match := re.search(r"Used ([\d.]+)([MGT]) of ([\d.]+)G hbm", message):
+        return f"does not fit: needs {match[1]} {match[2]}iB of {match[3]} GiB HBM."
     return f"does not fit: {' '.join(message.split())[:300]}"
 
 

@@ -83,6 +83,7 @@ class Masking:
 
     @property
     def predicts_special_tokens(self) -> bool:
+        """Whether <s> and </s> may be predicted."""
         return MODES[self.mode].predicts_special_tokens
 
     def slots(self, length: int) -> int:
@@ -144,6 +145,8 @@ class Rows:
 
 @dataclass(frozen=True)
 class Selection:
+    """What a mode selects."""
+
     unit_hash: tf.Tensor  # uint64 [B, L]: of the token, word or run that is replaced by one decision
     positions: tf.Tensor  # int32 [B, S]
     selected: tf.Tensor  # bool [B, S]: which of these are predicted
@@ -202,7 +205,7 @@ def spans(rows: Rows) -> Selection:
     until there are enough; here a row is cut into runs, and of these some are taken.
     """
     begins_anew = uniform(mix(_hash_of_positions(rows) ^ GOLDEN)) * WORDS_IN_A_SPAN < 1
-    starts = _word_starts(rows) & (begins_anew | _behind(~rows.is_token))
+    starts = _word_starts(rows) & (begins_anew | _follows(~rows.is_token))
     return _exactly(rows, rows.is_token, _hash_of_units(rows, _units(rows, starts)))
 
 
@@ -249,7 +252,7 @@ def _exactly(rows: Rows, candidate: tf.Tensor, unit_hash: tf.Tensor) -> Selectio
     return Selection(unit_hash, positions, tf.range(rows.slots)[None] < _number(rows, candidate))
 
 
-def _behind(marked):
+def _follows(marked):
     """Whether the position before is marked; the first one's is. bool [B, L]"""
     return tf.pad(marked, [[0, 0], [1, 0]], constant_values=True)[:, :-1]
 
@@ -257,7 +260,7 @@ def _behind(marked):
 def _word_starts(rows: Rows) -> tf.Tensor:
     """Whether a word begins at each position. bool [B, L]"""
     vocabulary = rows.vocabulary
-    return _behind(tf.gather(vocabulary.ends_word, rows.ids)) | tf.gather(vocabulary.starts_word, rows.ids)
+    return _follows(tf.gather(vocabulary.ends_word, rows.ids)) | tf.gather(vocabulary.starts_word, rows.ids)
 
 
 def _order_of_words(words, positions, unit):
@@ -292,6 +295,8 @@ def any_token(u: tf.Tensor, vocabulary: Vocabulary) -> tf.Tensor:
 
 @dataclass(frozen=True)
 class Mode:
+    """How one of MODES selects and replaces tokens."""
+
     select: Callable[[Rows], Selection]
     random_token: Callable[[tf.Tensor, Vocabulary], tf.Tensor] = text_token
     patterns: int = 0  # after so many epochs a row is masked as before; 0: in every epoch anew

@@ -15,11 +15,12 @@ GOLDEN = np.uint32(0x9E3779B9)  # 2^32 / golden ratio: spreads small numbers ove
 
 
 def threshold(rate: float) -> np.uint32:
-    """From which hash on a value is kept."""
+    """The least hash with which a value is not dropped."""
     return np.uint32(round(rate * 2**32))
 
 
 def hashed(x: jax.Array, between: jax.Array | int = 0) -> jax.Array:
+    """A hash of each number, two rounds of multiply and xor-shift; `between` is added between them. uint32 → uint32"""
     x = (x ^ (x >> 16)) * np.uint32(0x21F0AAAD)
     x = ((x ^ (x >> 15)) + jnp.asarray(between, jnp.uint32)) * np.uint32(0x735A2D97)
     return x ^ (x >> 15)
@@ -43,7 +44,7 @@ def dropout(x: jax.Array, rate: float, keys: jax.Array | None, place: int = 0) -
     Args:
       x: [B, …]
       keys: uint32 [B, 2].
-      place: tells apart what one layer drops at several places.
+      place: a number of its own for each dropout of a layer.
     """
     return x if keys is None or rate == 0 else _drop(x, rate, fold(keys, place))
 

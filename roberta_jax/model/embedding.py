@@ -51,8 +51,8 @@ def scattered_sum(ids: jax.Array, updates: jax.Array, rows: int) -> jax.Array:
 def sorted_sum(ids: jax.Array, updates: jax.Array, rows: int) -> jax.Array:
     """`scattered_sum` in an order that ids alone decide: the same bits on every run, and no atomics on a GPU.
 
-    The ids are sorted and cut into blocks. A product with zeros and ones sums each run of equal ids within its block, another
-    one what a run has in the blocks behind that in which it begins; so every row of the table is written once.
+    The ids are sorted and cut into blocks. A product with zeros and ones sums each run of equal ids within its block; another
+    product adds to it what the run has in later blocks. So every row of the table is written once.
     """
     number, width = updates.shape
     blocks = -(-number // BLOCK)

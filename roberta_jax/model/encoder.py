@@ -25,14 +25,17 @@ REMAT_POLICIES = {
 
 
 def kernel_init(config: RobertaConfig):
+    """Normal, with `config.initializer_range` as its deviation."""
     return nn.initializers.normal(config.initializer_range)
 
 
 def dense(config: RobertaConfig, features: int | tuple[int, ...], name: str) -> Dense:
+    """A dense layer in the config's arithmetic."""
     return Dense(features if isinstance(features, tuple) else (features,), kernel_init(config), config.dtype, name=name)
 
 
 def layer_norm(config: RobertaConfig, name: str | None = None) -> LayerNorm:
+    """A layer norm in the config's arithmetic."""
     return LayerNorm(config.layer_norm_eps, config.dtype, name=name)
 
 
@@ -67,7 +70,7 @@ class Embeddings(nn.Module):
 
 
 def position_ids(segment_ids, pad_id: int):
-    """From `pad_id` + 1 on in each segment; padding (segment 0) takes `pad_id`. int32 [B, L]"""
+    """From `pad_id` + 1 on in each segment, as fairseq's; padding (segment 0) takes `pad_id`. int32 [B, L] → [B, L]"""
     index = jnp.arange(segment_ids.shape[1], dtype=jnp.int32)[None]
     before = jnp.pad(segment_ids, ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
     start = jax.lax.cummax(jnp.where(segment_ids != before, index, 0), axis=1)
@@ -75,7 +78,7 @@ def position_ids(segment_ids, pad_id: int):
 
 
 class Block(nn.Module):
-    """Self-attention and feed-forward, each with its residual and the norm behind it."""
+    """Self-attention and feed-forward, each with its residual, then layer norm (post-LN). [B, L, D] → [B, L, D]"""
 
     config: RobertaConfig
 

@@ -1,4 +1,4 @@
-"""How much arithmetic the model needs, and how much the device can do: the two sides of MFU."""
+"""How much arithmetic the model needs, and how much the device can do: the ratio is MFU."""
 
 import time
 from collections.abc import Callable
@@ -23,6 +23,20 @@ def train_flops(config: RobertaConfig, rows: int, length: int, slots: int) -> in
     return 3 * forward_flops(config, rows, length, slots)
 
 
+def activation_bytes(config: RobertaConfig, rows: int, length: int, slots: int) -> float:
+    """What a device keeps of `rows` rows for the backward pass, about: XLA's own choice, counted in steps it compiled.
+
+    A layer keeps nine hidden values, a feed-forward one and, where no kernel attends, as in float32 on GPUs, each
+    attention probability; `remat` keeps a layer's input, or its products with weights and attention's output, and one whole
+    layer at a time. Beside them stand the logits and their gradient.
+    """
+    size, hidden, wide = 4 if config.dtype == "float32" else 2, length * config.hidden_size, length * config.intermediate_size
+    layer = 9 * hidden + wide + (config.num_heads * length**2 if size == 4 or config.attention == "xla" else 0)
+    saved = {"none": 0, "dots": 7 * hidden + wide, "full": hidden}[config.remat]
+    layers = config.num_layers * saved + layer if saved else config.num_layers * layer
+    return rows * (size * layers + 2 * 4 * slots * config.vocab_size)
+
+
 class Peak:
     """What all devices together can do at most, FLOP/s of products in `dtype`; a run's rate as a share of it is its MFU.
 
@@ -30,7 +44,7 @@ class Peak:
     comes near it has it measured again, and one that beats it has raised it.
 
     Args:
-      report: is told, in a sentence, of a peak that a run has raised.
+      report: called with a sentence when a run has raised the peak.
     """
 
     def __init__(self, dtype: str, report: Callable[[str], None]):

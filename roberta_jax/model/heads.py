@@ -27,6 +27,8 @@ class MaskedLMHead(nn.Module):
 
 
 class MaskedLM(nn.Module):
+    """Encoder and masked-LM head. int32 [B, L], [B, L], [B, S] → (float32 logits [B, S, V], hidden states [B, L, D])"""
+
     config: RobertaConfig
 
     def setup(self):
@@ -209,7 +211,7 @@ def apply_with_head(
         hidden = places(hidden, starts).reshape(-1, 1, hidden.shape[-1])  # [B·E, 1, D]
         keys = None if keys is None else fold(keys[:, None], jnp.arange(starts.shape[1])).reshape(-1, 2)
     module = HEADS[head](config, params[head]["out"]["bias"].shape[-1])
-    head_keys = None if keys is None else fold(keys, config.num_layers + 1)  # behind the layers', 1 to num_layers
+    head_keys = None if keys is None else fold(keys, config.num_layers + 1)  # the layers' are 1 to num_layers
     logits = module.apply({"params": params[head]}, hidden, head_keys).astype(jnp.float32)
     if starts is not None:
         return logits.reshape(*starts.shape, -1)

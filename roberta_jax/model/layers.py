@@ -17,7 +17,7 @@ class Dense(nn.Module):
     Of an input of more axes a CPU makes a transposed copy to compute the kernel's gradient, which takes as long as the product.
     """
 
-    features: tuple[int, ...]  # the kernel's axes behind the first
+    features: tuple[int, ...]  # the kernel's axes after the first
     kernel_init: Callable
     dtype: str
 

@@ -11,24 +11,24 @@ from roberta_jax.model.dropout import fold
 
 
 def alone() -> bool:
-    """Whether this is traced for one device's own rows, as in a training step: XLA cannot spread a kernel over devices."""
+    """Whether this is traced for one device's own rows, as a step's loss is: XLA cannot spread a kernel over devices."""
     mesh = jax.sharding.get_abstract_mesh()
     return all(mesh.shape[name] == 1 for name in left_to_xla(mesh))
 
 
 def on_tpu() -> bool:
-    """Whether the mesh around is of TPUs: not `jax.default_backend()`, for `plan` compiles for TPUs that are not there."""
+    """Whether the mesh in context is of TPUs, be they absent ones that `plan` compiles for, unlike `jax.default_backend()`."""
     return _device_kind().startswith("TPU")
 
 
 def on_gpu() -> bool:
-    """Whether the mesh around is of GPUs, of whatever make."""
+    """Whether the mesh in context is of GPUs, NVIDIA's or AMD's."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     return device is not None and device.platform in ("gpu", "cuda", "rocm")
 
 
 def on_ampere() -> bool:
-    """Whether the mesh around is of GPUs that Triton knows bfloat16 for: of NVIDIA, from Ampere on."""
+    """Whether the mesh in context is of NVIDIA's GPUs from Ampere on, for which Triton knows bfloat16."""
     there = jax.default_backend() == "gpu"
     return _device_kind().startswith("NVIDIA") and (not there or float(jax.local_devices()[0].compute_capability) >= 8)
 
@@ -39,12 +39,12 @@ def _device_kind() -> str:
 
 
 def left_to_xla(mesh: jax.sharding.AbstractMesh) -> set[str]:
-    """Axes of the mesh over which no shard_map around this code spreads it."""
+    """The axes of a mesh that no enclosing shard_map has made manual."""
     return {name for name, kind in zip(mesh.axis_names, mesh.axis_types) if kind != AxisType.Manual}
 
 
 def on_one_device(kernel: Callable) -> Callable:
-    """A kernel whose axes that are left to XLA, of one device each where it may run, are said to it: it wants them so."""
+    """`kernel` within a shard_map over the axes that are left to XLA, of one device each here; a kernel needs them manual."""
     rest = left_to_xla(jax.sharding.get_abstract_mesh())
     return jax.shard_map(kernel, in_specs=P(), out_specs=P(), axis_names=rest, check_vma=False) if rest else kernel
 

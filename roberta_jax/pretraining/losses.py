@@ -37,6 +37,18 @@ def masked_lm_loss(config: RobertaConfig) -> Loss:
     return loss
 
 
+def abstract_batch(
+    rows: int, length: int, slots: int, pairs: bool, sharding: jax.sharding.Sharding
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes of what `masked_lm_loss` takes: [B, L] of ids, [B, S] of predictions and, of pairs, [B]."""
+    ids, predictions = (rows, length), (rows, slots)
+    shapes = {"input_ids": ids, "segment_ids": ids, "positions": predictions, "labels": predictions, "weights": predictions}
+    if pairs:
+        shapes |= {"token_type_ids": ids, "is_next": (rows,), "pair_weights": (rows,)}
+    dtypes = {name: jnp.float32 if name.endswith("weights") else jnp.int32 for name in shapes}
+    return {name: jax.ShapeDtypeStruct(shape, dtypes[name], sharding=sharding) for name, shape in shapes.items()}
+
+
 def add_pair_weights(
     batches: Iterator[dict[str, jax.Array]], sharding: jax.sharding.Sharding
 ) -> Iterator[dict[str, jax.Array]]:

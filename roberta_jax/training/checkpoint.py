@@ -1,4 +1,4 @@
-"""Checkpoints by Orbax: written in the background, whole or not there, the newest few and the best kept.
+"""Checkpoints by Orbax: written in the background, whole or absent; the newest few and the best are preserved.
 
 Each holds a checksum of every array's bits, as storage may give back other bits than it was given and say nothing, and
 `Notes` beside the arrays, sealed by a hash.
@@ -36,7 +36,7 @@ SUMS, OLD_SUM = "checksums", "checksum"  # in the tree beside the state; older c
 def _say_nothing_of_failed_writes() -> None:
     """Orbax logs an error with its traceback, some several times, before it raises it; here each becomes a sentence.
 
-    What a failed write leaves behind, coroutines and callbacks of an event loop that is closed, complains too.
+    The coroutines and callbacks that a failed write leaves to a closed event loop complain too.
     """
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     logging.getLogger("absl").addFilter(
@@ -60,7 +60,7 @@ class Checkpoints:
     Args:
       newest: how many of the newest to keep; the best by `metric` (lower is better), if one is named, is kept beside them.
         These are planned ones. One that is not is kept while it is the newest of all, and in no other's place.
-      report: is told, in a sentence, of a write that failed and is tried again.
+      report: called with a sentence when a write has failed and is tried again.
     """
 
     def __init__(self, folder: Path, newest: int, metric: str, report: Callable[[str], None] = say):
@@ -87,6 +87,7 @@ class Checkpoints:
         return ocp.CheckpointManager(_absolute(self.folder), options=options, item_handlers=handler)
 
     def latest_step(self) -> int | None:
+        """The step of the newest checkpoint, planned or not."""
         return self._manager.latest_step()
 
     def notes(self, step: int) -> Notes:
@@ -99,15 +100,16 @@ class Checkpoints:
         return self._notes[step]
 
     def newest_planned(self) -> int | None:
+        """The step of the newest checkpoint that is planned."""
         return max((step for step in self._manager.all_steps() if self.notes(step).planned), default=None)
 
     def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        """Which are kept once the last of these is written; Orbax asks."""
+        """Which to preserve once the last of these is written; Orbax asks."""
         steps = [checkpoint.step for checkpoint in checkpoints]
-        kept = self._kept(steps)
-        return [step in kept for step in steps]
+        preserved = self._preserved(steps)
+        return [step in preserved for step in steps]
 
-    def _kept(self, steps: Sequence[int]) -> set[int | None]:
+    def _preserved(self, steps: Sequence[int]) -> set[int | None]:
         planned = [step for step in sorted(steps) if self.notes(step).planned]
         losses = {step: (self.notes(step).metrics or {}).get(self._metric, np.nan) for step in planned}
         measured = [step for step in planned if np.isfinite(losses[step])]
@@ -123,7 +125,7 @@ class Checkpoints:
         memory: dict | None = None,
         wait: bool = False,
     ) -> None:
-        """Copies the state and returns; the writing goes on behind, and `failed` tells what became of it.
+        """Copies the state and returns; it is written in the background, and `failed` tells whether that went well.
 
         Args:
           wait: return when it is written, which is tried again where it fails.
@@ -147,15 +149,15 @@ class Checkpoints:
             time.sleep(max(0.0, self._next_try - time.monotonic()))
 
     def add_metrics(self, step: int, metrics: dict[str, float]) -> None:
-        """To a checkpoint that is there: its evaluation was made up for."""
+        """Adds the metrics of an evaluation that was made up for to a checkpoint that is there."""
         self._notes[step] = replace(self.notes(step), metrics=metrics)
         if jax.process_index() == 0:
             write_notes(self.folder, step, self._notes[step])
-        kept = self._kept(self._manager.all_steps())
-        self._delete(lambda step: step not in kept)
+        preserved = self._preserved(self._manager.all_steps())
+        self._delete(lambda step: step not in preserved)
 
     def failed(self) -> bool:
-        """Whether the write that went on behind has failed since this was asked last.
+        """Whether the write in the background has failed since this was asked last.
 
         Raises:
           UserError: it is not tried again: the disk is full, it failed too often, or other hosts know nothing of it.
@@ -200,8 +202,8 @@ class Checkpoints:
 
     def _not_written(self, reason: str) -> UserError:
         last = max(saved_steps(self.folder), default=None)
-        kept = "there is none yet" if last is None else f"step {last:,} is whole, and the same command goes on from it"
-        return UserError(f"{self.folder}: a checkpoint could not be written ({reason}); {kept}.")
+        instead = "there is none yet" if last is None else f"step {last:,} is whole, and the same command goes on from it"
+        return UserError(f"{self.folder}: a checkpoint could not be written ({reason}); {instead}.")
 
     def restore(self, step: int, abstract: Any) -> Any:
         """The state of a step, laid out as `abstract` says.
@@ -221,12 +223,12 @@ class Checkpoints:
         sums, shape = _take_sums(saved, notes)
         if sums == SUMS and notes.memory is None:
             raise Damaged("its metrics are gone")
-        wanted = shapes(abstract)
-        for path in sorted(saved.keys() | wanted.keys()):
-            if saved.get(path) != wanted.get(path):
+        expected = shapes(abstract)
+        for path in sorted(saved.keys() | expected.keys()):
+            if saved.get(path) != expected.get(path):
                 raise UserError(
                     f"{self.folder / str(step)} is a checkpoint of another model: its {path} is "
-                    f"{saved.get(path, 'not there')}, this config's {wanted.get(path, 'not there')}; "
+                    f"{saved.get(path, 'not there')}, this config's {expected.get(path, 'not there')}; "
                     "take another workdir or that run's config."
                 )
         abstract = abstract | {sums: jax.ShapeDtypeStruct(shape, jnp.uint32, sharding=sharding)}
@@ -234,8 +236,8 @@ class Checkpoints:
             state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
         except Exception as error:
             raise Damaged(_reason(error)) from None
-        expected = gather_to_host(state.pop(sums))
-        verify(sorted(wanted), gather_to_host(checksums(state)), expected)
+        saved_sums = gather_to_host(state.pop(sums))
+        verify(sorted(expected), gather_to_host(checksums(state)), saved_sums)
         self._notes[step] = notes
         return state
 
@@ -276,6 +278,7 @@ class Checkpoints:
         self._manager.reload()
 
     def delete_past(self, step: int) -> None:
+        """Deletes the checkpoints of later steps."""
         self._delete(lambda later: later > step)
 
     def _delete(self, chosen: Callable[[int], bool]) -> None:
@@ -354,18 +357,18 @@ def _read(folder: Path, step: int, names: tuple[str, ...] | None = None) -> dict
         tree = handler.metadata(path).tree
         saved = shapes(tree)
         sums, _ = _take_sums(saved, notes)
-        kept = tree if names is None or sums == OLD_SUM else {name: tree[name] for name in (*names, sums) if name in tree}
-        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), kept)
-        found = handler.restore(path, args=ocp.args.PyTreeRestore(item=kept, restore_args=as_numpy, partial_restore=True))
-        wanted, arrays = found.pop(sums), by_path(found)
+        item = tree if names is None or sums == OLD_SUM else {name: tree[name] for name in (*names, sums) if name in tree}
+        as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
+        state = handler.restore(path, args=ocp.args.PyTreeRestore(item=item, restore_args=as_numpy, partial_restore=True))
+        saved_sums, arrays = state.pop(sums), by_path(state)
         paths = sorted(arrays)
-        if np.ndim(wanted):
+        if np.ndim(saved_sums):
             places = {path: place for place, path in enumerate(sorted(saved))}
-            wanted = wanted[[places[path] for path in paths]]
-        verify(paths, np.array([bit_sum(arrays[path]) for path in paths], np.uint32), wanted)
-        if names and "params" not in found:
+            saved_sums = saved_sums[[places[path] for path in paths]]
+        verify(paths, np.array([bit_sum(arrays[path]) for path in paths], np.uint32), saved_sums)
+        if names and "params" not in state:
             raise Damaged("it has no parameters")
-        return {name: found[name] for name in names or found if name in found}
+        return {name: state[name] for name in names or state if name in state}
     except Damaged:
         raise
     except Exception as error:  # of a class of its own for each cause

@@ -19,26 +19,29 @@ def checksums(tree: Any) -> jax.Array:
 
 
 def bit_sum(array: np.ndarray) -> np.uint32:
+    """The sum of an array's bits, as `checksums` has it."""
     return np.ascontiguousarray(array).view(np.uint32).sum(dtype=np.uint32)
 
 
 def verify(paths: Sequence[str], sums: np.ndarray, saved: np.ndarray) -> None:
     """Raises Damaged where checksums are not those that were saved: one for each array, or one for all."""
     if np.ndim(saved):
-        wrong = [path for path, found, wanted in zip(paths, sums, saved, strict=True) if found != wanted]
+        wrong = [path for path, actual, expected in zip(paths, sums, saved, strict=True) if actual != expected]
     else:
         total = 0
-        for found in sums.tolist():
-            total = (total * 0x9E3779B1 + found) % 2**32
+        for one in sums.tolist():
+            total = (total * 0x9E3779B1 + one) % 2**32
         wrong = ["arrays"] if total != saved else []
     if wrong:
         raise Damaged(f"the bits of its {wrong[0]} are not those that were saved")
 
 
 def by_path(tree: Any) -> dict[str, Any]:
+    """A tree's leaves by their paths, such as `params/encoder/layers/qkv/kernel`."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 def shapes(tree: Any) -> dict[str, tuple]:
+    """The shapes of a tree's arrays by their paths."""
     return {path: tuple(leaf.shape) for path, leaf in by_path(tree).items()}

@@ -50,7 +50,7 @@ def initialized_cluster() -> Iterator[None]:
     if arguments is None:
         yield
         return
-    arguments = arguments or _found_by_jax()
+    arguments = arguments or _detected_by_jax()
     if arguments:
         meet(arguments["coordinator_address"], arguments["num_processes"], arguments["process_id"])
     _leave_last_words()
@@ -103,16 +103,16 @@ def _arguments() -> dict[str, Any] | None:
     return {} if _on_tpu() or any(int(os.environ.get(name, 1)) > 1 for name in LAUNCHERS) else None
 
 
-def _found_by_jax() -> dict[str, Any]:
+def _detected_by_jax() -> dict[str, Any]:
     """The arguments that `jax.distributed.initialize` finds out by itself; {}: it finds none."""
     from jax._src.clusters import ClusterEnv  # JAX has no public way to ask
 
     try:
-        found = ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, int(PATIENCE))
+        detected = ClusterEnv.auto_detect_unset_distributed_params(None, None, None, None, None, int(PATIENCE))
     except (ValueError, RuntimeError):  # `initialize` says it again
         return {}
     names = ("coordinator_address", "num_processes", "process_id", "local_device_ids")
-    return {} if None in found[:3] else dict(zip(names, found))
+    return {} if None in detected[:3] else dict(zip(names, detected))
 
 
 def _on_tpu() -> bool:
@@ -120,9 +120,9 @@ def _on_tpu() -> bool:
 
 
 def _leave_last_words() -> None:
-    """Where another host has gone JAX aborts the process, with a stack trace: this has a child say behind it what to do.
+    """Starts a child that says what to do after JAX has aborted this process, with a stack trace, as another host has gone.
 
-    No Python runs any more in a process that aborts; but Python's handlers write the signal's number to a pipe first.
+    A process that aborts runs no more Python; but Python's signal handlers write the signal's number to a pipe first.
     """
     heard, signals = os.pipe()
     if os.fork() == 0:
@@ -157,8 +157,8 @@ def require_same_software() -> None:
     if jax.process_count() == 1:
         return
     installed = {each.name: each.version for each in metadata.distributions() if each.name in COMPUTING}
-    found = ", ".join(f"{name} {version}" for name, version in sorted(installed.items()))
-    require_same(f"the software ({found})", found)
+    versions = ", ".join(f"{name} {version}" for name, version in sorted(installed.items()))
+    require_same(f"the software ({versions})", versions)
     require_same("the code of roberta_jax", _code(Path(__file__).parents[1]))
 
 
@@ -216,8 +216,8 @@ def said_by_any(sentence: str) -> str:
         return sentence
     length = 1_000  # bytes, the same on all hosts
     padded = np.frombuffer(sentence.encode()[:length].ljust(length, b"\0"), np.uint8)
-    said = [line.tobytes().rstrip(b"\0").decode(errors="ignore") for line in multihost_utils.process_allgather(padded)]
-    return next(filter(None, said), "")
+    sentences = [line.tobytes().rstrip(b"\0").decode(errors="ignore") for line in multihost_utils.process_allgather(padded)]
+    return next(filter(None, sentences), "")
 
 
 def gather_to_host(tree: Any) -> Any:
@@ -253,6 +253,7 @@ class Stop:
         return answer
 
     def release(self) -> None:
+        """Gives the signals back to those who had them."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 

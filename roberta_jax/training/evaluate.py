@@ -10,6 +10,8 @@ from roberta_jax.training.step import Batch, Loss
 
 
 def make_eval_step(loss: Loss) -> Callable[[Any, Batch], dict[str, jax.Array]]:
+    """A compiled (parameters, batch) → the loss' sums over the batch, without dropout."""
+
     def eval_step(params: Any, batch: Batch) -> dict[str, jax.Array]:
         return loss(params, batch, None)
 

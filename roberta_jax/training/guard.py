@@ -36,6 +36,7 @@ GUARD_METRICS = ("in_a_row", "loss_score", "norm_ratio")
 
 
 def new_guard() -> dict[str, jax.Array]:
+    """The guard's state at the start of a run, see `update_guard`."""
     nothing = jnp.full(WINDOW, jnp.nan)
     return {"losses": nothing, "norms": nothing, "in_a_row": jnp.zeros((), jnp.int32)}
 

@@ -27,6 +27,7 @@ class Incidents:
         return Journal(self._path)
 
     def write(self, kind: str, step: int, sentence: str, **values: Any) -> None:
+        """Says the sentence and appends a line; `values` are further fields of it, by names that JSON takes."""
         say(f"! step {step:,}: {sentence}")
         if jax.process_index() == 0:
             now = time.strftime("%Y-%m-%dT%H:%M:%S%z")

@@ -63,7 +63,7 @@ def with_sound_attention(model: RobertaConfig, lengths: Sequence[int], mesh: Mes
     return model
 
 
-@functools.cache  # the runs of one command share what was found
+@functools.cache  # the runs of one command share the answer
 def fault_of_kernel(model: RobertaConfig, length: int) -> str:
     """What is wrong with the kernel for such rows on a device of this host; "": nothing, or there is none.
 
@@ -88,15 +88,15 @@ def fault_of_kernel(model: RobertaConfig, length: int) -> str:
         jax.eval_shape(spread(lambda qkv: kernels.append(attention.kernel_for(qkv, heads)) or qkv), inputs[0])
         if kernels[-1] is None:
             return ""
-        found = computed(kernels[-1], *inputs)
+        ours = computed(kernels[-1], *inputs)
     except Exception as error:  # of tracing, compiling or running: whatever it is, XLA's attention does not need it
         reason = " ".join(str(error).split())[:300]
         return f"the attention kernel fails ({where}): {type(error).__name__}: {reason}"
-    near = computed(attention.xla_attention, *inputs)
+    in_dtype = computed(attention.xla_attention, *inputs)
     with jax.default_matmul_precision("highest"):
         exact = computed(attention.xla_attention, *(x.astype(np.float32) for x in inputs[:2]), *inputs[2:])
-    for name, *sides in zip(("values", "gradient of queries", "gradient of keys", "gradient of values"), found, near, exact):
-        off, allowed = _distances(*sides)
+    for name, *three in zip(("values", "gradient of queries", "gradient of keys", "gradient of values"), ours, in_dtype, exact):
+        off, allowed = _distances(*three)
         if not (off <= allowed).all():  # nor is NaN
             device = int(np.argmax(np.where(off <= allowed, 0, np.nan_to_num(off - allowed, nan=np.inf))))
             return (
@@ -115,7 +115,11 @@ def _inputs(model: RobertaConfig, length: int, devices: int) -> tuple[np.ndarray
     return tuple(np.concatenate([x] * devices) for x in (*some, segment_ids, np.asarray(row_keys(0, 0, ROWS))))
 
 
-def _distances(found: np.ndarray, near: np.ndarray, exact: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of each device the root of the mean square by which a kernel is off, and by which it may be."""
-    off, xla = (np.sqrt(np.square(x - exact).mean(-1)) for x in (found, near))
+def _distances(ours: np.ndarray, in_dtype: np.ndarray, exact: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each device the root mean square error of a kernel, and how large it may be. [devices] each
+
+    Args:
+      ours, in_dtype, exact: the kernel's values, XLA's in the run's arithmetic, and XLA's in float32. [devices, values]
+    """
+    off, xla = (np.sqrt(np.square(x - exact).mean(-1)) for x in (ours, in_dtype))
     return off, np.maximum(TWICE * xla, ROUNDING * np.abs(exact).max(-1))

@@ -1,4 +1,4 @@
-"""Where a run's time goes: `<workdir>/ledger.json`, summed over all its starts, and a word where nothing moves."""
+"""Where a run's time goes: `<workdir>/ledger.json`, summed over all its starts, and a report where nothing moves."""
 
 import math
 import threading
@@ -14,7 +14,7 @@ from roberta_jax.training.logging import recovered
 from roberta_jax.training.workdir import LEDGER_JSON
 
 KINDS = ("step", "start", "compile", "data", "evaluate", "checkpoint", "lost")  # lost: steps that were made twice
-LONGEST = {"data": 60.0, "step": 600.0}  # seconds, after which it is said that nothing moves
+LONGEST = {"data": 60.0, "step": 600.0}  # seconds, after which a stall is reported
 
 
 def _read(content: bytes) -> tuple[dict[str, float], int, int]:
@@ -30,7 +30,7 @@ class Ledger:
     """Every second belongs to one kind; outside of `with ledger(kind)` it is a step's.
 
     Args:
-      report: is told, in a sentence, when a batch or a step does not come.
+      report: called with a sentence when a batch or a step does not come, from a thread of its own.
     """
 
     def __init__(self, workdir: Path, report: Callable[[str], None]):
@@ -76,9 +76,11 @@ class Ledger:
 
     @property
     def goodput(self) -> float:
+        """The share of all seconds that went into steps which were not lost."""
         return self.seconds["step"] / max(sum(self.seconds.values()), 1e-9)
 
     def save(self, step: int) -> None:
+        """Writes ledger.json, by the first host; `step` is the last one done."""
         self._switch(self._kind)
         if jax.process_index() == 0:
             storage.write_json(self._path, {"step": step, "starts": self.starts, "seconds": self.seconds})
@@ -92,11 +94,11 @@ class Ledger:
         return f"{total:,.0f} s in {self.starts} start(s): " + ", ".join(parts)
 
     def _watch(self) -> None:
-        said = None
+        reported_since = None
         while not self._closed.wait(min(LONGEST.values()) / 4):
             kind, since = self._kind, self._since
             waited = time.perf_counter() - since
-            if waited > LONGEST.get(kind, float("inf")) and said != since:
-                said = since
+            if waited > LONGEST.get(kind, float("inf")) and reported_since != since:
+                reported_since = since
                 what = "the next batch has not come" if kind == "data" else "no step has ended"
                 self._report(f"{what} for {waited:.0f} s")

@@ -35,7 +35,7 @@ def say(text: str) -> None:
 def recovered(path: str | Path, parse: Callable[[bytes], T], default: T) -> T:
     """What `parse` makes of one of a run's files; `default` where it is not there.
 
-    Where it cannot be read it is put aside, which is said, and `default` takes its place: no run ends for such a file.
+    Where it cannot be read it is put aside, with a warning, and `default` takes its place: no run ends for such a file.
     """
     try:
         return parse(storage.read_bytes(path))
@@ -53,30 +53,31 @@ def put_aside(path: str | Path, why: str) -> None:
 
 
 class Journal:
-    """A file of JSON objects, a line each, that grows: appended to on this machine, written anew behind a URL.
+    """A file of JSON objects, a line each, that grows: appended to on this machine, rewritten where it is at a URL.
 
     Args:
-      kept: which lines that are there already to keep. A half one at the end, which a kill leaves, never is; where there are
-        others that hold no object with a step, the file is put aside, and its whole lines go on in a new one.
+      keep: whether to keep a line that is there already. A half one at the end, which a kill leaves, never is; where there
+        are others that hold no object with a step, the file is put aside, and its whole lines go on in a new one.
     """
 
-    def __init__(self, path: Path, kept: Callable[[str], bool] = lambda line: True):
+    def __init__(self, path: Path, keep: Callable[[str], bool] = lambda line: True):
         self._path = path
-        self._lines = [line for line in recovered(path, self._whole_lines, []) if kept(line)]
+        self._lines = [line for line in recovered(path, self._whole_lines, []) if keep(line)]
         storage.write_text(path, "".join(self._lines))
         self._file = None if storage.is_url(path) else open(path, "a", encoding="utf-8")
 
     def _whole_lines(self, content: bytes) -> list[str]:
         *lines, half = content.split(b"\n")
-        found = [entry_of(line) for line in lines]
-        garbage = [number for number, entry in enumerate(found, 1) if entry is None]
+        entries = [entry_of(line) for line in lines]
+        garbage = [number for number, entry in enumerate(entries, 1) if entry is None]
         if half and not half.startswith(b"{"):
             garbage.append(len(lines) + 1)
         if garbage:
             put_aside(self._path, f"line {garbage[0]} is no JSON object with a step")
-        return [line.decode() + "\n" for line, entry in zip(lines, found) if entry is not None]
+        return [line.decode() + "\n" for line, entry in zip(lines, entries) if entry is not None]
 
     def write(self, values: dict[str, Any]) -> None:
+        """Appends a line, which is on the disk when this returns."""
         self._lines.append(to_json(values) + "\n")
         if self._file is None:
             storage.write_text(self._path, "".join(self._lines))
@@ -104,6 +105,7 @@ class Events:
         self._writer.flush()
 
     def write(self, step: int, values: dict[str, float]) -> None:
+        """Appends a point of each value, which is on the disk when this returns."""
         for name, value in values.items():
             self._writer.write_event(Event(wall_time=time.time(), step=step, summary=scalar(name, value)))
         self._writer.flush()
@@ -127,6 +129,7 @@ class Metrics:
             self._events = None
 
     def write(self, step: int, values: dict[str, float]) -> None:
+        """Appends a line and its points."""
         if not self._active:
             return
         self._journal.write({"step": step} | values)

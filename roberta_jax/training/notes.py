@@ -17,6 +17,8 @@ class Damaged(Exception):
 
 @dataclass(frozen=True)
 class Notes:
+    """What a checkpoint holds beside its arrays."""
+
     metrics: dict[str, float] | None = None  # of the evaluation at its step
     planned: bool = True  # its state is sound, and a run that is left alone saves it too; else it is a stop's
     memory: dict | None = None  # `Memory` as JSON; None: an older version wrote it
@@ -32,14 +34,16 @@ class Memory:
     steps: list[dict[str, np.ndarray]] = field(default_factory=list)  # the metrics of those since the last line
 
     def to_json(self) -> dict:
+        """The metrics' float32 as their bits, so that they come back exactly, NaN too."""
         names = sorted(self.steps[-1]) if self.steps else []
         values = np.array([[step[name] for name in names] for step in self.steps], np.float32)
         return {"rewinds": self.rewinds, "due": self.due, "names": names, "bits": values.view(np.uint32).tolist()}
 
     @classmethod
-    def from_json(cls, found: dict) -> "Memory":
-        values = np.array(found["bits"], np.uint32).view(np.float32)
-        return cls(found["rewinds"], found["due"], [dict(zip(found["names"], step)) for step in values])
+    def from_json(cls, fields: dict) -> "Memory":
+        """The inverse of `to_json`."""
+        values = np.array(fields["bits"], np.uint32).view(np.float32)
+        return cls(fields["rewinds"], fields["due"], [dict(zip(fields["names"], step)) for step in values])
 
 
 def _path(folder: Path, step: int) -> Path:
@@ -52,11 +56,11 @@ def read_notes(folder: Path, step: int) -> Notes:
     try:
         if not storage.exists(path):
             return Notes()
-        found = json.loads(storage.read_bytes(path))
-        if "sha256" not in found:
-            return Notes({str(name): float(value) for name, value in found.items()})
-        seal = found.pop("sha256")
-        notes = Notes(**found)
+        fields = json.loads(storage.read_bytes(path))
+        if "sha256" not in fields:
+            return Notes({str(name): float(value) for name, value in fields.items()})
+        seal = fields.pop("sha256")
+        notes = Notes(**fields)
     except (OSError, ValueError, TypeError, AttributeError) as error:
         raise Damaged(f"its metrics cannot be read: {error}") from None
     if seal != fingerprint(asdict(notes)):
@@ -70,8 +74,10 @@ def write_notes(folder: Path, step: int, notes: Notes) -> None:
 
 
 def sealed(notes: Notes) -> dict:
+    """The notes' fields and the fingerprint of these, by which damage is noticed."""
     return asdict(notes) | {"sha256": fingerprint(asdict(notes))}
 
 
 def fingerprint(value: Any) -> str:
+    """SHA-256 of a value's JSON."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

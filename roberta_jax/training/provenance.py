@@ -26,11 +26,11 @@ def fields(config: Any, without: Collection[str] = WITHOUT_EFFECT) -> dict[str, 
     """
 
     def flat(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
-        found = {}
+        flattened = {}
         for name, value in values.items():
             if (path := prefix + name) not in without:
-                found |= flat(value, f"{path}.") if isinstance(value, dict) else {f"config.{path}": value}
-        return found
+                flattened |= flat(value, f"{path}.") if isinstance(value, dict) else {f"config.{path}": value}
+        return flattened
 
     return flat(plain(config), "")
 

@@ -29,9 +29,16 @@ RULES = [
 
 
 def make_mesh(fsdp: int = 1, trials: int = 1, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Of all devices, or of `devices`, which need not be attached; several slices are one after another on "data".
+    """The mesh ("trial", "data", "fsdp") of all devices, or of `devices`, which need not be attached.
 
-    So what goes over the slow network between slices is one sum of gradients a step.
+    Several slices follow one another on "data", so that only one sum of gradients a step crosses the slow network between them.
+
+    Args:
+      fsdp: devices over which parameters are spread.
+      trials: that are trained together; as many devices as can be are apart for them.
+
+    Raises:
+      UserError: `fsdp` does not divide the devices, or those of a slice.
     """
     devices = devices or jax.devices()
     number, slices = len(devices), len({getattr(device, "slice_index", 0) for device in devices})
@@ -73,7 +80,11 @@ def moment_spec(mesh: Mesh, path: str, shape: tuple[int, ...]) -> P:
 
 
 def state_shardings(mesh: Mesh, state: Any, stacked: bool = False) -> Any:
-    """A sharding for each array of a state (or of its shapes); `stacked` states have an axis of trials in front."""
+    """A sharding for each array of a state, or of its shapes; `stacked` states have an axis of trials in front.
+
+    Raises:
+      UserError: `fsdp` does not divide an array.
+    """
 
     def sharding(path: str, leaf: Any) -> NamedSharding:
         shape = leaf.shape[stacked:]
@@ -87,6 +98,7 @@ def state_shardings(mesh: Mesh, state: Any, stacked: bool = False) -> Any:
 
 
 def batch_sharding(mesh: Mesh, stacked: bool = False) -> NamedSharding:
+    """Of a batch's arrays [B, …]; `stacked` ones, [trials, B, …], have an axis of trials in front."""
     rows = ("data", "fsdp")
     return NamedSharding(mesh, P("trial", rows) if stacked else P(rows))
 

@@ -24,7 +24,15 @@ Loss = Callable[[Any, Batch, jax.Array | None], dict[str, jax.Array]]
 
 
 def accumulation(batch_size: int, microbatch_size: int, mesh: Mesh) -> int:
-    """How many microbatches a step has. `microbatch_size` is a device's; 0 takes the device's share in one."""
+    """How many microbatches a step has.
+
+    Args:
+      batch_size: rows of the global batch.
+      microbatch_size: rows that a device takes at once; 0: its whole share.
+
+    Raises:
+      UserError: the devices do not divide the batch, or the microbatches not a device's share.
+    """
     devices = batch_devices(mesh)
     if batch_size % devices:
         raise UserError(f"config.batch_size is {batch_size}, which the {devices} devices do not divide; expected a multiple.")
@@ -44,9 +52,13 @@ def abstract_state(
     trials: int = 0,
     keep_best: bool = False,
 ) -> Any:
-    """The state's shapes, each with the sharding that its array has or will have.
+    """The state's shapes, a tree of `jax.ShapeDtypeStruct`, each with the sharding that its array has or will have.
+
+    "params" and "opt_state" are the model's and the optimizer's trees, "guard" is `guard.new_guard`; "step", int32 [], counts
+    the updates and "batch", int32 [], the batches. "best" is `{"params", "value" float32 [], "step" int32 []}`.
 
     Args:
+      init: key → parameters.
       trials: how many states are stacked, on an axis in front; 0: it is one state without that axis.
       keep_best: whether the state holds the best parameters so far too, see `early_stopping`.
     """
@@ -59,7 +71,7 @@ def abstract_state(
 def _new_state(init, optimizer, seed: int | np.ndarray, keep_best: bool) -> dict:
     def one(seed):
         params = init(jax.random.key(seed))
-        zero = jnp.zeros((), jnp.int32)  # batches go on where steps are gone back from
+        zero = jnp.zeros((), jnp.int32)  # of the batches: they go on where a rewind repeats steps
         state = {"params": params, "opt_state": optimizer.init(params), "step": zero, "batch": zero, "guard": new_guard()}
         best = {"params": params, "value": jnp.full((), -jnp.inf), "step": jnp.zeros((), jnp.int32)}
         return state | ({"best": best} if keep_best else {})
@@ -68,7 +80,7 @@ def _new_state(init, optimizer, seed: int | np.ndarray, keep_best: bool) -> dict
 
 
 def init_state(init, optimizer, seed: int | np.ndarray, abstract: Any) -> dict:
-    """A fresh state, born where `abstract` says; for an array of seeds, stacked."""
+    """A fresh state, born where `abstract` says; for an array of seeds [trials], stacked."""
     shardings = jax.tree.map(lambda x: x.sharding, abstract)
     return jax.jit(lambda: _new_state(init, optimizer, seed, "best" in abstract), out_shardings=shardings)()
 
@@ -81,13 +93,13 @@ def place(params: dict, abstract: dict, stacked: bool = False) -> dict:
     """
 
     def laid_out(path: str, pair: tuple) -> jax.Array:
-        array, wanted = pair
-        if array.shape != wanted.shape[stacked:]:
-            raise UserError(f"config.init_from: its {path} is {array.shape}, this model's {wanted.shape[stacked:]}.")
-        return jax.device_put(np.broadcast_to(array.astype(wanted.dtype), wanted.shape), wanted.sharding)
+        array, like = pair
+        if array.shape != like.shape[stacked:]:
+            raise UserError(f"config.init_from: its {path} is {array.shape}, this model's {like.shape[stacked:]}.")
+        return jax.device_put(np.broadcast_to(array.astype(like.dtype), like.shape), like.sharding)
 
     known = {name: abstract[name] for name in params if name in abstract}
-    pairs = jax.tree.map(lambda wanted, array: (array, wanted), known, {name: params[name] for name in known})
+    pairs = jax.tree.map(lambda like, array: (array, like), known, {name: params[name] for name in known})
     return map_paths(laid_out, pairs, is_leaf=lambda node: isinstance(node, tuple))
 
 
@@ -205,7 +217,7 @@ class TrainStep:
 
     abstract: dict  # the state's shapes and shardings, see `abstract_state`
     microbatches: int
-    constants: tuple  # what the step takes behind the batch: seed of dropout and, of trials, factor of the learning rate
+    constants: tuple  # what the step takes after the batch: seed of dropout and, of trials, factor of the learning rate
     init_state: Callable[[], dict]  # a fresh state, born where `abstract` says
     function: Callable[..., tuple[dict, StepMetrics]]  # (state, batch, *constants) → (state, metrics)
 

@@ -46,12 +46,14 @@ class Trial:
 
 @dataclass(frozen=True)
 class Job:
-    """What pretraining and fine-tuning do not share."""
+    """What pretraining and fine-tuning do not share, and what another kind of training gives `train`."""
 
     init: Callable[[jax.Array], Any]  # key → parameters
     loss: Loss
     train_batches: Callable[[int, Mesh], Iterator[dict]]  # (number of the first, mesh) → batches laid out on it
-    evaluate: Callable[[Any, Mesh], dict[str, Any]]  # (parameters, mesh) → "valid/loss" and others; of trials, arrays
+    # (parameters, mesh) → "valid/loss" and others, every `eval_every` steps; of trials, arrays [trials]. metrics.jsonl has them
+    # by these names, so that another evaluation is a further name in what a job returns here.
+    evaluate: Callable[[Any, Mesh], dict[str, Any]]
     rows: int  # of a batch: config.batch_size, or a few more that weigh nothing
     cost: Callable[[dict], tuple[int, float]]  # a batch → (its ids, the FLOPs that a training step on it needs)
     initial: Callable[[], dict]  # of a run that does not resume: parameters in place of `init`'s of the same names
@@ -83,10 +85,10 @@ def train(job: Job, config: RunConfig, workdir: Path) -> dict | None:
 
 @dataclass
 class Position:
-    """Where a run is."""
+    """Where a run is, all of which its checkpoints hold."""
 
     step: int  # updates done
-    batch: int  # the next batch's number, which is `step` until the run goes back
+    batch: int  # the next batch's number, which is `step` until a rewind
     state: dict
     memory: Memory
 
@@ -267,8 +269,8 @@ def _rewind(
 ) -> Position:
     """Goes back before the unsound steps, the last of which is `known`, and on with batches that no step has had.
 
-    The step behind it was under way when that was known, unless this one was to be saved or measured. Both go on alike, as
-    though it had been: a run must not hang on when a signal came.
+    The step after it was under way when that was known, unless `known` was to be saved or measured. It goes on as though it
+    had been in either case, so that a run does not depend on when a signal came.
 
     Raises:
       UserError: the run has gone back often enough.
