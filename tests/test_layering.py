@@ -167,6 +167,14 @@ def test_no_file_is_longer_than_400_lines(path):
     assert len((PACKAGE / path).read_text().splitlines()) <= 400
 
 
+@pytest.mark.parametrize("path", MODULES, ids=str)
+def test_no_function_is_longer_than_100_lines(path):
+    """So that it is read without scrolling back."""
+    for node in ast.walk(ast.parse((PACKAGE / path).read_text())):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 100, f"{path}: {node.name} has {node.end_lineno - node.lineno + 1} lines"
+
+
 # What reads and what writes
 
 COLOURED = "inspect.py"  # its text is made printable piece by piece, between escape sequences of its own

@@ -25,11 +25,11 @@ def out_of_patience(best: dict, step: int, patience: int, eval_every: int) -> np
     return step - gather_to_host(best["step"]) >= patience * eval_every if patience else np.False_
 
 
-def update_best(best: dict, params: Any, value: Any, step: int, patience: int, eval_every: int) -> dict:
-    """`best_so_far` after the evaluation of a step that gave `value`, of trials [trials].
+def update_best(state: dict, value: Any, step: int, patience: int, eval_every: int) -> dict:
+    """A state's "best" after the evaluation of a step that gave `value`, of trials [trials].
 
     A trial whose patience has ended waits for the others, and its best stays what it was alone.
     """
-    ended = out_of_patience(best, (step - 1) // eval_every * eval_every, patience, eval_every)
+    ended = out_of_patience(state["best"], (step - 1) // eval_every * eval_every, patience, eval_every)
     value = np.where(ended, np.float32(-np.inf), np.float32(value))
-    return best_so_far(best, params, value, np.full(np.shape(value), step, np.int32))
+    return {"best": best_so_far(state["best"], state["params"], value, np.full(np.shape(value), step, np.int32))}

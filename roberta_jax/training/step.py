@@ -71,7 +71,7 @@ def abstract_state(
 def _new_state(init, optimizer, seed: int | np.ndarray, keep_best: bool) -> dict:
     def one(seed):
         params = init(jax.random.key(seed))
-        zero = jnp.zeros((), jnp.int32)  # of the batches: they go on where a rewind repeats steps
+        zero = jnp.zeros((), jnp.int32)  # "step" and "batch" count apart: after a rewind steps come again, batches do not
         state = {"params": params, "opt_state": optimizer.init(params), "step": zero, "batch": zero, "guard": new_guard()}
         best = {"params": params, "value": jnp.full((), -jnp.inf), "step": jnp.zeros((), jnp.int32)}
         return state | ({"best": best} if keep_best else {})

@@ -121,16 +121,9 @@ def _train(job: Job, config: RunConfig, workdir: Path) -> dict | None:
     incidents = Incidents(workdir)
     ledger = Ledger(workdir, incidents.reporter("stall"))
     stop = Stop()
-    lower_is_better = "" if job.metric else "valid/loss"  # a metric's best is kept in the state
-    report = incidents.reporter("checkpoint")
-    checkpoints = Checkpoints(workdir / CHECKPOINTS, config.keep_checkpoints, lower_is_better, report)
-    incidents.step = checkpoints.latest_step() or 0
-    if incidents.step > config.steps:
-        raise UserError(f"{checkpoints.folder} holds step {incidents.step}, past config.steps {config.steps}: nothing to do.")
+    checkpoints = _open_checkpoints(job, config, workdir, incidents)
     start = partial(_start, job, train_step, checkpoints, incidents)
     run = start()
-    if run.step:
-        say(f"resuming from step {run.step:,}")
     _note_config(config, workdir, run.step)
     open_log = _log_of(job, config, workdir)
     log = open_log(run.step, run.memory.steps)
@@ -153,8 +146,7 @@ def _train(job: Job, config: RunConfig, workdir: Path) -> dict | None:
         with ledger("evaluate"):
             values = job.evaluate(run.state["params"], mesh)
         if job.metric:
-            best, value = run.state["best"], values[job.metric]
-            run.state["best"] = update_best(best, run.state["params"], value, run.step, job.patience, config.eval_every)
+            run.state |= update_best(run.state, values[job.metric], run.step, job.patience, config.eval_every)
         return log.write_evaluation(run.step, values)
 
     batches = job.train_batches(run.batch, mesh) if run.step < config.steps else iter(())
@@ -199,7 +191,7 @@ def _train(job: Job, config: RunConfig, workdir: Path) -> dict | None:
         if evaluating and not interrupted:  # else the next start makes up for it
             evaluated, ended = evaluate(), _has_ended(job, config, run)
         last = stopping or ended or run.step == config.steps
-        if last or (saving and not known.unsound):  # what is unsound is kept for the next start alone
+        if last or (saving and not known.unsound):  # an unsound state is saved for the next start alone
             planned = not known.unsound and (run.memory.due or ended)
             if planned:
                 run.memory.due, run.memory.rewinds = False, 0
@@ -240,6 +232,17 @@ def _build_step(job: Job, config: RunConfig, mesh: Mesh) -> TrainStep:
         rates=rates,
         keep_best=bool(job.metric),
     )
+
+
+def _open_checkpoints(job: Job, config: RunConfig, workdir: Path, incidents: Incidents) -> Checkpoints:
+    """Raises a UserError where the run has done more steps than it is to do."""
+    lower_is_better = "" if job.metric else "valid/loss"  # the best by a metric is kept in the state
+    report = incidents.reporter("checkpoint")
+    checkpoints = Checkpoints(workdir / CHECKPOINTS, config.keep_checkpoints, lower_is_better, report)
+    incidents.step = checkpoints.latest_step() or 0
+    if incidents.step > config.steps:
+        raise UserError(f"{checkpoints.folder} holds step {incidents.step}, past config.steps {config.steps}: nothing to do.")
+    return checkpoints
 
 
 def _start(
@@ -341,7 +344,9 @@ def _say_devices(job: Job, train_step: TrainStep) -> None:
 
 
 def _note_config(config: RunConfig, workdir: Path, first_step: int) -> None:
-    """Writes config.json, with our version, and command.txt, and says which fields have changed since the run began."""
+    """Writes config.json, with our version, and command.txt; a run that resumes says so, and which fields have changed."""
+    if first_step:
+        say(f"resuming from step {first_step:,}")
     if jax.process_index():
         return
     path, fields = workdir / CONFIG_JSON, json.loads(to_json(plain(config)))

@@ -5,6 +5,7 @@ import math
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -128,3 +129,16 @@ def test_what_is_said_of_a_corpus_cannot_steer_a_terminal(tmp_path, capsys):
     say("was '\x1b[2J\x9b31m'; answers \u202e'x' 3%")
     Incidents(tmp_path).write("stall", 1, "\x1b]0;title\x07")
     assert not set(capsys.readouterr().out) & set("\x1b\x9b\u202e\x07")
+
+
+def test_an_incident_from_another_thread_is_of_the_step_that_is_under_way(tmp_path):
+    """As a stall's, which the ledger's watch may report before any step is."""
+    incidents = Incidents(tmp_path)
+    report = incidents.reporter("stall")
+    for step in (None, 7):
+        incidents.step = incidents.step if step is None else step
+        thread = threading.Thread(target=report, args=("no step has ended for 600 s",))
+        thread.start()
+        thread.join()
+    written = [json.loads(line) for line in (tmp_path / "incidents.jsonl").read_text().splitlines()]
+    assert [(line["step"], line["kind"]) for line in written] == [(0, "stall"), (7, "stall")]
