@@ -183,7 +183,7 @@ def test_a_store_without_its_package_is_named(tmp_path):
 
 WRITER = """
 import sys, time
-from roberta_jax.data import storage
+from roberta_jax import storage
 with storage.written(sys.argv[1]) as partial:
     partial.write_text("half")
     print(partial, flush=True)
@@ -191,7 +191,7 @@ with storage.written(sys.argv[1]) as partial:
 """
 MANY = """
 import os, sys
-from roberta_jax.data import storage
+from roberta_jax import storage
 os.getpid = lambda: 1  # as in a container
 storage._host = lambda: "host"
 for i in range(100):

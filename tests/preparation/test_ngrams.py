@@ -41,7 +41,7 @@ def test_ngrams_are_equal_where_their_words_are(chosen, size):
 
 def test_hashes_are_the_same_in_another_process():
     text = "The same words in every process."
-    code = f"from roberta_jax.data import ngrams; print(ngrams.words({text!r})[0].tolist())"
+    code = f"from roberta_jax.preparation import ngrams; print(ngrams.words({text!r})[0].tolist())"
     said = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], capture_output=True, text=True)
     assert said.stdout.strip() == str(ngrams.words(text)[0].tolist())
 

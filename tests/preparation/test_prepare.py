@@ -209,7 +209,7 @@ def test_a_prepared_corpus_is_a_source(small_corpus, vocabulary):
 KILLED = """
 import sys
 from pathlib import Path
-from roberta_jax.data import documents
+from roberta_jax.preparation import documents
 from roberta_jax.preparation.prepare import Recipe, prepare
 documents.SMALLEST_SHARD = 400_000
 source, tokenizer, deduplicate, out = sys.argv[1:]

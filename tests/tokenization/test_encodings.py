@@ -180,7 +180,7 @@ def test_nothing_is_passed_over(documents):
 
 def test_the_same_text_gives_the_same_vocabulary_in_any_process(trained, texts):
     code = (
-        "import json, sys; from roberta_jax.data import encodings; texts = json.load(sys.stdin)\n"
+        "import json, sys; from roberta_jax.tokenization import encodings; texts = json.load(sys.stdin)\n"
         f"for encoding in encodings.FILES: print(encodings.train(texts, {SIZE}, encoding).hash)"
     )
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONHASHSEED": "7"}
