@@ -26,7 +26,7 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One example of any task, as it was read. What `texts` and `label` hold is its kind's affair: see tasks/kinds."""
+    """One example of any task, as it was read. What `texts` and `label` hold its kind says, in tasks/kinds."""
 
     place: str  # "path:line" or what else leads there, for messages
     id: str

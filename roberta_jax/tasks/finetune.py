@@ -170,7 +170,7 @@ def train_trials(
 
     def measured_on_valid(params: Any) -> tuple[dict[str, np.ndarray], list[dict[str, list[np.ndarray]]]]:
         """Metric → values [trials]; of each trial the parts' logits."""
-        found: dict[str, np.ndarray] = {}
+        by_metric: dict[str, np.ndarray] = {}
         logits_by_part: list[dict[str, list[np.ndarray]]] = [{} for _ in trials]
         for name, split in prepared.valid.items():
             logits, sums = logits_of(params, split, bool(several))
@@ -179,14 +179,14 @@ def train_trials(
             of_split = {metric: np.array([one[metric] for one in measured]) for metric in measured[0]}
             of_split["loss"] = np.atleast_1d(sums["loss"] / sums["weight"])
             prefix = f"valid_{name}" if name else "valid"
-            found |= {f"{prefix}/{metric}": values for metric, values in of_split.items()}
+            by_metric |= {f"{prefix}/{metric}": values for metric, values in of_split.items()}
             for of_trial, one in zip(logits_by_part, of_trials):
                 of_trial[name] = one
-        return found, logits_by_part
+        return by_metric, logits_by_part
 
     def evaluate(params: Any, _: Mesh) -> dict[str, Any]:
-        found, _ = measured_on_valid(params)
-        return found if several else {name: values[0] for name, values in found.items()}
+        by_metric, _ = measured_on_valid(params)
+        return by_metric if several else {name: values[0] for name, values in by_metric.items()}
 
     def batches(first_step: int, mesh: Mesh) -> Iterator[dict]:
         seeds = [trial.seed for trial in trials]
