@@ -16,7 +16,10 @@ The modes are those of docs/data.md's table:
 The decision is what goes in a selected token's place: <mask>, a random token or, of the rest, itself; 80/10/10 unless the
 config says otherwise.
 
-A mode is a function and its row in MODES, at the end of this file; nothing else has to know of it.
+A mode is a function and its row in MODES, at the end of this file; nothing else has to know of it. The function says which
+tokens are candidates, and what a unit is that one decision replaces: a token, a word or a run. To choose n candidates at
+random, without replacement, is to take those with the n highest hashes. A unit's tokens have one hash, so that in this order
+they stand together.
 """
 
 import math
@@ -113,18 +116,23 @@ class Masking:
         epochs = epochs % mode.patterns if mode.patterns else epochs
         row_hash = mix(hash_of_epochs(seed, epochs) + tf.cast(row_ids, tf.uint64) * GOLDEN)  # [B]
         is_token = (rows != vocabulary.pad) & (rows != vocabulary.bos) & (rows != vocabulary.eos)  # [B, L]
-        selection = mode.select(Rows(rows, is_token, row_hash, vocabulary, self.rate, self.slots(length)))
 
+        # Which positions are predicted. What is computed of them is [B, S], as they are.
+        selection = mode.select(Rows(rows, is_token, row_hash, vocabulary, self.rate, self.slots(length)))
         positions = selection.positions
         labels = tf.gather(rows, positions, batch_dims=1)
-        decision = uniform(mix(tf.gather(selection.unit_hash, positions, batch_dims=1) ^ GOLDEN))  # a unit's is one
+
+        # What goes in their place: by a number in [0, 1) of each unit, and a random token by one of each position.
+        decision = uniform(mix(tf.gather(selection.unit_hash, positions, batch_dims=1) ^ GOLDEN))
         token_hash = mix(row_hash[:, None] + (tf.cast(positions, tf.uint64) + np.uint64(length + 1)) * GOLDEN)
         replaced = tf.where(decision < self._replaced, mode.random_token(uniform(token_hash), vocabulary), labels)
         replaced = tf.where(decision < self.mask_replace_prob, vocabulary.mask, replaced)
+
+        # The rows with these in them.
         batch = tf.broadcast_to(tf.range(tf.shape(rows)[0])[:, None], tf.shape(positions))
-        at = tf.stack([batch, positions], -1)
+        indices = tf.stack([batch, positions], -1)
         return {
-            "input_ids": tf.tensor_scatter_nd_update(rows, at, tf.where(selection.selected, replaced, labels)),
+            "input_ids": tf.tensor_scatter_nd_update(rows, indices, tf.where(selection.selected, replaced, labels)),
             "positions": positions,
             "labels": labels,
             "weights": tf.cast(selection.selected, tf.float32),
@@ -152,16 +160,16 @@ class Selection:
     selected: tf.Tensor  # bool [B, S]: which of these are predicted
 
 
-# The modes. Each takes the tokens whose units have the highest hashes.
+# The modes.
 
 
 def roberta(rows: Rows) -> Selection:
     """n of the ordinary tokens.
 
-    n is fairseq's (see `_number`); that <s> and </s> are no candidates is BERT's: create_masked_lm_predictions in
+    n is fairseq's (see `_number_to_predict`); that <s> and </s> are no candidates is BERT's: create_masked_lm_predictions in
     google-research/bert, create_pretraining_data.py.
     """
-    return _exactly(rows, rows.is_token, _hash_of_positions(rows))
+    return _select_n(rows, rows.is_token, _hash_of_positions(rows))
 
 
 def fairseq(rows: Rows) -> Selection:
@@ -169,7 +177,7 @@ def fairseq(rows: Rows) -> Selection:
 
     fairseq/data/mask_tokens_dataset.py, MaskTokensDataset: `mask[np.random.choice(sz, num_mask, replace=False)] = True`.
     """
-    return _exactly(rows, rows.ids != rows.vocabulary.pad, _hash_of_positions(rows))
+    return _select_n(rows, rows.ids != rows.vocabulary.pad, _hash_of_positions(rows))
 
 
 def hf(rows: Rows) -> Selection:
@@ -179,7 +187,7 @@ def hf(rows: Rows) -> Selection:
     `masked_indices = torch.bernoulli(probability_matrix).bool()`.
     """
     unit_hash = _hash_of_positions(rows)
-    score, positions = _highest(rows, rows.is_token, unit_hash)
+    score, positions = _highest_candidates(rows, rows.is_token, unit_hash)
     return Selection(unit_hash, positions, score >= np.int64(round((1 - rows.rate) * 2**63)))
 
 
@@ -189,12 +197,12 @@ def whole_word(rows: Rows) -> Selection:
     fairseq/data/mask_tokens_dataset.py, MaskTokensDataset, where mask_whole_words is given: `sz = len(word_begins_idx)` and
     `mask = np.repeat(mask, word_lens)`.
     """
-    words = _units(rows, _word_starts(rows))
+    words = _unit_numbers(rows, _word_starts(rows))
     unit_hash = _hash_of_units(rows, words)
-    score, positions = _highest(rows, rows.is_token, unit_hash)
-    begins = rows.is_token & (words != tf.pad(words, [[0, 0], [1, 0]], constant_values=-1)[:, :-1])
-    order, whole = _order_of_words(tf.gather(words, positions, batch_dims=1), positions, words)
-    return Selection(unit_hash, positions, whole & (order < _number(rows, begins)) & (score >= 0))
+    score, positions = _highest_candidates(rows, rows.is_token, unit_hash)  # one word after another
+    first_of_word = rows.is_token & (words != tf.pad(words, [[0, 0], [1, 0]], constant_values=-1)[:, :-1])
+    order, is_whole = _order_of_words(positions, words)
+    return Selection(unit_hash, positions, is_whole & (order < _number_to_predict(rows, first_of_word)) & (score >= 0))
 
 
 def spans(rows: Rows) -> Selection:
@@ -204,40 +212,49 @@ def spans(rows: Rows) -> Selection:
     `self.p * (1-self.p)**(i - self.lower)`, and the last run is cut, `if len(mask) >= mask_num: break`. There runs are drawn
     until there are enough; here a row is cut into runs, and of these some are taken.
     """
-    begins_anew = uniform(mix(_hash_of_positions(rows) ^ GOLDEN)) * WORDS_IN_A_SPAN < 1
-    starts = _word_starts(rows) & (begins_anew | _follows(~rows.is_token))
-    return _exactly(rows, rows.is_token, _hash_of_units(rows, _units(rows, starts)))
+    starts_run = uniform(mix(_hash_of_positions(rows) ^ GOLDEN)) * WORDS_IN_A_SPAN < 1  # so a run's length is geometric
+    starts = _word_starts(rows) & (starts_run | _is_after(~rows.is_token))
+    return _select_n(rows, rows.is_token, _hash_of_units(rows, _unit_numbers(rows, starts)))
 
 
 # Steps that they share.
 
 
 def _hash_of_positions(rows: Rows) -> tf.Tensor:
-    """uint64 [B, L]"""
+    """A hash of each token's own. uint64 [B, L]"""
     places = np.arange(1, rows.ids.shape[1] + 1, dtype=np.uint64) * GOLDEN
     return mix(rows.row_hash[:, None] + places)
 
 
 def _hash_of_units(rows: Rows, units: tf.Tensor) -> tf.Tensor:
-    """The same for all tokens of a unit. uint64 [B, L]"""
+    """One hash for all tokens of a unit. uint64 [B, L]
+
+    Args:
+      units: the unit of each token, int32 [B, L].
+    """
     return mix(rows.row_hash[:, None] + tf.cast(units + 1, tf.uint64) * GOLDEN)
 
 
-def _units(rows: Rows, starts: tf.Tensor) -> tf.Tensor:
-    """The number in its row of the unit that each token is of; a special token is one by itself. int32 [B, L]"""
+def _unit_numbers(rows: Rows, starts: tf.Tensor) -> tf.Tensor:
+    """The unit of each token, numbered from 0 in its row; a special token is one by itself. int32 [B, L]
+
+    Args:
+      starts: whether a unit begins at each position, bool [B, L].
+    """
     return tf.cumsum(tf.cast(starts | ~rows.is_token, tf.int32), axis=1) - 1
 
 
-def _highest(rows: Rows, candidate: tf.Tensor, unit_hash: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """(score int64 [B, S], position int32 [B, S]) of the candidates with the highest scores; -1 scores what is none.
+def _highest_candidates(rows: Rows, candidate: tf.Tensor, unit_hash: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """(score int64 [B, S], position int32 [B, S]) of the candidates with the highest hashes, the highest first.
 
-    63 bits of hash, so ties do not happen.
+    A score is 63 bits of the hash, so that two units do not have the same one; a position that is no candidate has -1. Tokens
+    of one unit have the same one and come in the order of the row, as `top_k` leaves equals.
     """
     score = tf.where(candidate, tf.cast(tf.bitwise.right_shift(unit_hash, np.uint64(1)), tf.int64), np.int64(-1))
     return tf.math.top_k(score, rows.slots, index_type=tf.int32)
 
 
-def _number(rows: Rows, candidate: tf.Tensor) -> tf.Tensor:
+def _number_to_predict(rows: Rows, candidate: tf.Tensor) -> tf.Tensor:
     """n = ⌊rate·candidates + u⌋. int32 [B, 1]
 
     fairseq/data/mask_tokens_dataset.py, MaskTokensDataset: `num_mask = int(self.mask_prob * sz + np.random.rand())`.
@@ -246,31 +263,40 @@ def _number(rows: Rows, candidate: tf.Tensor) -> tf.Tensor:
     return tf.cast(tf.floor(rows.rate * candidates + uniform(mix(rows.row_hash))), tf.int32)[:, None]
 
 
-def _exactly(rows: Rows, candidate: tf.Tensor, unit_hash: tf.Tensor) -> Selection:
-    """n of the candidates."""
-    _, positions = _highest(rows, candidate, unit_hash)
-    return Selection(unit_hash, positions, tf.range(rows.slots)[None] < _number(rows, candidate))
+def _select_n(rows: Rows, candidate: tf.Tensor, unit_hash: tf.Tensor) -> Selection:
+    """The n candidates with the highest hashes; of the last unit, where it is of several tokens, as many as make n."""
+    _, positions = _highest_candidates(rows, candidate, unit_hash)
+    return Selection(unit_hash, positions, tf.range(rows.slots)[None] < _number_to_predict(rows, candidate))
 
 
-def _follows(marked):
-    """Whether the position before is marked; the first one's is. bool [B, L]"""
+def _is_after(marked: tf.Tensor) -> tf.Tensor:
+    """Whether the position before is marked, bool [B, L]; what is before the first one counts as marked. bool [B, L]"""
     return tf.pad(marked, [[0, 0], [1, 0]], constant_values=True)[:, :-1]
 
 
 def _word_starts(rows: Rows) -> tf.Tensor:
     """Whether a word begins at each position. bool [B, L]"""
     vocabulary = rows.vocabulary
-    return _follows(tf.gather(vocabulary.ends_word, rows.ids)) | tf.gather(vocabulary.starts_word, rows.ids)
+    return _is_after(tf.gather(vocabulary.ends_word, rows.ids)) | tf.gather(vocabulary.starts_word, rows.ids)
 
 
-def _order_of_words(words, positions, unit):
-    """For slots sorted so that a word's tokens stand together: which word each is of, in the slots' order, and whether
-    all of that word is there. A word that the last slots cut is not; any other is.
+def _order_of_words(positions: tf.Tensor, words: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Of slots in which the tokens of a word stand together: (which word in this order, from 0, whether all of it is there).
+
+    Only the last word may be there in part, if the slots end within it.
+
+    Args:
+      positions: int32 [B, S], those of a word ascending.
+      words: the word of each token, int32 [B, L].
+
+    Returns:
+      int32 [B, S], bool [B, S]
     """
-    changes = words[:, 1:] != words[:, :-1]
+    word = tf.gather(words, positions, batch_dims=1)  # [B, S]
+    changes = word[:, 1:] != word[:, :-1]
     order = tf.pad(tf.cumsum(tf.cast(changes, tf.int32), axis=1), [[0, 0], [1, 0]])
-    after_last = tf.minimum(positions[:, -1:] + 1, unit.shape[1] - 1)
-    goes_on = (tf.gather(unit, after_last, batch_dims=1) == words[:, -1:]) & (after_last > positions[:, -1:])
+    after_last = tf.minimum(positions[:, -1:] + 1, words.shape[1] - 1)  # [B, 1]
+    goes_on = (tf.gather(words, after_last, batch_dims=1) == word[:, -1:]) & (after_last > positions[:, -1:])
     return order, ~(goes_on & (order == order[:, -1:]))
 
 

@@ -40,7 +40,7 @@ def layer_norm(config: RobertaConfig, name: str | None = None) -> LayerNorm:
 
 
 class Embeddings(nn.Module):
-    """Words, positions and token types, summed; `attend` is the tied decoder's product."""
+    """Words, positions and token types, summed: int32 [B, L] → [B, L, D]; `attend` is the tied decoder's product."""
 
     config: RobertaConfig
 
@@ -56,6 +56,7 @@ class Embeddings(nn.Module):
         self.layer_norm = layer_norm(c)
 
     def __call__(self, input_ids, segment_ids, token_type_ids, keys):
+        """See `Encoder.__call__`, whose arguments these are."""
         x = self.word(input_ids) + self.position(position_ids(segment_ids, self.config.pad_id))
         if token_type_ids is None:
             token_type_ids = jnp.zeros((1, 1), jnp.int32)  # every token's
@@ -63,13 +64,13 @@ class Embeddings(nn.Module):
         return dropout(self.layer_norm(x), self.config.dropout, keys)
 
     def attend(self, x, bias):
-        """[…, D] → [… , V] in float32."""
+        """Logits: the product with the table of words, plus `bias`. […, D], [V] → float32 […, V]"""
         table, flat = self.word.embedding.astype(self.config.dtype), x.reshape(-1, x.shape[-1])  # one product, see layers.Dense
         logits = jnp.einsum("nd,vd->nv", flat, table, preferred_element_type=jnp.float32)
         return add_wide_bias(logits, bias).reshape(*x.shape[:-1], -1)
 
 
-def position_ids(segment_ids, pad_id: int):
+def position_ids(segment_ids: jax.Array, pad_id: int) -> jax.Array:
     """From `pad_id` + 1 on in each segment, as fairseq's; padding (segment 0) takes `pad_id`. int32 [B, L] → [B, L]"""
     index = jnp.arange(segment_ids.shape[1], dtype=jnp.int32)[None]
     before = jnp.pad(segment_ids, ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
@@ -84,6 +85,13 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x, segment_ids, keys):
+        """Returns (the block's output, None), as `nn.scan` asks.
+
+        Args:
+          x: [B, L, D].
+          segment_ids: int32 [B, L].
+          keys: of each row's dropout in this block, uint32 [B, 2]; without them there is none.
+        """
         c = self.config
 
         qkv = dense(c, (3, c.num_heads, c.hidden_size // c.num_heads), "qkv")(x)  # [B, L, 3·D]
@@ -122,6 +130,9 @@ class Encoder(nn.Module):
           segment_ids: int32 [B, L], 0 for padding; tokens attend to those of their own segment alone.
           token_type_ids: int32 [B, L]; all 0 by default.
           keys: of each row's dropout, uint32 [B, 2]; without them there is none.
+
+        Returns:
+          [B, L, D], in the config's arithmetic.
         """
         x = self.embeddings(input_ids, segment_ids, token_type_ids, keys)
         of_layers = None if keys is None else fold(keys, jnp.arange(1, self.config.num_layers + 1)[:, None])  # [layers, B, 2]

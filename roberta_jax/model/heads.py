@@ -20,6 +20,12 @@ class MaskedLMHead(nn.Module):
 
     @nn.compact
     def __call__(self, x, decode):
+        """The logits.
+
+        Args:
+          x: hidden states of the masked slots, [B, S, D].
+          decode: `Embeddings.attend`, ([…, D], bias [V]) → float32 […, V].
+        """
         c = self.config
         x = gelu(dense(c, c.hidden_size, "dense")(x))
         bias = self.param("bias", nn.initializers.zeros, (c.vocab_size,))
@@ -27,7 +33,7 @@ class MaskedLMHead(nn.Module):
 
 
 class MaskedLM(nn.Module):
-    """Encoder and masked-LM head. int32 [B, L], [B, L], [B, S] → (float32 logits [B, S, V], hidden states [B, L, D])"""
+    """Encoder and masked-LM head; the vocabulary is decoded at the masked slots alone."""
 
     config: RobertaConfig
 
@@ -36,6 +42,15 @@ class MaskedLM(nn.Module):
         self.lm_head = MaskedLMHead(self.config)
 
     def __call__(self, input_ids, segment_ids, positions, token_type_ids=None, keys=None):
+        """Logits and hidden states.
+
+        Args:
+          input_ids, segment_ids, token_type_ids, keys: see `Encoder.__call__`.
+          positions: of the masked slots, int32 [B, S].
+
+        Returns:
+          float32 [B, S, V], [B, L, D]
+        """
         hidden = self.encoder(input_ids, segment_ids, token_type_ids, keys)
         masked = places(hidden, positions)  # [B, S, D]
         return self.lm_head(masked, self.encoder.embeddings.attend), hidden
@@ -73,7 +88,18 @@ def apply_masked_lm(
     positions: jax.Array,
     dropout_keys: jax.Array | None = None,
 ) -> jax.Array:
-    """Logits at `positions`: int32 [B, L], [B, L] and [B, S] → float32 [B, S, V]. Without keys there is no dropout."""
+    """Logits at `positions`.
+
+    Args:
+      params: of `init_masked_lm`.
+      input_ids: int32 [B, L].
+      segment_ids: int32 [B, L], 0 for padding.
+      positions: int32 [B, S]; slots that are not used may hold any.
+      dropout_keys: of each row, uint32 [B, 2]; without them there is no dropout.
+
+    Returns:
+      float32 [B, S, V]
+    """
     return MaskedLM(config).apply({"params": params}, input_ids, segment_ids, positions, keys=dropout_keys)[0]
 
 
@@ -86,7 +112,14 @@ def apply_with_next_sentence(
     token_type_ids: jax.Array,
     dropout_keys: jax.Array | None = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """The same of pairs, with the logits of whether B is another document's or follows A, float32 [B, 2]."""
+    """Logits at `positions`, and of whether B is another document's (0) or follows A (1).
+
+    Args:
+      token_type_ids: int32 [B, L], 0 in A and 1 in B; the other arguments are those of `apply_masked_lm`.
+
+    Returns:
+      float32 [B, S, V], float32 [B, 2]
+    """
     of_masked_lm = {"params": {name: params[name] for name in ("encoder", "lm_head")}}
     logits, hidden = MaskedLM(config).apply(of_masked_lm, input_ids, segment_ids, positions, token_type_ids, dropout_keys)
     return logits, NextSentenceHead(config).apply({"params": params["next_sentence"]}, hidden)
@@ -163,7 +196,17 @@ def apply_encoder(
     token_type_ids: jax.Array | None = None,
     dropout_keys: jax.Array | None = None,
 ) -> jax.Array:
-    """Hidden states of any model's parameters: int32 [B, L] each → [B, L, D]. Without keys there is no dropout."""
+    """Hidden states, by the encoder of any model's parameters.
+
+    Args:
+      input_ids: int32 [B, L].
+      segment_ids: int32 [B, L], 0 for padding.
+      token_type_ids: int32 [B, L]; all 0 by default.
+      dropout_keys: of each row, uint32 [B, 2]; without them there is no dropout.
+
+    Returns:
+      [B, L, D], in the config's arithmetic.
+    """
     return Encoder(config).apply({"params": params["encoder"]}, input_ids, segment_ids, token_type_ids, dropout_keys)
 
 
@@ -192,7 +235,9 @@ def apply_with_head(
     """Float32 logits of the head that `params` hold. Without keys there is no dropout.
 
     Args:
+      params: of `init_with_head`.
       input_ids: int32 [B, L]; for multiple choice [B, C, L], and so `segment_ids` and `token_type_ids`.
+      segment_ids: 0 for padding.
       dropout_keys: of each row, uint32 [B, 2].
       starts: of classification, int32 [B, E]: where the `<s>` of each of several texts in a row stands.
 

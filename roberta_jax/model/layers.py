@@ -37,7 +37,7 @@ class Dense(nn.Module):
 
 
 class LayerNorm(nn.Module):
-    """Over the last axis; statistics in float32 whatever the arithmetic around them, the variance by a second pass."""
+    """Over the last axis, […, D] → […, D]. Statistics are in float32 in any arithmetic, the variance by a second pass."""
 
     epsilon: float
     dtype: str
@@ -51,7 +51,7 @@ class LayerNorm(nn.Module):
 
 @partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _normalized(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:
-    """float32. The backward pass keeps x alone, beside a mean and a deviation of each row."""
+    """[…, D], [D], [D] → float32 […, D]. The backward pass keeps x alone, beside a mean and a deviation of each row."""
     return _normalized_forward(x, scale, bias, epsilon)[0]
 
 

@@ -1,6 +1,10 @@
 """Sources to documents: text, JSONL and Parquet files (plain, .gz, .zst), a TFDS name, the docstrings installed here.
 
-A source is resolved once into pieces, runs of documents that can be read on their own, in any process and any order.
+Two functions are used elsewhere. `resolve` finds the files of all sources, cuts them into pieces, runs of documents that can be
+read on their own, in any process and any order, and groups the pieces into shards. `read` gives the documents of a piece.
+
+    sources → files → pieces → shards        resolve, once
+                      piece → documents      read, in each worker
 """
 
 import functools
@@ -20,16 +24,18 @@ ENDINGS = ("txt", *FORMATS)
 LONGEST_DOCUMENT = 8 << 20  # bytes; a longer one goes on as the next document, so that memory stays small
 # A shard is what one worker does at a time. Up to 256 GiB there are about 512, enough for the cores of one machine; beyond
 # it they stop growing, so that a thousand workers share the work evenly and one that is lost is soon made good.
-SMALLEST_SHARD, MOST_SHARDS, LARGEST_SHARD = 8 << 20, 512, 512 << 20  # bytes of source; about how many; bytes
+SMALLEST_SHARD = 8 << 20  # bytes of source
+MOST_SHARDS = 512  # about, until they are of the largest
+LARGEST_SHARD = 512 << 20  # bytes of source
 FIRST_BAD = 5  # of the bad records of a shard are named
 
 
 @dataclass(frozen=True)
 class Piece:
-    """Part of a source: bytes [start, stop) of a text file, row groups of a Parquet file, examples of a TFDS split."""
+    """Part of a source: bytes [start, stop) of a text or JSONL file, row groups of a Parquet file, examples of a TFDS split."""
 
-    kind: str
-    path: str
+    kind: str  # "txt", a name of FORMATS, or "tfds"
+    path: str  # of TFDS NAME:SPLIT
     start: int
     stop: int
     size: int  # bytes to read, about
@@ -41,12 +47,12 @@ class Counts:
     """What a reader noticed on its way."""
 
     documents: int = 0
-    bytes: int = 0
-    empty: int = 0
-    invalid_utf8: int = 0
-    cut_long: int = 0
+    bytes: int = 0  # of documents as they are read, before the white space around them is taken away
+    empty: int = 0  # documents
+    invalid_utf8: int = 0  # documents
+    cut_long: int = 0  # times that a document went on as the next one
     bad_records: int = 0
-    first_bad: list[str] = field(default_factory=list)
+    first_bad: list[str] = field(default_factory=list)  # what was wrong with them
 
     def bad(self, reading: ReaderConfig, message: str) -> None:
         """Counts what cannot be read, or raises it as an error."""
@@ -71,34 +77,28 @@ def resolve(
     files = {}
     for source in sources:
         if not _is_tfds(source):
-            files[source] = _files(str(collect_docstrings(cache_dir, processes)) if source == "docs" else source, name)
-    total = sum(file.size for found in files.values() for file in found)
+            files[source] = _files_of(str(collect_docstrings(cache_dir, processes)) if source == "docs" else source, name)
+    total = sum(file.size for of_source in files.values() for file in of_source)
     piece_bytes = min(max(SMALLEST_SHARD, total // MOST_SHARDS), LARGEST_SHARD)
     pieces = []
     with ThreadPoolExecutor(32) as threads:  # a store far away takes its time to answer, and a file may need many questions
         for source in sources:
             if _is_tfds(source):
-                pieces += _split_tfds(source, piece_bytes)
+                pieces += _pieces_of_tfds(source, piece_bytes)
             else:
-                for of_file in threads.map(lambda file: _split_file(file, reading, piece_bytes), files[source]):
+                for of_file in threads.map(lambda file: _pieces_of_file(file, reading, piece_bytes), files[source]):
                     pieces += of_file
     if not pieces:
         raise UserError(f"{name} {', '.join(sources) or 'is empty and'} holds no text at all; expected at least one document.")
-    shards, size = [[]], 0
-    for piece in pieces:
-        if shards[-1] and size + piece.size > 1.25 * piece_bytes:
-            shards.append([])
-            size = 0
-        shards[-1].append(piece)
-        size += piece.size
-    return shards
+    return _shards_of(pieces, piece_bytes)
 
 
 def _is_tfds(source: str) -> bool:
     return source.startswith("tfds:")
 
 
-def _files(source: str, name: str) -> list[storage.File]:
+def _files_of(source: str, name: str) -> list[storage.File]:
+    """The files of a path, a folder or a glob, all of them of a kind that is known."""
     endings = " ".join("." + ending for ending in ENDINGS) + " (plain, .gz or .zst)"
     files, is_folder = storage.find(source)
     if is_folder:
@@ -124,7 +124,8 @@ def _without_corpora(files: list[storage.File], paths: list[PurePosixPath]) -> l
     return [file for file in files if corpora.isdisjoint(PurePosixPath(file.path).parents)]
 
 
-def _split_file(file: storage.File, reading: ReaderConfig, piece_bytes: int) -> list[Piece]:
+def _pieces_of_file(file: storage.File, reading: ReaderConfig, piece_bytes: int) -> list[Piece]:
+    """Of about `piece_bytes` each, cut where a document ends."""
     kind, path = ending_of(file.path), file.path
     if kind in FORMATS:
         cuts = FORMATS[kind].cuts(path, file.size, piece_bytes, lambda message: Counts().bad(reading, message))
@@ -136,7 +137,8 @@ def _split_file(file: storage.File, reading: ReaderConfig, piece_bytes: int) -> 
     return [Piece(kind, path, start, stop, size, file.fingerprint) for start, stop in zip(cuts, cuts[1:]) if stop > start]
 
 
-def _split_tfds(source: str, piece_bytes: int) -> list[Piece]:
+def _pieces_of_tfds(source: str, piece_bytes: int) -> list[Piece]:
+    """Of as many examples each as have about `piece_bytes`."""
     name, _, split = source.removeprefix("tfds:").partition(":")
     builder, split = tfds_builder(name), split or "train"
     if split not in builder.info.splits:
@@ -151,14 +153,26 @@ def _split_tfds(source: str, piece_bytes: int) -> list[Piece]:
     ]
 
 
+def _shards_of(pieces: list[Piece], piece_bytes: int) -> list[list[Piece]]:
+    """Small pieces together, in order; a shard has about `piece_bytes`, or one piece that is larger."""
+    shards, size = [[]], 0
+    for piece in pieces:
+        if shards[-1] and size + piece.size > 1.25 * piece_bytes:
+            shards.append([])
+            size = 0
+        shards[-1].append(piece)
+        size += piece.size
+    return shards
+
+
 def read(piece: Piece, reading: ReaderConfig, counts: Counts) -> Iterator[str]:
     """The documents of a piece, without the white space around them; empty ones are counted and left out.
 
     Raises:
       UserError: names the file, and the line where there is one.
     """
-    raw = _split_text(piece, reading, counts) if piece.kind == "txt" else _texts(piece, reading, counts)
-    for document in raw:
+    documents_of = _documents_of_text if piece.kind == "txt" else _documents_of_records
+    for document in documents_of(piece, reading, counts):
         counts.bytes += len(document)
         text = _decode(document, piece.path, reading, counts).strip()
         if text:
@@ -168,21 +182,8 @@ def read(piece: Piece, reading: ReaderConfig, counts: Counts) -> Iterator[str]:
             counts.empty += 1
 
 
-def _decode(document: bytes, path: str, reading: ReaderConfig, counts: Counts) -> str:
-    try:
-        return document.decode()
-    except UnicodeDecodeError as error:
-        if reading.invalid_utf8 == "error":
-            shown = document[max(0, error.start - 20) : error.start + 20]
-            raise UserError(
-                f"{path}: bytes that are not UTF-8, at {shown!r}; mend the file or set data.invalid_utf8 to 'replace'."
-            ) from None
-        counts.invalid_utf8 += 1
-        return document.decode(errors="replace")
-
-
-def _split_text(piece: Piece, reading: ReaderConfig, counts: Counts) -> Iterator[bytes]:
-    """The documents of a text file."""
+def _documents_of_text(piece: Piece, reading: ReaderConfig, counts: Counts) -> Iterator[bytes]:
+    """A text file's: between blank lines, or all of the file, by `reading.documents`."""
     lines, size = [], 0
     bad = functools.partial(counts.bad, reading)
     for line in records.lines(piece.path, piece.start, piece.stop, LONGEST_DOCUMENT, bad):
@@ -203,8 +204,8 @@ def _split_text(piece: Piece, reading: ReaderConfig, counts: Counts) -> Iterator
         yield b"".join(lines)
 
 
-def _texts(piece: Piece, reading: ReaderConfig, counts: Counts) -> Iterator[bytes]:
-    """The texts in a column of records."""
+def _documents_of_records(piece: Piece, reading: ReaderConfig, counts: Counts) -> Iterator[bytes]:
+    """The texts in a column of records, one a document."""
     column, bad = reading.text_column, functools.partial(counts.bad, reading)
     if piece.kind == "tfds":
         name, split = piece.path.rsplit(":", 1)
@@ -224,3 +225,16 @@ def _texts(piece: Piece, reading: ReaderConfig, counts: Counts) -> Iterator[byte
             has = ", ".join(map(repr, record)) if isinstance(record, dict) else type(record).__name__
             of = "feature" if piece.kind == "tfds" else "column"
             bad(f"{place}: no text in a {of} {column!r} (data.text_column); it has {has}.")
+
+
+def _decode(document: bytes, path: str, reading: ReaderConfig, counts: Counts) -> str:
+    try:
+        return document.decode()
+    except UnicodeDecodeError as error:
+        if reading.invalid_utf8 == "error":
+            shown = document[max(0, error.start - 20) : error.start + 20]
+            raise UserError(
+                f"{path}: bytes that are not UTF-8, at {shown!r}; mend the file or set data.invalid_utf8 to 'replace'."
+            ) from None
+        counts.invalid_utf8 += 1
+        return document.decode(errors="replace")

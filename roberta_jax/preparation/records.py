@@ -26,6 +26,7 @@ Bad = Callable[[str], None]  # takes what cannot be read, as a sentence: raises 
 
 
 def refuse(message: str) -> None:
+    """The `Bad` that raises a UserError."""
     raise UserError(message)
 
 
@@ -36,6 +37,7 @@ def ending_of(path: str) -> str:
 
 
 def compression_of(path: str) -> str | None:
+    """A file's compression by its name, as pyarrow calls it; None: it has none."""
     return COMPRESSIONS.get(PurePosixPath(path.lower()).suffix)
 
 
@@ -113,18 +115,28 @@ def line_cuts(path: str, size: int, boundary: bytes, piece_bytes: int) -> list[i
 
 @dataclass(frozen=True)
 class Format:
-    cuts: Callable[[str, int, int, Bad], list[int]]
-    """(path, its size, bytes of a piece, bad) → where it may be parted: piece i is from cuts[i] to cuts[i + 1]"""
-    read: Callable[[str, int, int | None, str | None, Bad], Iterator[tuple[str, Any]]]
-    """(path, start, stop, column, bad) → (place, record) of a piece, of the whole file from 0 to None.
+    """How one of FORMATS is cut into pieces, and how its records are read.
 
-    A record is column → value. With `column` that one alone may come, a text as bytes or as str with escaped surrogates, so
-    that what is not UTF-8 can be counted; without, all columns come, and what is not UTF-8 is an error.
+    cuts(path, size, piece_bytes, bad) → numbers between which the pieces of a file of `size` bytes are, in the format's own
+    unit: piece i is from cuts[i] to cuts[i + 1].
+
+    read(path, start, stop, column, bad) → (place, record) of each record of a piece; of the whole file from 0 to None. The
+    place, such as "x.jsonl:7", is for messages. A record is column → value. With `column` that one alone may come, a text as
+    bytes or as str with escaped surrogates, so that what is not UTF-8 can be counted; without, all columns come, and what is
+    not UTF-8 is an error.
     """
+
+    cuts: Callable[[str, int, int, Bad], list[int]]
+    read: Callable[[str, int, int | None, str | None, Bad], Iterator[tuple[str, Any]]]
+
+
+def _jsonl_cuts(path: str, size: int, piece_bytes: int, bad: Bad) -> list[int]:
+    """Bytes."""
+    return line_cuts(path, size, b"\n", piece_bytes)
 
 
 def _read_jsonl(path: str, start: int, stop: int | None, column: str | None, bad: Bad) -> Iterator[tuple[str, Any]]:
-    after = f" after byte {start:,}" if start else ""
+    after = f" after byte {start:,}" if start else ""  # a piece does not know how many lines are before it
     for number, line in enumerate(lines(path, start, stop, bad=bad), 1):
         if not line.strip():
             continue
@@ -190,7 +202,7 @@ def _read_parquet(path: str, start: int, stop: int | None, column: str | None, b
 
 
 FORMATS = {
-    "jsonl": Format(lambda path, size, piece_bytes, bad: line_cuts(path, size, b"\n", piece_bytes), _read_jsonl),
+    "jsonl": Format(_jsonl_cuts, _read_jsonl),
     "parquet": Format(_parquet_cuts, _read_parquet),
 }
 

@@ -12,7 +12,8 @@ from roberta_jax.training.step import Loss
 
 
 def masked_lm_loss(config: RobertaConfig) -> Loss:
-    """Cross-entropy and accuracy, summed over the predictions; of pairs with the next-sentence loss.
+    """Cross-entropy and accuracy, summed over the predictions of a batch such as `abstract_batch`; of pairs with the
+    next-sentence loss.
 
     That one is summed over the pairs, each weighed by `pair_weights` float32 [B], see `add_pair_weights`.
     """

@@ -10,5 +10,5 @@ def label_logits(logits: jax.Array, labels: jax.Array) -> jax.Array:
 
 
 def cross_entropy(logits: jax.Array, labels: jax.Array) -> jax.Array:
-    """float32 […, C], int32 […] → […]"""
+    """Minus the logarithm of each label's probability, float32 […, C], int32 […] → […]"""
     return jax.nn.logsumexp(logits, axis=-1) - label_logits(logits, labels)

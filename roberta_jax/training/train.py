@@ -1,4 +1,7 @@
-"""The one loop: restore, step, log, evaluate, save, and all that again until the end or a signal."""
+"""The one loop: restore, step, log, evaluate, save, and all that again until the end or a signal.
+
+`Job` is what a kind of training gives it, `_train` is the loop, and below it are its parts in the order in which it calls them.
+"""
 
 import errno
 import json
@@ -109,7 +112,7 @@ class LaunchedStep:
 
     @property
     def unsound(self) -> int:
-        """Unsound steps in a row up to this one; trials live with theirs."""
+        """Unsound steps in a row up to this one; 0 of trials, none of which can go back without the others."""
         in_a_row = self.values["in_a_row"]
         return 0 if np.ndim(in_a_row) else int(in_a_row)
 
@@ -117,11 +120,13 @@ class LaunchedStep:
 def _train(job: Job, config: RunConfig, workdir: Path) -> dict | None:
     mesh = make_mesh(config.fsdp, len(job.trials) or 1)
     train_step = _build_step(job, config, mesh)
+
     workdir.mkdir(parents=True, exist_ok=True)
     incidents = Incidents(workdir)
     ledger = Ledger(workdir, incidents.reporter("stall"))
     stop = Stop()
     checkpoints = _open_checkpoints(job, config, workdir, incidents)
+
     start = partial(_start, job, train_step, checkpoints, incidents)
     run = start()
     _note_config(config, workdir, run.step)
@@ -129,20 +134,8 @@ def _train(job: Job, config: RunConfig, workdir: Path) -> dict | None:
     log = open_log(run.step, run.memory.steps)
     _say_devices(job, train_step)
 
-    def take_in(launched: LaunchedStep) -> bool:
-        """Waits for a step and logs what it says of itself; whether the run has to go back."""
-        step, values = launched.step, launched.values
-        log.add(values, launched.cost)
-        if np.any(values["in_a_row"]):
-            kind, sentence, figures = describe_unsound(values)
-            incidents.write(kind, step, sentence, **figures, batch=launched.batch, rows=job.rows_of(launched.batch))
-        if step % config.log_every == 0 or step == config.steps:
-            log.write_means(step, ledger.lap(), ledger.goodput)
-            ledger.save(step)
-        return must_rewind(config.guard, launched.unsound, bool(np.all(values["made"])))
-
     def evaluate() -> dict[str, float]:
-        """Measures the parameters, and keeps them if they are the best so far and the state has a place for these."""
+        """Measures the parameters of `run`, and keeps them if they are the best so far and the state has a place for these."""
         with ledger("evaluate"):
             values = job.evaluate(run.state["params"], mesh)
         if job.metric:
@@ -153,46 +146,48 @@ def _train(job: Job, config: RunConfig, workdir: Path) -> dict | None:
     ledger.begin(run.step)
     if _lacks_evaluation(config, checkpoints, run.step):
         checkpoints.add_metrics(run.step, evaluate())
-    compiled: dict[tuple, jax.stages.Compiled] = {}  # by the batch's shape
-    launched: LaunchedStep | None = None  # the last one, until it is taken in
-    interrupted, ended = False, _has_ended(job, config, run)
+
+    # The host is a step ahead: it launches one, and while the device is busy with that, waits for the one before and logs it.
+    launch = _launcher(train_step, ledger)
+    finished: LaunchedStep | None = None  # the last one that was waited for
+    launched: LaunchedStep | None = None  # the last one, until it is waited for
+    postponed, ended = False, _has_ended(job, config, run)
     while run.step < config.steps and not ended:
-        # The next step is launched while the device may still be at the one before.
+        # Launch the next step.
         with ledger("data"):
             batch = next(batches)
         run.step, run.batch, incidents.step = run.step + 1, run.batch + 1, run.step + 1
-        shape = batch["input_ids"].shape
-        if shape not in compiled:
-            compiled[shape] = _compile(train_step, batch, ledger)
-        run.state, metrics = compiled[shape](run.state, batch, *train_step.constants)
+        run.state, metrics = launch(run.state, batch)
 
-        # What happened in the one before.
-        known, launched = launched, LaunchedStep(run.step, run.batch - 1, metrics, job.cost(batch))
-        rewinding = known is not None and take_in(known)
+        # Wait for the one before, and log it.
+        finished, launched = launched, LaunchedStep(run.step, run.batch - 1, metrics, job.cost(batch))
+        rewinding = finished is not None and _wait_and_log(finished, job, config, log, incidents, ledger)
 
-        # What is due now; before it this step is waited for, as one that is unsound is neither measured nor saved.
+        # If something is due at this step, wait for it too: whether it was sound decides what is done.
         stopping, evaluating = stop.requested(), _is_evaluated(config, run.step)
         run.memory.due |= checkpoints.failed() or run.step % config.checkpoint_every == 0 or run.step == config.steps
         saving = run.memory.due and checkpoints.ready()
         if not rewinding and (evaluating or saving or stopping):
-            known, launched = launched, None
-            rewinding = take_in(known)
+            finished, launched = launched, None
+            rewinding = _wait_and_log(finished, job, config, log, incidents, ledger)
 
-        # What to do.
+        # Go back, after too many unsound steps in a row.
         if rewinding:
-            run, launched = _rewind(known, run.memory, config.guard, start, checkpoints, incidents, ledger), None
+            run, launched = _rewind(finished, run.memory, config.guard, start, checkpoints, incidents, ledger), None
             log.close()
             log = open_log(run.step, run.memory.steps)
             batches = job.train_batches(run.batch, mesh)
             continue
-        if not (evaluating or saving or stopping):
-            continue
-        evaluated, interrupted = None, evaluating and stopping and not job.metric
-        if evaluating and not interrupted:  # else the next start makes up for it
+
+        # Evaluate. A signal does not wait for it: the next start evaluates, unless the state is to hold the best by the metric.
+        evaluated, postponed = None, evaluating and stopping and not job.metric
+        if evaluating and not postponed:
             evaluated, ended = evaluate(), _has_ended(job, config, run)
+
+        # Save. An unsound state is saved at the end alone, for the next start; a rewind goes back to planned checkpoints alone.
         last = stopping or ended or run.step == config.steps
-        if last or (saving and not known.unsound):  # an unsound state is saved for the next start alone
-            planned = not known.unsound and (run.memory.due or ended)
+        if last or (saving and not finished.unsound):
+            planned = not finished.unsound and (run.memory.due or ended)
             if planned:
                 run.memory.due, run.memory.rewinds = False, 0
             with ledger("checkpoint"):
@@ -206,7 +201,9 @@ def _train(job: Job, config: RunConfig, workdir: Path) -> dict | None:
     stop.release()
     ledger.save(run.step)
     say(ledger.close())
-    if interrupted or (run.step < config.steps and not ended):
+
+    # A signal, patience or the last step has ended the run.
+    if postponed or (run.step < config.steps and not ended):
         asked = stop.signal or "a signal on another host"
         say(f"{asked}: saved step {run.step:,} in {checkpoints.folder}; the same command goes on from there.")
         return None
@@ -261,65 +258,19 @@ def _start(
     return Position(step, step if job.trials else int(state["batch"]), state, memory)
 
 
-def _rewind(
-    known: LaunchedStep,
-    memory: Memory,
-    guard: GuardConfig,
-    start: Callable[..., Position],
-    checkpoints: Checkpoints,
-    incidents: Incidents,
-    ledger: Ledger,
-) -> Position:
-    """Goes back before the unsound steps, the last of which is `known`, and on with batches that no step has had.
-
-    The step after it was under way when that was known, unless `known` was to be saved or measured. It goes on as though it
-    had been in either case, so that a run does not depend on when a signal came.
-
-    Raises:
-      UserError: the run has gone back often enough.
-    """
-    sound, reached, batch = known.step - known.unsound, known.step + 1, known.batch + 2
-    if memory.rewinds >= guard.rewinds:
-        checkpoints.delete_past(sound)
-        checkpoints.close()
-        raise UserError(gave_up(guard, sound + 1, known.unsound, memory.rewinds, checkpoints.newest_planned()))
-    run = start(last=sound)
-    run.batch, run.memory.rewinds = batch, memory.rewinds + 1
-    run.state["batch"] = jax.device_put(np.int32(batch), run.state["batch"].sharding)
-    checkpoints.delete_past(run.step)
-    what = f"{known.unsound} unsound steps in a row: back to step {run.step:,}, and on with batch {batch:,}"
-    incidents.write("rewind", reached, what, batch=batch)
-    ledger.lose(reached, run.step)
-    ledger.lap()
-    return run
-
-
-def _compile(train_step: TrainStep, batch: dict, ledger: Ledger) -> jax.stages.Compiled:
-    before = ledger.seconds["compile"]
-    with ledger("compile"):
-        compiled = train_step.compile(batch)
-    seconds, shape = ledger.seconds["compile"] - before, batch["input_ids"].shape
-    say(f"compiled the step for {shape} in {seconds:.1f} s, {train_step.microbatches} microbatches")
-    return compiled
-
-
-def _is_evaluated(config: RunConfig, step: int) -> bool:
-    return step % config.eval_every == 0 or step == config.steps
-
-
-def _has_ended(job: Job, config: RunConfig, run: Position) -> bool:
-    """Whether patience has ended the run, of trials that of all."""
-    if not job.patience:
-        return False
-    return bool(np.all(out_of_patience(run.state["best"], run.step, job.patience, config.eval_every)))
-
-
-def _lacks_evaluation(config: RunConfig, checkpoints: Checkpoints, step: int) -> bool:
-    """Whether a signal came in a step that was to be evaluated, so that its checkpoint has no metrics."""
-    if not step or not _is_evaluated(config, step):
-        return False
-    notes = checkpoints.notes(step)
-    return notes.memory is not None and notes.metrics is None
+def _note_config(config: RunConfig, workdir: Path, first_step: int) -> None:
+    """Writes config.json, with our version, and command.txt; a run that resumes says so, and which fields have changed."""
+    if first_step:
+        say(f"resuming from step {first_step:,}")
+    if jax.process_index():
+        return
+    path, fields = workdir / CONFIG_JSON, json.loads(to_json(plain(config)))
+    before = recovered(path, storage.parse_json, {})
+    for name in sorted(fields) if first_step and before else ():
+        if fields[name] != before.get(name):
+            say(f"config.{name} was {before.get(name)} when this run began and is {fields[name]} now")
+    storage.write_json(path, fields | {"version": __version__})
+    storage.write_text(workdir / COMMAND_TXT, f"python -m roberta_jax.main {shlex.join(sys.argv[1:])}\n")
 
 
 def _log_of(job: Job, config: RunConfig, workdir: Path) -> Callable[[int, list], ProgressLog]:
@@ -343,16 +294,85 @@ def _say_devices(job: Job, train_step: TrainStep) -> None:
         say(sentence)
 
 
-def _note_config(config: RunConfig, workdir: Path, first_step: int) -> None:
-    """Writes config.json, with our version, and command.txt; a run that resumes says so, and which fields have changed."""
-    if first_step:
-        say(f"resuming from step {first_step:,}")
-    if jax.process_index():
-        return
-    path, fields = workdir / CONFIG_JSON, json.loads(to_json(plain(config)))
-    before = recovered(path, storage.parse_json, {})
-    for name in sorted(fields) if first_step and before else ():
-        if fields[name] != before.get(name):
-            say(f"config.{name} was {before.get(name)} when this run began and is {fields[name]} now")
-    storage.write_json(path, fields | {"version": __version__})
-    storage.write_text(workdir / COMMAND_TXT, f"python -m roberta_jax.main {shlex.join(sys.argv[1:])}\n")
+def _lacks_evaluation(config: RunConfig, checkpoints: Checkpoints, step: int) -> bool:
+    """Whether a signal came in a step that was to be evaluated, so that its checkpoint has no metrics."""
+    if not step or not _is_evaluated(config, step):
+        return False
+    notes = checkpoints.notes(step)
+    return notes.memory is not None and notes.metrics is None
+
+
+def _is_evaluated(config: RunConfig, step: int) -> bool:
+    return step % config.eval_every == 0 or step == config.steps
+
+
+def _has_ended(job: Job, config: RunConfig, run: Position) -> bool:
+    """Whether patience has ended the run, of trials that of all."""
+    if not job.patience:
+        return False
+    return bool(np.all(out_of_patience(run.state["best"], run.step, job.patience, config.eval_every)))
+
+
+def _launcher(train_step: TrainStep, ledger: Ledger) -> Callable[[dict, dict], tuple[dict, StepMetrics]]:
+    """(state, batch) → (the state after a step, its metrics), neither waited for; a batch of a new shape compiles the step."""
+    compiled: dict[tuple, jax.stages.Compiled] = {}
+
+    def launch(state: dict, batch: dict) -> tuple[dict, StepMetrics]:
+        shape = batch["input_ids"].shape
+        if shape not in compiled:
+            before = ledger.seconds["compile"]
+            with ledger("compile"):
+                compiled[shape] = train_step.compile(batch)
+            seconds = ledger.seconds["compile"] - before
+            say(f"compiled the step for {shape} in {seconds:.1f} s, {train_step.microbatches} microbatches")
+        return compiled[shape](state, batch, *train_step.constants)
+
+    return launch
+
+
+def _wait_and_log(
+    launched: LaunchedStep, job: Job, config: RunConfig, log: ProgressLog, incidents: Incidents, ledger: Ledger
+) -> bool:
+    """Waits for a step and logs its metrics; returns whether the run has to go back before it."""
+    step, values = launched.step, launched.values
+    log.add(values, launched.cost)
+    if np.any(values["in_a_row"]):
+        kind, sentence, figures = describe_unsound(values)
+        incidents.write(kind, step, sentence, **figures, batch=launched.batch, rows=job.rows_of(launched.batch))
+    if step % config.log_every == 0 or step == config.steps:
+        log.write_means(step, ledger.lap(), ledger.goodput)
+        ledger.save(step)
+    return must_rewind(config.guard, launched.unsound, bool(np.all(values["made"])))
+
+
+def _rewind(
+    finished: LaunchedStep,
+    memory: Memory,
+    guard: GuardConfig,
+    start: Callable[..., Position],
+    checkpoints: Checkpoints,
+    incidents: Incidents,
+    ledger: Ledger,
+) -> Position:
+    """Goes back before the unsound steps, the last of which is `finished`, and on with batches that no step has had.
+
+    The step after it had been launched by then, unless something was due at `finished`. In either case its batch is left out
+    as if it had been, so that a run does not depend on when a signal came.
+
+    Raises:
+      UserError: the run has gone back often enough.
+    """
+    sound, reached, batch = finished.step - finished.unsound, finished.step + 1, finished.batch + 2
+    if memory.rewinds >= guard.rewinds:
+        checkpoints.delete_past(sound)
+        checkpoints.close()
+        raise UserError(gave_up(guard, sound + 1, finished.unsound, memory.rewinds, checkpoints.newest_planned()))
+    run = start(last=sound)
+    run.batch, run.memory.rewinds = batch, memory.rewinds + 1
+    run.state["batch"] = jax.device_put(np.int32(batch), run.state["batch"].sharding)
+    checkpoints.delete_past(run.step)
+    what = f"{finished.unsound} unsound steps in a row: back to step {run.step:,}, and on with batch {batch:,}"
+    incidents.write("rewind", reached, what, batch=batch)
+    ledger.lose(reached, run.step)
+    ledger.lap()
+    return run
