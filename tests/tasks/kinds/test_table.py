@@ -13,7 +13,7 @@ FOLDER = Path(definitions.__file__).parent
 NAMED_ELSEWHERE = {"classification", "regression"}  # of transformers' problem types, with which finetune.py compares
 
 
-@pytest.mark.parametrize("name", KINDS.keys() - NAMED_ELSEWHERE)
+@pytest.mark.parametrize("name", sorted(KINDS.keys() - NAMED_ELSEWHERE))
 def test_a_kind_is_named_in_two_tables_and_where_it_is_defined(name):
     files = {str(path.relative_to(FOLDER)) for path in FOLDER.rglob("*.py") if f'"{name}"' in path.read_text()}
     assert files - {f"kinds/{name}.py"} == {"definitions.py", "kinds/table.py"}
