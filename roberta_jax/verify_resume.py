@@ -25,6 +25,7 @@ from typing import Any
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from roberta_jax import storage
 from roberta_jax.config import parse_flags
 from roberta_jax.errors import UserError, exit_with_sentence
 from roberta_jax.output import show, to_json
@@ -217,6 +218,8 @@ def command() -> None:
     def main(_) -> None:
         logging.set_verbosity(logging.WARNING)  # Orbax says much
         arguments = [argument for argument in sys.argv[1:] if argument.startswith("--config")]
+        if workdir.value and storage.is_url(workdir.value):
+            raise UserError(f"--workdir={workdir.value}: expected a path of this machine, where the runs are killed.")
         folder = Path(workdir.value) if workdir.value else Path(tempfile.mkdtemp(prefix="verify_resume"))
         if folder.exists() and any(folder.iterdir()):
             raise UserError(f"--workdir {folder} is not empty; name a new folder.")

@@ -17,7 +17,7 @@ class DataConfig(CorpusConfig):
     """The corpus, how much of it is used, and how it is masked."""
 
     fraction: float = option(1.0, "of the train rows that are used, evenly spread over the corpus")
-    masking: str = option("roberta", "what is predicted: or fairseq, hf, whole_word, static, spans")
+    masking: str = option("roberta", "which tokens are predicted, and with what in their place: a mode of data/masking.py")
     masking_rate: float = option(0.15, "of the tokens, or words, that are predicted")
     mask_replace_prob: float = option(0.8, "of the predicted tokens: these become <mask>")
     random_replace_prob: float = option(0.1, "and these a random token; the rest is kept. BabyBERTa: 0.9, 0.1, none kept")
