@@ -321,7 +321,7 @@ def fields_page() -> str:
             f"| `{name}` | {f'`{value}`' if value != '' else ''} | {said} |" for name, value, said in rows(cls, leave_out)
         ]
         if job == "Fine-tuning":
-            lines += ["", f"Of the model: {', '.join(f'`model.{name}`' for name in OF_A_RUN)}; `optimizer` as in pretraining."]
+            lines += ["", "`optimizer` as in pretraining, and of the model:", ", ".join(f"`model.{name}`" for name in OF_A_RUN)]
     return "\n".join(lines) + "\n"
 
 

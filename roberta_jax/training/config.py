@@ -11,6 +11,8 @@ from roberta_jax.training.optimizer import OptimizerConfig
 
 @dataclass(frozen=True)
 class RunConfig:
+    """How long a run is, what a step takes, and how often it is logged, measured and saved."""
+
     steps: int = option(500_000, "updates")
     batch_size: int = option(8_192, "rows of a global batch")
     microbatch_size: int = option(0, "rows that a device takes at once, the rest is accumulated; 0: its whole share")

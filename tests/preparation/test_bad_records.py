@@ -82,7 +82,7 @@ def test_the_manifest_and_the_report_say_how_many_and_which(documents, small_cor
     for i in range(8):
         lines.insert(i * 60, f"broken {i}")
     (tmp_path / "a.jsonl").write_text("\n".join(lines))
-    fields = {"tokenizer": str(small_corpus.folder / "tokenizer"), "length": 64, "valid_fraction": 0.1, "reading": SKIP}
+    fields = {"tokenizer": str(small_corpus.folder / "tokenizer"), "length": 64, "valid_fraction": 0.1, "bad_records": "skip"}
     source = (str(tmp_path / "a.jsonl"),)
     manifests = [
         prepare.prepare(CorpusConfig(source, **fields), tmp_path / f"{n}", tmp_path / "cache", n).manifest for n in (1, 2)
