@@ -5,6 +5,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from roberta_jax.html_page import html_page
+
 # The same hues on white and, lighter, on black; told apart by the colour-blind too, and pictures give each its own marker.
 COLORS = {
     "#1f6fb2": "#6cb4f0",
@@ -92,12 +94,7 @@ def page(title: str, parts: Sequence[Part]) -> str:
     body = "\n".join(_html(part) for part in parts)
     light = "".join(f"--c{i}: {color}; " for i, color in enumerate(COLORS))
     dark = "".join(f"--c{i}: {color}; " for i, color in enumerate(COLORS.values()))
-    style = _STYLE.replace("LIGHT", light).replace("DARK", dark)
-    return (
-        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{html.escape(title)}</title>\n<style>{style}</style>\n</head>\n<body>\n<main>\n{body}\n</main>\n</body>\n</html>\n"
-    )
+    return html_page(title, body, _STYLE, light, dark)
 
 
 def _html(part: Part) -> str:
@@ -128,25 +125,16 @@ def _themed(svg: str) -> str:
     svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)
     for i, color in enumerate(COLORS):
         svg = svg.replace(color, f"var(--c{i})")
-    return svg.replace(INK, "currentColor").replace(FAINT, "var(--faint)")
+    return svg.replace(INK, "currentColor").replace(FAINT, "var(--line)")
 
 
 _STYLE = """
-:root { color-scheme: light dark; --ink: #1d2330; --soft: #596273; --paper: #ffffff; --card: #f5f6f8; --faint: #d4d8df; LIGHT}
-@media (prefers-color-scheme: dark) {
-  :root { --ink: #e6e9ef; --soft: #a3acbb; --paper: #14171c; --card: #1e2229; --faint: #3a414d; DARK}
-}
-* { box-sizing: border-box; }
-body { margin: 0; background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, "DejaVu Sans", sans-serif; }
-main { max-width: 1160px; margin: 0 auto; padding: 24px 20px 64px; }
-h1 { font-size: 1.8rem; line-height: 1.2; margin: 0 0 0.6rem; }
-h2 { font-size: 1.35rem; line-height: 1.25; margin: 3rem 0 0.5rem; padding-top: 1.2rem; border-top: 1px solid var(--faint); }
-h3 { font-size: 1rem; margin: 1.6rem 0 0.4rem; color: var(--soft); }
+h2 { padding-top: 1.2rem; border-top: 1px solid var(--line); }
 p, ul { max-width: 90ch; margin: 0.5rem 0; }
 pre { background: var(--card); padding: 12px 14px; border-radius: 6px; overflow-x: auto; font-size: 0.85rem; }
-.wide { overflow-x: auto; margin: 0.8rem 0; border: 1px solid var(--faint); border-radius: 6px; }
-table { border-collapse: collapse; width: 100%; font-size: 0.86rem; font-variant-numeric: tabular-nums; }
-th, td { padding: 6px 10px; text-align: left; vertical-align: top; border-top: 1px solid var(--faint); }
+.wide { overflow-x: auto; margin: 0.8rem 0; border: 1px solid var(--line); border-radius: 6px; }
+table { font-size: 0.86rem; }
+th, td { padding: 6px 10px; text-align: left; vertical-align: top; border-top: 1px solid var(--line); }
 thead th { border-top: 0; background: var(--card); color: var(--soft); font-weight: 600; vertical-align: bottom; }
 .r { text-align: right; white-space: pre; }
 thead .r { white-space: normal; }

@@ -37,14 +37,12 @@ class Variant:
       what: it, in one phrase.
       fields: what its config sets otherwise, by dotted name.
       published: metric → the paper's value.
-      pays: what it costs beside time, in one phrase.
     """
 
     name: str
     what: str
     fields: dict[str, Any]
     published: dict[str, float] = field(default_factory=dict)
-    pays: str = ""
 
 
 @dataclass(frozen=True)

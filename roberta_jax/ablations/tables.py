@@ -105,8 +105,8 @@ def costs(studies: Sequence[Study], of_study: dict[str, Sequence[Run]]) -> Table
                 f"{name}={value:.4g}" if isinstance(value, float) else f"{name}={value}"
                 for name, value in variant.fields.items()
             )
-            rows.append([study.name, variant.name, span(own.values()), times, fields or "–", variant.pays or "–"])
-    return Table(["study", "variant", "seconds a run", "times the control", "config fields", "it pays"], rows, "llrrll")
+            rows.append([study.name, variant.name, span(own.values()), times, fields or "–"])
+    return Table(["study", "variant", "seconds a run", "times the control", "config fields"], rows, "llrrl")
 
 
 def _mean(values: Sequence[float], after: int) -> str:

@@ -3,33 +3,29 @@
 from collections.abc import Iterator
 from html import escape
 
+from roberta_jax.html_page import html_page
 from roberta_jax.output import printable
 
 BOS = "<s>"  # begins an input
 LEGEND = {"masked": "<mask> in its place", "random": "a random token in its place", "kept": "predicted, but left as it is"}
 
+LIGHT = (
+    "--bar: #3d74c7; --masked: #cfe2ff; --random: #ffd9c2; --kept: #cfeed6; --edge: #0b57d0; --hot: #b3450f; --calm: #1a7f37; "
+)
+DARK = (
+    "--bar: #6c9eea; --masked: #1d4274; --random: #6b3113; --kept: #1c4a2a; --edge: #8ab4f8; --hot: #ffb088; --calm: #7ed491; "
+)
 STYLE = """
-:root { color-scheme: light dark; --paper: #fff; --card: #f6f7f9; --line: #dfe3e8; --ink: #1c2128; --soft: #59636e;
-  --bar: #3d74c7; --masked: #cfe2ff; --random: #ffd9c2; --kept: #cfeed6; --edge: #0b57d0; --hot: #b3450f; --calm: #1a7f37; }
-@media (prefers-color-scheme: dark) { :root { --paper: #14171b; --card: #1d2127; --line: #343b44; --ink: #e4e8ed;
-  --soft: #9aa5b1; --bar: #6c9eea; --masked: #1d4274; --random: #6b3113; --kept: #1c4a2a; --edge: #8ab4f8; --hot: #ffb088;
-  --calm: #7ed491; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 2.5rem 1.5rem 4rem; max-width: 68rem; background: var(--paper); color: var(--ink);
-  font: 16px/1.55 system-ui, -apple-system, "Segoe UI", "Noto Sans", sans-serif; }
-h1 { font-size: 1.7rem; line-height: 1.25; margin: 0 0 .3rem; } h2 { font-size: 1.2rem; margin: 3rem 0 .8rem; }
-p { margin: .4rem 0; } .soft, th, figcaption { color: var(--soft); font-size: .9rem; }
-.soft, code, p { overflow-wrap: anywhere; }
+.soft, th, figcaption { color: var(--soft); font-size: .9rem; } .soft, code { overflow-wrap: anywhere; }
 .tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(9rem, 1fr)); gap: .8rem; margin: 1.6rem 0 0; }
 .tiles div { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: .7rem .9rem; }
 .tiles b { display: block; font-size: 1.3rem; font-variant-numeric: tabular-nums; }
 .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); gap: 0 3rem; }
 .columns > * { min-width: 0; } .scroll { overflow-x: auto; } .scroll td { white-space: nowrap; }
-table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: .28rem .6rem; border-bottom: 1px solid var(--line); font-weight: normal; }
 th:first-child, td:first-child { text-align: left; padding-left: 0; } td.bar { width: 40%; text-align: left; padding-right: 0; }
 td.bar i { display: block; height: .8rem; min-width: 1px; background: var(--bar); border-radius: 0 2px 2px 0; }
-code { font: .92em ui-monospace, "SF Mono", "DejaVu Sans Mono", monospace; white-space: pre-wrap; }
+code { font-size: .92em; white-space: pre-wrap; }
 .legend { display: flex; flex-wrap: wrap; gap: .3rem 1.6rem; margin: 0 0 1rem; }
 article { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: .8rem 1.1rem;
   margin: 0 0 1rem; }
@@ -40,7 +36,7 @@ mark { color: inherit; border-bottom: 2px solid; padding: .12em 0; }
 .random { background: var(--random); border-color: var(--hot); }
 .kept { background: var(--kept); border-bottom: 2px dotted var(--calm); } del { opacity: .65; } ins { text-decoration: none; }
 .special { color: var(--soft); font: .72em ui-monospace, monospace; white-space: nowrap; }
-figure { margin: 0; } svg { width: 100%; height: auto; display: block; } svg rect { fill: var(--bar); }
+svg { width: 100%; height: auto; display: block; } svg rect { fill: var(--bar); }
 svg text { fill: var(--soft); font-size: 13px; } svg line { stroke: var(--line); }
 """
 
@@ -147,14 +143,7 @@ def page(figures: dict) -> str:
         _bars([(token, f"{share:.2%}", share) for token, share in frequent]),
         "</section></div>",
     ]
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">"
-        f"<title>{escape(', '.join(figures['source']))}</title><style>{STYLE}</style></head>\n<body>\n"
-        + "\n".join(sections)
-        + "\n</body></html>\n"
-    )
+    return html_page(", ".join(figures["source"]), "\n".join(sections), STYLE, LIGHT, DARK)
 
 
 def _short(number: int) -> str:
