@@ -12,7 +12,7 @@ from roberta_jax import storage
 from roberta_jax.errors import UserError, exit_with_sentence
 from roberta_jax.output import show, to_json
 from roberta_jax.pairs import suites
-from roberta_jax.training.workdir import CONFIG_JSON, is_workdir, read_metrics
+from roberta_jax.training.workdir import CHECKPOINTS, CONFIG_JSON, is_workdir, read_metrics
 
 if TYPE_CHECKING:
     from roberta_jax.inference import Model
@@ -77,7 +77,7 @@ def _models(args: argparse.Namespace) -> Iterator[tuple["Model", dict]]:
         return
     steps = steps_of(args.model)
     if not steps:
-        raise UserError(f"--all: {args.model} holds no checkpoint.")
+        raise UserError(f"--all: {args.model} has no {CHECKPOINTS} folder with a checkpoint in it.")
     for step in steps:
         try:
             model = load(args.model, step, args.dtype)

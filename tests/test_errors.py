@@ -215,7 +215,7 @@ NOBODY = """
 import sys
 from roberta_jax import prepare
 from roberta_jax.errors import exit_with_sentence
-exit_with_sentence(prepare_command.main)
+exit_with_sentence(prepare.main)
 """
 
 

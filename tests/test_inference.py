@@ -14,7 +14,7 @@ import pytest
 import torch
 import transformers
 
-from roberta_jax import embed, fill_mask, inference, serving
+from roberta_jax import embed, export, fill_mask, inference, serving
 from roberta_jax.bucketing import batches, buckets
 from roberta_jax.errors import UserError
 from roberta_jax.interop import hub
@@ -357,7 +357,7 @@ def test_embed_writes_npy_and_parquet(masked_lm, model, monkeypatch, tmp_path, c
         run(monkeypatch, embed.main, "--model=x", f"--texts={tmp_path / 'none'}", f"--out={tmp_path / 'x.npy'}")
 
 
-@pytest.mark.parametrize("module", [fill_mask, embed, serving, hub])
+@pytest.mark.parametrize("module", [fill_mask, embed, serving, export])
 def test_commands_have_help_and_end_with_a_sentence(module, monkeypatch, capsys, tmp_path):
     with pytest.raises(SystemExit) as ended:
         run(monkeypatch, module.main, "--help")
@@ -368,7 +368,7 @@ def test_commands_have_help_and_end_with_a_sentence(module, monkeypatch, capsys,
         fill_mask: [f"--model={missing}", "a <mask>"],
         embed: [f"--model={missing}", f"--texts={tmp_path / 'lines.txt'}", f"--out={tmp_path / 'x.npy'}"],
         serving: [f"--model={missing}", f"--out={tmp_path / 'x.zip'}"],
-        hub: ["export", f"--workdir={missing}", f"--out={tmp_path / 'x'}"],
+        export: [f"--workdir={missing}", f"--out={tmp_path / 'x'}"],
     }
     with pytest.raises(UserError, match="there is no such folder"):
         run(monkeypatch, module.main, *arguments[module])

@@ -157,7 +157,7 @@ def test_holistic_scores_say_what_the_run_has_learned(workdir, tmp_path, shares,
         (["--good=g"], "there is no 'g' among UID, linguistics_term, sentence_good, sentence_bad; --good"),
         (["--source", "nowhere"], "--source nowhere is no file, folder or glob"),
         (["--model", "."], r"\. is no model"),
-        (["--model", ".", "--all"], r"--all: checkpoints holds no checkpoint"),
+        (["--model", ".", "--all"], r"--all: \. has no checkpoints folder with a checkpoint in it"),
     ],
 )
 def test_what_cannot_be_is_a_sentence(workdir, blimp, arguments, message, monkeypatch, capsys):

@@ -28,6 +28,7 @@ from roberta_jax.tasks.definitions import TASKS
 from roberta_jax.tasks.examples import read_splits
 from roberta_jax.tasks.kinds.table import KINDS
 from roberta_jax.tokenization.pretrained import LosslessTokenizer
+from roberta_jax.training.guard import GuardConfig
 from roberta_jax.training.workdir import read_metrics
 
 ROOT = Path(__file__).parents[2]
@@ -234,7 +235,7 @@ def test_figures_of_another_run_are_refused(trial_config, apart, small_corpus, t
     elif field in ("data.train", "data.valid"):
         value = labelled(tmp_path / "other.jsonl", texts(64), 5)
     elif field == "guard.skip_above":
-        field, value = "guard", finetune.GuardConfig(skip_above=value, spike_above=0.0)
+        field, value = "guard", GuardConfig(skip_above=value, spike_above=0.0)
     _, workdir = apart
     results = (workdir / "results.json").read_bytes()
     config = trial_config(seeds=1 if alone else 3, together=1, **({field: value} if field != "guard" else {}))
