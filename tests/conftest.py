@@ -4,6 +4,7 @@ import importlib.util
 import os
 import random
 import re
+import shutil
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
@@ -17,6 +18,10 @@ if version("jaxlib").startswith("0.10."):
 os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
 _CACHE = tempfile.TemporaryDirectory(prefix="roberta_jax_tests")  # goes with the process
 os.environ["XDG_CACHE_HOME"] = _CACHE.name
+# What is compiled is shared by pytest-xdist's workers, whose parent removes it at the end.
+_WORKER = "PYTEST_XDIST_WORKER" in os.environ
+_COMPILED = Path(tempfile.gettempdir(), f"roberta_jax_tests_compiled_{os.getppid() if _WORKER else os.getpid()}")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_COMPILED)
 # What one test has compiled, here or in a process of its own, the next one reads: small programs too.
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
 os.environ["TFDS_DATA_DIR"] = os.path.join(_CACHE.name, "tensorflow_datasets")
@@ -31,7 +36,12 @@ from roberta_jax.preparation.prepare import prepare  # noqa: E402
 from roberta_jax.tokenization.tokenizer import ByteLevelBPE  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
-jax.config.update("jax_compilation_cache_dir", os.path.join(_CACHE.name, "roberta_jax", "compiled"))  # as main.py does
+
+
+def pytest_sessionfinish():
+    if not _WORKER:
+        shutil.rmtree(_COMPILED, ignore_errors=True)
+
 
 # No time limit on a busy machine, and the same examples every time.
 hypothesis.settings.register_profile(

@@ -166,7 +166,7 @@ def test_an_interrupt_is_a_word_and_a_status():
 
 def test_an_interrupted_preparation_ends_at_once_and_goes_on(tmp_path, documents, small_corpus):
     for number in range(4):
-        (tmp_path / f"{number}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in documents) * 60)
+        (tmp_path / f"{number}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in documents) * 20)
     command = [
         sys.executable,
         "-m",

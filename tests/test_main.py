@@ -179,7 +179,7 @@ def test_a_run_outlives_its_reader_and_needs_no_home(arguments, tmp_path):
     more = ["--config.steps=2", "--config.optimizer.warmup_steps=1", f"--config.seed={2**32 - 1}"]
     command = [sys.executable, "-m", "roberta_jax.main", *arguments, f"--workdir={tmp_path / 'run'}", *more]
     environment = {name: value for name, value in (os.environ | ENVIRONMENT).items() if name not in ("HOME", "XDG_CACHE_HOME")}
-    environment["JAX_COMPILATION_CACHE_DIR"] = os.path.join(os.environ["XDG_CACHE_HOME"], "roberta_jax", "compiled")
+    environment["JAX_COMPILATION_CACHE_DIR"] = os.environ["JAX_COMPILATION_CACHE_DIR"]
     nobody = {"user": 54321, "group": 54321, "extra_groups": []} if os.getuid() == 0 and readable_by_all() else {}
     for folder in (tmp_path, *tmp_path.parents[:2]):
         folder.chmod(0o777)
