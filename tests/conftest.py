@@ -27,7 +27,6 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = os.environ["JAX_PERSI
 os.environ["TFDS_DATA_DIR"] = os.path.join(_CACHE.name, "tensorflow_datasets")
 
 import hypothesis  # noqa: E402
-import jax  # noqa: E402
 import pytest  # noqa: E402
 
 from roberta_jax.data.corpus import Corpus  # noqa: E402
