@@ -101,8 +101,10 @@ def finish(process: subprocess.Popen, workdir: Path) -> None:
 def run_killed(arguments: list[str], workdir: Path, kills: list[Kill]) -> Iterator[dict]:
     """Runs to the end through all `kills`; what became of each."""
     for kill in kills:
+        # A signal to stop is for a run that is under way: before, it ends Python as any other program.
+        step = max(kill.step, last_logged(workdir) + 1) if kill.signal == "SIGTERM" else kill.step
         began, process = time.perf_counter(), start(arguments, workdir)
-        while process.poll() is None and last_logged(workdir) < kill.step:
+        while process.poll() is None and last_logged(workdir) < step:
             time.sleep(0.002)
         seen = _halves(workdir)
         while process.poll() is None and kill.in_write and not _halves(workdir) - seen:
