@@ -23,7 +23,7 @@ MASKING = Study(
     "dynamic",
     (
         Variant("dynamic", "drawn anew", {"data.masking": "roberta"}, {"sst2": 92.9, "squad2_f1": 78.7}),
-        Variant("static", "ten patterns <b>", {"data.masking": "static"}, {"sst2": 92.5, "squad2_f1": 78.3}, "ten masks a row"),
+        Variant("static", "ten patterns <b>", {"data.masking": "static"}, {"sst2": 92.5, "squad2_f1": 78.3}),
         Variant("hf", "each token by itself", {"data.masking": "hf"}, {"sst2": 93.0}),
         Variant("spans", "whole spans", {"data.masking": "spans"}, {"sst2": 92.9}),
     ),
@@ -159,7 +159,7 @@ def test_the_summary_says_what_is_missing_or_not_finite(folder):
 
 def test_costs_are_those_of_the_same_seeds(folder):
     text = (folder / "report.md").read_text()
-    assert rows(text, "masking", "static")[0][2:] == ["150", "1.50", "data.masking=static", "ten masks a row"]
+    assert rows(text, "masking", "static")[0][2:] == ["150", "1.50", "data.masking=static"]
     assert rows(text, "masking", "spans")[0][2:4] == ["100", "1.00"]
     assert f"    {COMMAND}" in text and "2 cores & 1 \\< 2" in text
 
