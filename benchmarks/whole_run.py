@@ -29,10 +29,8 @@ from ml_collections import ConfigDict
 from benchmarks import spread, table
 from roberta_jax.config import typed
 from roberta_jax.memory import use_huge_pages
-from roberta_jax.model.heads import init_masked_lm
-from roberta_jax.pretraining.losses import add_pair_weights, masked_lm_loss
+from roberta_jax.pretraining.losses import add_pair_weights
 from roberta_jax.training.sharding import batch_sharding, make_mesh
-from roberta_jax.training.step import build_step
 from roberta_jax.training.workdir import CONFIG_JSON, LEDGER_JSON, METRICS_JSONL
 
 ROOT = Path(__file__).parents[1]
@@ -102,21 +100,11 @@ def bare_step(fields: dict) -> Callable[[int], float]:
     """A function that does one step and so many more on the run's first batch, and tells the seconds of one of these."""
     from roberta_jax.data.pipeline import on_mesh, train_batches
     from roberta_jax.pretraining.config import PretrainConfig, masking_of, with_sizes
-    from roberta_jax.pretraining.job import of_pairs, open_corpus
+    from roberta_jax.pretraining.job import of_pairs, open_corpus, step_of
 
     config = with_sizes(typed(PretrainConfig, fields))
     mesh = make_mesh(config.fsdp)
-    step = build_step(
-        lambda key: init_masked_lm(key, config.model, of_pairs(config)),
-        masked_lm_loss(config.model),
-        config.optimizer,
-        config.steps,
-        mesh,
-        rows=config.batch_size,
-        microbatch_size=config.microbatch_size,
-        guard=config.guard,
-        seed=config.seed,
-    )
+    step = step_of(config, mesh)
     masking = masking_of(config.data)
     batches = on_mesh(train_batches(open_corpus(config.data), masking, config.batch_size, config.seed), batch_sharding(mesh))
     batch = next(add_pair_weights(batches, batch_sharding(mesh)) if of_pairs(config) else batches)

@@ -223,11 +223,9 @@ def compile_step(config: Any, topology: Topology) -> Needs:
     import jax
     from jax.experimental import topologies
 
-    from roberta_jax.model.heads import init_masked_lm
-    from roberta_jax.pretraining.job import of_pairs
-    from roberta_jax.pretraining.losses import abstract_batch, masked_lm_loss
+    from roberta_jax.pretraining.job import of_pairs, step_of
+    from roberta_jax.pretraining.losses import abstract_batch
     from roberta_jax.training.sharding import batch_sharding, make_mesh
-    from roberta_jax.training.step import build_step
 
     try:
         devices = topologies.get_topology_desc(topology_name=topology.name, **topology.compile_options).devices
@@ -235,16 +233,7 @@ def compile_step(config: Any, topology: Topology) -> Needs:
         library = "JAX's CUDA plugin" if topology.gpu else "libtpu"
         raise UserError(f"{library} does not take --topology={topology.name}: {_sentence(error)}") from None
     mesh = make_mesh(config.fsdp, devices=devices)
-    train_step = build_step(
-        lambda key: init_masked_lm(key, config.model, of_pairs(config)),
-        masked_lm_loss(config.model),
-        config.optimizer,
-        config.steps,
-        mesh,
-        rows=config.batch_size,
-        microbatch_size=config.microbatch_size,
-        guard=config.guard,
-    )
+    train_step = step_of(config, mesh)
     state = train_step.abstract
     shape = config.batch_size, config.data.length, _slots(config)
     batch = abstract_batch(*shape, of_pairs(config), batch_sharding(mesh))

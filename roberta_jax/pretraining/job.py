@@ -32,7 +32,7 @@ from roberta_jax.training.incidents import Incidents
 from roberta_jax.training.kernel_check import with_sound_attention
 from roberta_jax.training.logging import put_aside, recovered, say
 from roberta_jax.training.sharding import batch_sharding, local_rows, make_mesh
-from roberta_jax.training.step import accumulation
+from roberta_jax.training.step import TrainStep, accumulation, build_step
 from roberta_jax.training.train import Job, train
 from roberta_jax.training.workdir import CHECKPOINTS, CONFIG_JSON, TOKENIZER
 
@@ -63,6 +63,21 @@ def model_of(config: PretrainConfig) -> RobertaConfig:
     return replace(config.model, num_token_types=max(1 + of_pairs(config), config.model.num_token_types))
 
 
+def step_of(config: PretrainConfig, mesh: Mesh) -> TrainStep:
+    """The training step of a config whose sizes are known, as `pretrain` has it."""
+    return build_step(
+        lambda key: init_masked_lm(key, config.model, of_pairs(config)),
+        masked_lm_loss(config.model),
+        config.optimizer,
+        config.steps,
+        mesh,
+        rows=config.batch_size,
+        microbatch_size=config.microbatch_size,
+        guard=config.guard,
+        seed=config.seed,
+    )
+
+
 Initial = tuple[RobertaConfig, Callable[[], dict], Tokenizer | None]
 
 
@@ -71,7 +86,7 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
 
     Args:
       initial: what `config.init_from` names: its sizes take the place of `config.model`'s, its parameters are the
-        first, and its tokenizer, where that is one of `data.encodings`, must be the corpus'. A run that resumes does
+        first, and its tokenizer, where that is one of `tokenization.encodings`, must be the corpus'. A run that resumes does
         not ask for the parameters.
 
     Returns:
