@@ -8,9 +8,8 @@ from roberta_jax import lock, storage
 from roberta_jax.errors import UserError
 from roberta_jax.training.workdir import CHECKPOINTS, TOKENIZER, choose
 
-COMMITTED = (
-    "commit_success.txt"  # the last file that Orbax writes of a checkpoint; older versions only where nothing is renamed
-)
+# The last file that Orbax writes of a checkpoint; older versions write it only in stores that cannot rename.
+COMMITTED = "commit_success.txt"
 NOTES = "copied.json"  # of each file of a copy, what it was made from
 
 
@@ -29,13 +28,12 @@ def copied(url: str, checkpoint: str = "newest") -> tuple[Path, str]:
     folder = storage.CACHE.expanduser() / f"copy-{hashlib.sha256(root.encode()).hexdigest()[:16]}"
     beside = {name: file for name, file in there.items() if name.count("/") == 0 or name.startswith(f"{TOKENIZER}/")}
     with lock.waiting(folder.with_suffix(".lock")):
+        _copy(beside, folder)
         if steps := _steps(set(there)):
-            _copy(beside, folder)
             checkpoint = str(choose(folder, steps, checkpoint))
             for old in storage.names(folder / CHECKPOINTS) - {checkpoint}:
                 shutil.rmtree(folder / CHECKPOINTS / old)
-            beside |= {name: file for name, file in there.items() if name.startswith(f"{CHECKPOINTS}/{checkpoint}/")}
-        _copy(beside, folder)
+            _copy({name: file for name, file in there.items() if name.startswith(f"{CHECKPOINTS}/{checkpoint}/")}, folder)
     return folder, checkpoint
 
 
