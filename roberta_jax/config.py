@@ -12,7 +12,7 @@ from absl import flags
 from roberta_jax.errors import UserError, check_choice
 
 T = TypeVar("T")
-PARTED = re.compile(r"(?<!\\),")  # a list in one value; a comma within a name is written \\,
+_COMMA = re.compile(r"(?<!\\),")  # parts a list in one value; a comma within a name is written \,
 
 
 def option(default: Any, help: str, choices: Collection[str] = ()) -> Any:
@@ -21,6 +21,11 @@ def option(default: Any, help: str, choices: Collection[str] = ()) -> Any:
     Config files begin with the defaults, `prepare` has its flags from here, and docs/fields.md its table.
     """
     return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
+
+
+def number_or_name(text: str) -> int | str:
+    """The value of a field of type int | str, as a flag gives it."""
+    return int(text) if text.isdigit() else text
 
 
 def check_choices(config: Any, prefix: str = "") -> None:
@@ -42,14 +47,14 @@ def defaults(cls: type, leave_out: Collection[str] = ()) -> dict[str, Any]:
         if each.name in leave_out:
             continue
         if dataclasses.is_dataclass(each.type):
-            found[each.name] = defaults(each.type, inner) | _given(each)
+            found[each.name] = defaults(each.type, inner) | _overrides(each)
         else:
             found[each.name] = _plain(each, each.default)
     return found
 
 
-def _given(each: dataclasses.Field) -> dict[str, Any]:
-    """Where a section begins with other values than its own class has."""
+def _overrides(each: dataclasses.Field) -> dict[str, Any]:
+    """What a section begins with instead of its own class' defaults."""
     if each.default_factory is each.type:
         return {}
     value = each.default_factory()
@@ -70,7 +75,7 @@ def _plain(each: dataclasses.Field, value: Any) -> Any:
     return str(value) if each.type == int | str else value
 
 
-_KINDS = {tuple[str, ...]: "str", int | str: "str"}
+_TYPE_NAMES = {tuple[str, ...]: "str", int | str: "str"}
 
 
 def parse_flags(argv: list[str], config: flags.FlagHolder) -> list[str]:
@@ -115,11 +120,11 @@ def typed(cls: type[T], fields: Mapping[str, Any], prefix: str = "") -> T:
         elif kind is float and type(value) is int:
             value = float(value)
         elif kind == tuple[str, ...] and type(value) is str:
-            value = tuple(part.strip().replace("\\,", ",") for part in PARTED.split(value) if part.strip())
+            value = tuple(part.strip().replace("\\,", ",") for part in _COMMA.split(value) if part.strip())
         elif kind == int | str and type(value) in (int, str):
-            value = int(value) if str(value).isdigit() else value
+            value = number_or_name(str(value))
         elif type(value) is not kind:
-            raise UserError(f"{path} is {value!r}; expected a value of type {_KINDS.get(kind) or kind.__name__}.")
+            raise UserError(f"{path} is {value!r}; expected a value of type {_TYPE_NAMES.get(kind) or kind.__name__}.")
         elif kind is float and not math.isfinite(value):
             raise UserError(f"{path} is {value}; expected a number that is finite.")
         values[name] = value

@@ -13,10 +13,11 @@ import sys
 from contextlib import redirect_stdout
 from dataclasses import fields
 
+from roberta_jax.config import number_or_name
 from roberta_jax.data.corpus import read_manifest
 from roberta_jax.errors import UserError, exit_with_sentence
 from roberta_jax.output import show, to_json
-from roberta_jax.preparation.config import CorpusConfig, vocabulary
+from roberta_jax.preparation.config import CorpusConfig
 from roberta_jax.preparation.prepare import make
 
 
@@ -45,14 +46,15 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run_command(args: argparse.Namespace, **how) -> None:
-    """
+    """Makes the corpus of the flags and, if they ask for it, prints its manifest.
+
     Args:
-      how: see `make`.
+      how: further arguments of `make`.
     """
     chosen = {each.name: getattr(args, each.name) for each in fields(CorpusConfig)}
     chosen |= {name: tuple(chosen[name]) for name in ("source", "exclude")}
     try:
-        config = CorpusConfig(**chosen | {"tokenizer": vocabulary(args.tokenizer)})
+        config = CorpusConfig(**chosen | {"tokenizer": number_or_name(args.tokenizer)})
     except UserError as error:  # of a field, which is a flag here
         raise UserError(str(error).replace("config.data.", "--")) from None
     with redirect_stdout(sys.stderr if args.json else sys.stdout):
@@ -63,17 +65,15 @@ def run_command(args: argparse.Namespace, **how) -> None:
 
 def main() -> None:
     args, others = (flags := parser()).parse_known_args()
+    how = {}
     if args.beam:
         try:
             from roberta_jax.preparation import beam  # here, for Beam is an extra
         except ImportError as error:
             raise UserError(f"--beam needs Apache Beam ({error}): pip install 'roberta_jax[beam]'.") from None
-
-        how = {"run": beam.runner(others, known=vars(args))}
+        how["run"] = beam.runner(others, known=vars(args))
     elif others:
         flags.error(f"unrecognized arguments: {' '.join(others)}")
-    else:
-        how = {}
     run_command(args, **how)
 
 

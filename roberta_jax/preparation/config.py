@@ -1,6 +1,6 @@
 """The fields of `config.data` that decide a corpus' rows, which are the flags of `prepare` too."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from roberta_jax.config import check_choices, option
@@ -72,29 +72,22 @@ class CorpusConfig(ReaderConfig):
         return self.deduplicate != "none" or bool(self.exclude)
 
 
-def vocabulary(said: str) -> int | str:
-    """A tokenizer's folder, or the size of a vocabulary to train."""
-    return int(said) if said.isdigit() else said
-
-
-_READING = ("text_column", "documents", "invalid_utf8", "bad_records")
-_ROWS = ("source", "tokenizer", "format", "length", "valid_fraction", "deduplicate", "exclude", "encoding")
 # Fields that came when corpora had been made already: where they do nothing, those corpora are still found.
 _LATER = {"deduplicate": "none", "exclude": (), "bad_records": "error", "encoding": "bytes"}
 
 
 def recipe(config: CorpusConfig) -> dict[str, Any]:
-    """What a manifest says of how it was made."""
-    return {name: getattr(config, name) for name in _ROWS} | {"reading": _of(config, _READING)}
+    """What a manifest says of how it was made: the fields by name, the reader's under "reading"."""
+    reading, every = ([each.name for each in fields(cls)] for cls in (ReaderConfig, CorpusConfig))
+    rows = {name: getattr(config, name) for name in every if name not in reading}
+    return rows | {"reading": {name: getattr(config, name) for name in reading}}
 
 
-def cache_key_fields(config: CorpusConfig, reading_alone: bool = False) -> dict[str, Any]:
-    """The fields that decide its rows, or its documents alone."""
-    reading = {name: value for name, value in _of(config, _READING).items() if value != _LATER.get(name, None)}
-    if reading_alone:
-        return reading
-    return {name: value for name, value in recipe(config).items() if value != _LATER.get(name, None)} | {"reading": reading}
+def cache_key_fields(config: CorpusConfig) -> dict[str, Any]:
+    """Those of `recipe` that decide the rows."""
 
+    def deciding(values: dict[str, Any]) -> dict[str, Any]:
+        return {name: value for name, value in values.items() if name not in _LATER or value != _LATER[name]}
 
-def _of(config: Any, names: tuple[str, ...]) -> dict[str, Any]:
-    return {name: getattr(config, name) for name in names}
+    values = recipe(config)
+    return deciding(values) | {"reading": deciding(values["reading"])}

@@ -38,7 +38,7 @@ def _tokenizer(config: CorpusConfig, shards: list[list[Piece]], cache: Path) -> 
             raise UserError(f"data.encoding is {config.encoding!r}; {config.tokenizer} holds {tokenizer.encoding!r}.")
         return tokenizer
     fingerprints = [asdict(piece) for pieces in shards for piece in pieces]
-    reading = cache_key_fields(config, reading_alone=True)
+    reading = cache_key_fields(config)["reading"]
     other = [config.encoding] if config.encoding != CorpusConfig.encoding else []
     folder = cache / f"tokenizer-{key(VERSION, config.tokenizer, reading, config.valid_fraction, fingerprints, *other)}"
     if encodings.encoding_in(folder):
