@@ -2,12 +2,23 @@
 
 from dataclasses import dataclass, replace
 
+import jax
+
 from roberta_jax.config import check_choices, option
 from roberta_jax.errors import check
 from roberta_jax.model.attention import ATTENTIONS
 
 FIXED = ("num_token_types", "pad_id", "layer_norm_eps")  # RoBERTa's own; a config sets none of them
 OF_A_RUN = ("dropout", "attention_dropout", "dtype", "remat", "attention")  # and not of the model that it trains
+
+REMAT_POLICIES = {
+    "none": None,
+    # Keeps the products with weights, and what the last of them takes from attention, which costs most to compute again.
+    "dots": jax.checkpoint_policies.save_from_both_policies(
+        jax.checkpoint_policies.dots_with_no_batch_dims_saveable, jax.checkpoint_policies.save_only_these_names("attended")
+    ),
+    "full": jax.checkpoint_policies.nothing_saveable,  # keeps only each block's input
+}
 
 
 @dataclass(frozen=True)
@@ -27,7 +38,7 @@ class RobertaConfig:
     attention_dropout: float = option(0.1, "on attention probabilities")
     initializer_range: float = option(0.02, "standard deviation of the initial weights")
     dtype: str = option("float32", "of the arithmetic; parameters are float32", choices=("float32", "bfloat16"))
-    remat: str = option("none", "what the backward pass computes again to save memory", choices=("none", "dots", "full"))
+    remat: str = option("none", "what the backward pass computes again to save memory", choices=REMAT_POLICIES)
     attention: str = option(
         "kernel", "kernel: on TPUs, and on GPUs in bfloat16, where rows fit it; xla: everywhere", choices=ATTENTIONS
     )

@@ -9,19 +9,10 @@ import jax.numpy as jnp
 from jax.ad_checkpoint import checkpoint_name
 
 from roberta_jax.model.attention import ATTENTIONS
-from roberta_jax.model.config import RobertaConfig
+from roberta_jax.model.config import REMAT_POLICIES, RobertaConfig
 from roberta_jax.model.dropout import dropout, fold
 from roberta_jax.model.embedding import Embed
 from roberta_jax.model.layers import Dense, LayerNorm, add_wide_bias, gelu
-
-REMAT_POLICIES = {
-    "none": None,
-    # Keeps the products with weights, and what the last of them takes from attention, which costs most to compute again.
-    "dots": jax.checkpoint_policies.save_from_both_policies(
-        jax.checkpoint_policies.dots_with_no_batch_dims_saveable, jax.checkpoint_policies.save_only_these_names("attended")
-    ),
-    "full": jax.checkpoint_policies.nothing_saveable,  # keeps only each block's input
-}
 
 
 def kernel_init(config: RobertaConfig):
