@@ -9,24 +9,24 @@ given, fine-tuned on SST-2, CoLA and RTE; RUN/report.md and RUN/report.html set 
 command goes on where it was stopped. Any field of configs/base.py may be given: a larger model, more steps, your own text.
 """
 
+from dataclasses import fields
+
 from ml_collections import ConfigDict
 
 from configs import tiny
-from roberta_jax.ablations.config import Downstream
+from roberta_jax.ablations.config import AblationsConfig
 from roberta_jax.config import defaults
+from roberta_jax.pretraining.config import PretrainConfig
 
 
 def get_config(study: str = "all") -> ConfigDict:
     config = tiny.get_config()
-    config.job = "ablations"
-    config.study = study
-    config.seeds = 3  # of each variant, from `seed` on
+    config.update(defaults(AblationsConfig, leave_out=[each.name for each in fields(PretrainConfig)]))
+    config.job, config.study = "ablations", study
     config.steps = 500
     config.eval_every = config.checkpoint_every = 125
     config.keep_checkpoints = 1
     config.optimizer.warmup_steps = 0.06  # of the steps, in which variants differ
     # A small part of the text, so that rows come again as they do in a long run.
     config.data.update(fraction=1 / 32, valid_fraction=0.002)
-
-    config.downstream = ConfigDict(defaults(Downstream))
     return config
