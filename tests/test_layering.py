@@ -79,7 +79,7 @@ def graph(sources: dict[Path, str]) -> dict[Path, set[Path]]:
 
 
 def circles(edges: dict[Path, set[Path]]) -> list[set[Path]]:
-    """The strongly connected components of more than one file."""
+    """The pairs of files each of which imports the other, be it by way of more."""
 
     def reached(start: Path) -> set[Path]:
         found, todo = set(), [start]
