@@ -138,7 +138,7 @@ WRONG = {
     "model.dtype": [("float16", "'float32' or 'bfloat16'")],
     "model.remat": [("all", "'none' or 'dots' or 'full'")],
     "model.attention": [("flash", "'kernel' or 'xla'")],
-    "optimizer.name": [("sgd", "'adamw' or 'lamb'")],
+    "optimizer.name": [("sgd", "'adamw' or 'lamb' or 'muon'")],
     "optimizer.learning_rate": [(0.0, ABOVE_ZERO), (-1e-3, ABOVE_ZERO), (float("nan"), "finite")],
     "optimizer.warmup_steps": [(1_500, "less than config.steps, 1,500"), (-1, "0 or more")],
     "optimizer.weight_decay": [(-0.01, "0 or more")],

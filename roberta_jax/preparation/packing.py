@@ -20,10 +20,16 @@ from collections.abc import Callable, Iterable, Iterator
 import numpy as np
 
 from roberta_jax.data.corpus import PAIRS
+from roberta_jax.tokenization.sentences import split_lines, split_sentences
 
 Document = list[np.ndarray]
 PAIRS_WINDOW = 256  # documents, at least, among which pairs exchange their second parts
 PACKED_WINDOW = 1 << 21  # ids, about, of the documents that fill each other's rows
+
+
+def sentences_of(format: str) -> Callable[[str], list[str]]:
+    """How a text becomes what the format takes for sentences."""
+    return split_lines if format == "single-sentences-packed" else split_sentences
 
 
 def _sentences_that_fit(document: Document, budget: int) -> Iterator[np.ndarray]:
@@ -95,6 +101,12 @@ def doc_sentences_packed(documents: Iterable[Document], max_length: int, bos: in
             yield from _packed(window, max_length, bos, eos)
             window, size = [], 0
     yield from _packed(window, max_length, bos, eos)
+
+
+def single_sentences_packed(documents: Iterable[Document], max_length: int, bos: int, eos: int) -> Iterator[np.ndarray]:
+    """The same of single sentences, each an input."""
+    sentences = ([sentence] for document in documents for sentence in document if len(sentence))
+    return doc_sentences_packed(sentences, max_length, bos, eos)
 
 
 def _packed(documents: list[Document], max_length: int, bos: int, eos: int) -> Iterator[np.ndarray]:
@@ -234,6 +246,7 @@ FORMATS = {
     "full-sentences": full_sentences,
     "doc-sentences": doc_sentences,
     "doc-sentences-packed": doc_sentences_packed,
+    "single-sentences-packed": single_sentences_packed,
     "segment-pair": segment_pair,
     "sentence-pair": sentence_pair,
 }

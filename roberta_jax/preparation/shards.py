@@ -18,7 +18,6 @@ from roberta_jax.preparation.documents import FIRST_BAD, Counts, Piece, read
 from roberta_jax.preparation.hashing import DistinctCounter
 from roberta_jax.preparation.plan import Preparation, plan_of, tokenizer_of
 from roberta_jax.storage import sha256
-from roberta_jax.tokenization.sentences import split_sentences
 from roberta_jax.tokenization.tokenizer import Tokenizer
 
 VERSION = 1  # of the rows that a config gives; part of the cache key
@@ -69,7 +68,7 @@ def write_shard(work: Preparation, shard: int, blocks: duplicates.Blocks = ()) -
         for text in texts():
             for line in text.split("\n"):
                 lines.add(line.encode())
-            document = [tokenizer.encode(sentence) for sentence in split_sentences(text)]
+            document = [tokenizer.encode(sentence) for sentence in sentences_of(text)]
             totals["tokens"] += sum(map(len, document))
             totals["cut_sentences"] += sum(len(sentence) > longest for sentence in document)
             if is_valid(documents.add(text.encode()), config.valid_fraction):
@@ -77,6 +76,7 @@ def write_shard(work: Preparation, shard: int, blocks: duplicates.Blocks = ()) -
             else:
                 yield document
 
+    sentences_of = packing.sentences_of(config.format)
     pack, longest = packing.FORMATS[config.format], packing.longest_sentence(config.format, config.length)
     arrays, hashes = {}, {}
     for split, source in (("train", train_documents()), ("valid", valid)):

@@ -25,3 +25,8 @@ def split_sentences(text: str) -> list[str]:
         ends.add(end)
     cuts = sorted({0, *ends, len(text)})
     return [text[start:end] for start, end in zip(cuts, cuts[1:])]
+
+
+def split_lines(text: str) -> list[str]:
+    """The sentences of a text's lines, without the white space around them: each as a text of its own would be."""
+    return [found for line in text.splitlines() for sentence in split_sentences(line) if (found := sentence.strip())]

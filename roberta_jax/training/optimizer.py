@@ -1,4 +1,4 @@
-"""AdamW as RoBERTa used it, or LAMB, with linear warm-up and linear decay to 0."""
+"""AdamW as RoBERTa used it, LAMB or Muon, with linear warm-up and linear decay to 0."""
 
 import re
 from collections.abc import Callable
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import jax
 import jax.numpy as jnp
 import optax
+import optax.contrib
 
 from roberta_jax.config import option
 from roberta_jax.errors import check, check_choice
@@ -17,7 +18,7 @@ from roberta_jax.training.sharding import map_paths
 class OptimizerConfig:
     """Fields of `config.optimizer`; the defaults are those of the paper's base model (Table 9)."""
 
-    name: str = option("adamw", "or lamb, which scales each layer's update to its weights' norm; see OPTIMIZERS")
+    name: str = option("adamw", "or lamb, which scales updates to their weights' norm; or muon: the matrices' are orthogonal")
     learning_rate: float = option(6e-4, "at its peak")
     warmup_steps: float = option(24_000.0, "of linear warm-up; below 1 a share of the steps")
     weight_decay: float = option(0.01, "of every parameter, or see decay_bias_and_norm")
@@ -104,13 +105,13 @@ def scale_by_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformat
     return optax.GradientTransformationExtraArgs(adam.init, update)
 
 
+def decay(config: OptimizerConfig) -> optax.GradientTransformation:
+    return optax.add_decayed_weights(config.weight_decay, mask=lambda params: decayed(params, config.decay_bias_and_norm))
+
+
 def adamw(config: OptimizerConfig) -> list[optax.GradientTransformation]:
     """arXiv 1711.05101"""
-    decay_mask = lambda params: decayed(params, config.decay_bias_and_norm)  # noqa: E731
-    return [
-        scale_by_adam(config.b1, config.b2, config.eps),
-        optax.add_decayed_weights(config.weight_decay, mask=decay_mask),
-    ]
+    return [scale_by_adam(config.b1, config.b2, config.eps), decay(config)]
 
 
 def lamb(config: OptimizerConfig) -> list[optax.GradientTransformation]:
@@ -118,9 +119,35 @@ def lamb(config: OptimizerConfig) -> list[optax.GradientTransformation]:
     return [*adamw(config), scale_by_trust_ratio()]
 
 
+def muon(config: OptimizerConfig) -> list[optax.GradientTransformation]:
+    """arXiv 2502.16982: orthogonal updates, of the size of Adam's, for each of the blocks' matrices; Adam's for all else.
+
+    Both with Nesterov's momentum. Queries, keys and values have a matrix each.
+    """
+
+    def matrices(params):
+        """Kernels are [L, D, F], and one of attention's three [L, D, 3, H, D / H]; axes that are not named part matrices."""
+        dimensions = {3: optax.contrib.MuonDimensionNumbers(1, 2), 5: optax.contrib.MuonDimensionNumbers(1, (3, 4))}
+        return map_paths(lambda path, x: dimensions[x.ndim] if re.search(r"layers/.*kernel$", path) else None, params)
+
+    scaled = optax.contrib.muon(
+        -1.0,  # the learning rate, and its sign, come behind it
+        eps=config.eps,
+        adam_b1=config.b1,
+        adam_b2=config.b2,
+        consistent_rms=0.2,
+        muon_weight_dimension_numbers=matrices,
+    )
+    return [skip_rejected(scaled), decay(config)]
+
+
 # `config.optimizer.name` → what stands between the clipped gradients and the learning rate. Another one is a row here; what of
 # it has a state stands within `skip_rejected`, such as skip_rejected(optax.scale_by_lion(config.b1, config.b2)).
-OPTIMIZERS: dict[str, Callable[[OptimizerConfig], list[optax.GradientTransformation]]] = {"adamw": adamw, "lamb": lamb}
+OPTIMIZERS: dict[str, Callable[[OptimizerConfig], list[optax.GradientTransformation]]] = {
+    "adamw": adamw,
+    "lamb": lamb,
+    "muon": muon,
+}
 
 
 def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformationExtraArgs:

@@ -20,7 +20,7 @@ from roberta_jax.errors import UserError
 
 # A path of the state → how its array is cut; the first row that matches decides. Stacked layers come first in a shape.
 RULES = [
-    (r"(^|/)(step|batch|count|value)$|^guard/", P()),
+    (r"(^|/)(step|batch|count|value|ns_coeffs)$|^guard/", P()),
     (r"embedding$", P(None, "fsdp")),
     (r"layers/.*kernel$", P(None, "fsdp")),
     (r"kernel$", P("fsdp")),

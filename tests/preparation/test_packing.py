@@ -12,7 +12,7 @@ from roberta_jax.preparation import packing
 from roberta_jax.preparation.config import ReaderConfig
 from roberta_jax.preparation.documents import Counts, read, resolve
 from roberta_jax.preparation.packing import FORMATS, doc_sentences, full_sentences
-from roberta_jax.tokenization.sentences import split_sentences
+from roberta_jax.tokenization.sentences import split_lines, split_sentences
 
 BOS, EOS, LENGTH = 0, 2, 16
 BUDGET, HALF = LENGTH - 2, (LENGTH - 4) // 2
@@ -139,7 +139,7 @@ def test_doc_sentences_never_cross_a_document(lengths):
             assert len(row) + origin[following[0]][2] > BUDGET
 
 
-@pytest.mark.parametrize("format", ["full-sentences", "doc-sentences", "doc-sentences-packed"])
+@pytest.mark.parametrize("format", ["full-sentences", "doc-sentences", "doc-sentences-packed", "single-sentences-packed"])
 def test_a_sentence_longer_than_a_row_is_cut_into_rows(format):
     sentence = np.arange(10, 10 + 2 * BUDGET + 3)
     rows = [row.tolist() for row in FORMATS[format]([[sentence]], LENGTH, BOS, EOS)]
@@ -186,6 +186,23 @@ def test_packed_rows_hold_whole_sentences_of_one_document_an_input(lengths, wind
             seen.setdefault(number, []).extend(ids)
     for number, document in enumerate(documents):  # each in its order
         assert seen.get(number, []) == [id for sentence in document for id in sentence.tolist()]
+
+
+@settings(max_examples=200)
+@given(lengths=LENGTHS)
+def test_packed_single_sentences_stand_alone(lengths):
+    documents = documents_of(lengths)
+    rows = [row.tolist() for row in FORMATS["single-sentences-packed"](documents, LENGTH, BOS, EOS)]
+    sentences = [sentence for document in documents for sentence in document]
+    parts = [sentence[i : i + BUDGET] for sentence in sentences for i in range(0, len(sentence), BUDGET)]
+    assert sorted(ids for row in rows for ids in inputs_of(row)) == [part.tolist() for part in parts]
+    assert all(len(row) <= LENGTH for row in rows)
+
+
+def test_single_sentences_are_those_of_single_lines_and_what_their_texts_would_be_alone():
+    text = "so it ends. Then\nit goes on.  \tAnd on!\r\n\n \nwhat's this?\nwhat's that?"
+    assert split_lines(text) == ["so it ends.", "Then", "it goes on.", "And on!", "what's this?", "what's that?"]
+    assert len(split_sentences(text)) < 6 and split_lines(" \n") == []
 
 
 def test_a_document_that_fits_whole_goes_before_another_s_sentences():

@@ -170,8 +170,8 @@ def test_each_format_shows_where_its_inputs_end(format, documents, tmp_path):
     elif format != "doc-sentences":
         assert max(map(len, shown)) > 1
         parted = [block for blocks in shown for block in blocks[:-1]]
-        assert all(block.endswith("</s>" if format == "doc-sentences-packed" else "</s></s>") for block in parted)
-    assert (found["inputs_per_row"] > 1) == (format == "doc-sentences-packed")
+        assert all(block.endswith("</s>" if format.endswith("-packed") else "</s></s>") for block in parted)
+    assert (found["inputs_per_row"] > 1) == format.endswith("-packed")
     assert list(inspect.lines(found, "", False))
 
 

@@ -82,12 +82,43 @@ def test_lamb_is_optaxs_on_each_layer():
     np.testing.assert_allclose(stacked["word"]["embedding"], apart["word"], rtol=1e-5, atol=1e-6)
 
 
+def test_muon_is_optaxs_on_each_layers_matrices_and_adam_on_the_rest():
+    rng = np.random.default_rng(0)
+    shapes = {"up": (2, 8, 12), "qkv": (2, 8, 3, 2, 4)}
+    draw = lambda: {name: rng.normal(size=shape).astype(np.float32) for name, shape in shapes.items()}  # noqa: E731
+    start, gradients, word = draw(), [draw() for _ in range(6)], rng.normal(size=(7, 5)).astype(np.float32)
+
+    def stacked(arrays):
+        return {"layers": {name: {"kernel": jnp.array(array)} for name, array in arrays.items()}, "word": {"embedding": word}}
+
+    def apart(arrays):
+        up = {f"up{i}": arrays["up"][i] for i in range(2)}
+        return up | {f"qkv{i}{j}": arrays["qkv"][i, :, j].reshape(8, 8) for i in range(2) for j in range(3)}
+
+    config = OptimizerConfig("muon", learning_rate=1e-2, warmup_steps=2, weight_decay=0.1)
+    ours, rate = make_optimizer(config, 10), schedule(config, 10)
+    theirs = optax.contrib.muon(rate, eps=1e-6, weight_decay=0.1, consistent_rms=0.2)
+    params, each, tables = stacked(start), apart(start), {"word": word}
+    adam = optax.adamw(rate, 0.9, 0.98, 1e-6, weight_decay=0.1, nesterov=True)
+    states = [ours.init(params), theirs.init(each), adam.init(tables)]
+    for gradient in gradients:
+        updates, states[0] = ours.update(stacked(gradient), states[0], params)
+        params = optax.apply_updates(params, updates)
+        updates, states[1] = theirs.update(apart(gradient), states[1], each)
+        each = optax.apply_updates(each, updates)
+        updates, states[2] = adam.update({"word": word}, states[2], tables)
+        tables = optax.apply_updates(tables, updates)
+    found = {name: params["layers"][name]["kernel"] for name in shapes}
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), apart(found), each)
+    np.testing.assert_allclose(params["word"]["embedding"], tables["word"], rtol=1e-5, atol=1e-6)
+
+
 def test_another_optimizer_is_refused():
-    with pytest.raises(UserError, match="optimizer.name is 'adam'; it can be 'adamw' or 'lamb'"):
+    with pytest.raises(UserError, match="optimizer.name is 'adam'; it can be 'adamw' or 'lamb' or 'muon'"):
         OptimizerConfig("adam")
 
 
-@pytest.mark.parametrize("name", ["adamw", "lamb"])
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_an_update_that_is_not_made_leaves_no_trace_in_the_state(name):
     """Nor do the updates after it differ from those without it, though its gradient was no number."""
     config, rng = OptimizerConfig(name, learning_rate=1e-2, warmup_steps=2), np.random.default_rng(0)
