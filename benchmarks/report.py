@@ -150,6 +150,8 @@ def picture(measured: dict[str, list[dict]], path: Path) -> bool:
                 axis.loglog(of["sizes"], counted, "--", color="#999", label=f"FLOPs: {of['flops']['exponent']:.2f}")
             axis.set_xticks(of["sizes"], [f"{size:,}" for size in of["sizes"]], fontsize=8)
             axis.minorticks_off()
+            middle, room = (min(times) * max(times)) ** 0.5, max(max(times) / min(times), 10) ** 0.55
+            axis.set_ylim(middle / room, middle * room)  # what does not grow looks flat
             axis.set_yticks([min(times), max(times)], [f"{seconds:.3g} s" for seconds in (min(times), max(times))], fontsize=8)
             axis.set_title(f"seconds against {name}", fontsize=10)
             axis.legend(fontsize=8)

@@ -20,7 +20,8 @@ LAYERS = [
     {"training", "data"},
     {"interop", "preparation"},
     {"pretraining", "tasks", "pairs", "scoring"},
-    {"ablations", "inference", "planning"},
+    {"inference", "planning"},
+    {"ablations"},
 ]
 NEVER = {("training", "tokenization")}  # below it, but what every job shares knows arrays alone
 COMMANDS = {  # which nothing imports

@@ -10,7 +10,7 @@ from roberta_jax.pretraining.config import PretrainConfig
 
 @dataclass(frozen=True)
 class Downstream:
-    """Fields of `config.downstream`: what each pretrained model is fine-tuned on."""
+    """Fields of `config.downstream`: what each pretrained model is fine-tuned and judged on."""
 
     source: str = option("", "a folder with GLUE's folders; empty: nothing")
     tasks: str = option("sst2,cola,rte", "parted by commas")
@@ -18,9 +18,11 @@ class Downstream:
     batch_size: int = option(32, "rows")
     learning_rate: float = option(5e-4, "at its peak")
     max_length: int = option(64, "ids of a row")
+    minimal_pairs: tuple[str, ...] = option((), "files and folders of minimal pairs, by which grammar is judged; empty: none")
+    pairs: int = option(100, "of each paradigm; 0: all")
 
     def __post_init__(self):
-        for name, least in (("steps", 1), ("batch_size", 1), ("max_length", 8)):
+        for name, least in (("steps", 1), ("batch_size", 1), ("max_length", 8), ("pairs", 0)):
             check(least <= getattr(self, name) < 2**31, f"downstream.{name}", getattr(self, name), f"{least} or more")
         check(self.learning_rate > 0, "downstream.learning_rate", self.learning_rate, "a number above 0")
 

@@ -92,9 +92,10 @@ def curves(study: Study, runs: Sequence[Run], png: Path) -> str:
     drawn = {name: curve([run for run in runs if run.variant == name], by_byte) for name in _looks(study)}
     sound = {name: each for name, each in drawn.items() if each.tokens.size}
     longest = max(tokens for run in runs for tokens, _ in run.curve)
-    scale, word = next(each for each in ((1e9, "billions"), (1e6, "millions"), (1, "")) if longest >= each[0])
+    units = (1e9, "billions"), (1e6, "millions"), (1e3, "thousands"), (1, "")
+    scale, word = next(each for each in units if longest >= each[0])
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(5.8, 4.2), dpi=120, layout="constrained")
+        figure = Figure(figsize=(7.2, 4.2), dpi=120, layout="constrained")
         axes = figure.subplots()
         top = _zoom(axes, drawn.values(), scale) if sound else math.inf
         ends = []
@@ -110,7 +111,8 @@ def curves(study: Study, runs: Sequence[Run], png: Path) -> str:
             axes.fill_between(tokens, losses.min(0), losses.max(0), color=look["color"], alpha=0.13, linewidth=0)
             ends.append((losses.mean(0)[-1], name, line[0]))
         ends.sort(key=lambda end: -end[0])  # as the lines lie, from above
-        axes.legend([end[2] for end in ends], [end[1] for end in ends], loc="upper right", fontsize=9, frameon=False)
+        beside = {"loc": "center left", "bbox_to_anchor": (1.0, 0.5)}
+        axes.legend([end[2] for end in ends], [end[1] for end in ends], **beside, fontsize=9, frameon=False)
         axes.set_xlabel("tokens seen" + f", {word}" * bool(word))
         axes.set_ylabel("valid loss, " + ("bits a byte" if by_byte else "nats a masked token"))
         _write_png(figure, png)

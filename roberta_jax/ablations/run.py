@@ -7,6 +7,7 @@ two studies share is run once.
 import functools
 import os
 import platform
+import re
 import shlex
 import shutil
 import sys
@@ -28,8 +29,10 @@ from roberta_jax.data.corpus import Corpus, bytes_per_token
 from roberta_jax.data.masking import Masking
 from roberta_jax.data.pipeline import on_mesh, valid_batches
 from roberta_jax.errors import UserError
+from roberta_jax.inference import load
 from roberta_jax.interop import hub
 from roberta_jax.model.config import RobertaConfig
+from roberta_jax.pairs import accuracy, suites
 from roberta_jax.preparation.plan import key
 from roberta_jax.pretraining.config import DataConfig, PretrainConfig
 from roberta_jax.pretraining.job import check_devices, open_corpus, perplexity, pretrain
@@ -46,6 +49,9 @@ from roberta_jax.training.logging import recovered, say
 from roberta_jax.training.optimizer import OptimizerConfig
 from roberta_jax.training.sharding import batch_devices, batch_sharding, local_rows, make_mesh
 from roberta_jax.training.workdir import CHECKPOINTS, MADE_BY_JSON, RUN_JSON, read_metrics
+
+# Fields of `config.downstream` that name what a model is judged on; a hash of each task or suite is kept beside its figure.
+DATA_OF_DOWNSTREAM = ("source", "tasks", "minimal_pairs", "pairs")
 
 
 def run(config: AblationsConfig, workdir: Path) -> None:
@@ -64,6 +70,7 @@ def run(config: AblationsConfig, workdir: Path) -> None:
     for task in _tasks(config.downstream):
         if task not in TASKS or not _task_folder(config.downstream, task).is_dir():
             raise UserError(f"config.downstream: there is no folder {_task_folder(config.downstream, task)} for {task!r}.")
+    _suites(config.downstream)
     chosen = [every[name] for name in names]
     for variant in (variant for study in chosen for variant in study.variants):  # a mistake shows before hours of the others
         made = changed(base, variant.fields)
@@ -82,6 +89,7 @@ def run(config: AblationsConfig, workdir: Path) -> None:
                 if named not in done:
                     with alone_in(folder):  # other studies run in the same workdir at the same time
                         one = _pretrained(base, made, folder, named)
+                        one = one and ranked(one, config.downstream, folder)
                         one = one and finetuned(one, config.downstream, folder)
                     if one is None:
                         return
@@ -205,9 +213,32 @@ def _held_out(model: RobertaConfig, params: dict, corpus: Corpus, rows: int = 64
     return {"loss": means["loss"], "accuracy": 100 * means["accuracy"]} | perplexity(means)
 
 
+@functools.cache
+def _suites(downstream: Downstream) -> list[suites.Suite]:
+    return suites.read(downstream.minimal_pairs, pairs=downstream.pairs) if downstream.minimal_pairs else []
+
+
+def ranked(one: Run, downstream: Downstream, folder: Path) -> Run:
+    """The run with the share of minimal pairs that its model ranks right, by pseudo-log-likelihood."""
+    for suite in _suites(downstream):
+        metric = re.sub(r"\W+", "_", suite.name.lower())
+        judged = one.details.get("minimal_pairs", {}) | {metric: key([asdict(paradigm) for paradigm in suite.paradigms])}
+        if metric in one.metrics:
+            if one.details.get("minimal_pairs") != judged:
+                raise UserError(f"{folder}: was judged by other pairs of {suite.name}; take another workdir.")
+            continue
+        started = time.perf_counter()
+        (found,) = accuracy.measure([suite], load(folder).score)
+        seconds = one.seconds + time.perf_counter() - started
+        metrics, details = one.metrics | {metric: 100 * found.overall.accuracy}, one.details | {"minimal_pairs": judged}
+        one = replace(one, metrics=metrics, details=details, seconds=seconds)
+        results.save(folder / RUN_JSON, [one])
+    return one
+
+
 def finetuned(one: Run, downstream: Downstream, folder: Path) -> Run | None:
     """The run with its figures on the tasks, of which those that are there already stay. None where a signal ended it."""
-    how = key({name: value for name, value in asdict(downstream).items() if name not in ("source", "tasks")})
+    how = key({f.name: getattr(downstream, f.name) for f in fields(downstream) if f.name not in DATA_OF_DOWNSTREAM})
     for task in _tasks(downstream):
         if one.details.get("downstream", how) != how:
             raise UserError(f"{folder}: was fine-tuned with other fields of config.downstream; take another workdir.")

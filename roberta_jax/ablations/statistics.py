@@ -35,6 +35,12 @@ class Difference:
         return not math.isnan(self.low)
 
     @property
+    def tellable(self) -> float:
+        """The true difference of which as many seeds with this spread have an interval without 0 in four of five cases."""
+        certain, likely = stats.t.ppf((0.975, 0.8), self.pairs - 1)
+        return (self.high - self.low) / 2 * (1 + likely / certain) if self.has_interval else math.nan
+
+    @property
     def is_clear(self) -> bool:
         """Whether the interval leaves out 0."""
         return self.low > 0 or self.high < 0

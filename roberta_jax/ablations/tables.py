@@ -50,14 +50,15 @@ def compared(comparisons: Sequence[Comparison], shown: dict[str, int]) -> Table:
                 _signed(found.mean, after),
                 interval,
                 pairs,
+                "–" if math.isnan(found.tellable) else f"{found.tellable:.{after}f}",
                 f"as {title(each.same_as)}" if each.same_as else "–" if math.isnan(each.corrected) else f"{each.corrected:.2g}",
                 "–" if each.published is None else f"{each.published:g}",
                 "–" if each.published_difference is None else _signed(each.published_difference, 2, short=True),
                 f"{said}: {why}" if why else said,
             ]
         )
-    header = ["metric", "variant", "difference", "95% interval", "pairs", "p, Holm", "the paper's", "its difference"]
-    return Table([*header, "direction"], rows, "llrrrrrrl")
+    header = ["metric", "variant", "difference", "95% interval", "pairs", "tellable", "p, Holm", "the paper's"]
+    return Table([*header, "its difference", "direction"], rows, "llrrrrrrrl")
 
 
 def vocabularies(study: Study, runs: Sequence[Run]) -> Table | None:

@@ -91,7 +91,7 @@ def _files(source: str) -> list[str]:
         files = [file for file in files if PurePosixPath(file.path).suffix in SUFFIXES]
     if not files:
         there = f"holds no file of {', '.join(SUFFIXES)}" if is_folder else "is no file, folder or glob that names any"
-        raise UserError(f"--source {source} {there}.")
+        raise UserError(f"{source} {there}; expected minimal pairs.")
     for file in files:
         if PurePosixPath(file.path).suffix not in SUFFIXES:
             raise UserError(f"{file.path}: minimal pairs are read from {', '.join(SUFFIXES)}.")

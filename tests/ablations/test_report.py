@@ -98,7 +98,7 @@ def test_differences_intervals_and_verdicts(folder):
     metric, variant, *static = rows(text, "SST-2", "static")[0]
     half = 4.302653 * 0.1 / math.sqrt(3)
     assert static[:3] == ["−1.10", f"−{1.1 + half:.2f} to −{1.1 - half:.2f}", "3"]
-    assert static[4:] == ["92.5", "−0.4", "agrees"]
+    assert static[3] == f"{half * (1 + 1.060660 / 4.302653):.2f}" and static[5:] == ["92.5", "−0.4", "agrees"]
     # hf: −2, −1.9, −1.8 against the paper's +0.1
     assert rows(text, "SST-2", "hf")[0][-3:] == ["93", "+0.1", "disagrees"]
     assert rows(text, "SST-2", "spans")[0][-3:] == ["92.9", "0", "can't tell: fewer than 3 seeds"]
@@ -241,7 +241,16 @@ def test_one_seed_and_no_runs(tmp_path):
     runs = [each for each in masking_runs() if each.seed == 0 and each.variant in ("dynamic", "static")]
     report.write([MASKING], [replace(each, curve=[]) for each in runs], tmp_path, COMMAND, "")
     text = (tmp_path / "report.md").read_text()
-    assert rows(text, "SST-2", "static")[0][2:] == ["−1.00", "–", "1", "–", "92.5", "−0.4", "can't tell: fewer than 3 seeds"]
+    assert rows(text, "SST-2", "static")[0][2:] == [
+        "−1.00",
+        "–",
+        "1",
+        "–",
+        "–",
+        "92.5",
+        "−0.4",
+        "can't tell: fewer than 3 seeds",
+    ]
     assert "No difference has an interval" in text and not (tmp_path / "curves-masking.png").exists()
     report.write([MASKING], [], tmp_path, COMMAND, "")
     assert "no runs are there" in (tmp_path / "report.md").read_text()

@@ -5,13 +5,15 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from roberta_jax.ablations import results
 from roberta_jax.ablations.config import AblationsConfig, Downstream
-from roberta_jax.ablations.run import finetuned, run
+from roberta_jax.ablations.run import finetuned, ranked, run
 from roberta_jax.data.corpus import Corpus
 from roberta_jax.errors import UserError
+from roberta_jax.inference import load
 from roberta_jax.model.config import RobertaConfig
 from roberta_jax.pretraining.config import DataConfig
 from roberta_jax.training.optimizer import OptimizerConfig
@@ -155,9 +157,29 @@ def test_a_run_that_is_there_is_fine_tuned_once(workdir, downstream, tmp_path):
         finetuned(after, replace(downstream, source=f"{elsewhere}/"), folder)
 
 
+def test_a_run_that_is_there_is_judged_once_by_minimal_pairs(workdir, downstream, tmp_path):
+    folder, pairs = workdir / "runs" / "input_format" / "segment-pair" / "seed_0", tmp_path / "grammar" / "own.jsonl"
+    pairs.parent.mkdir()
+    sentences = [[text[:20] for text in english(8, seed)] for seed in (1, 2)]
+    lines = [json.dumps({"sentence_good": good, "sentence_bad": bad}) for good, bad in zip(*sentences)]
+    pairs.write_text("\n".join(lines))
+    (before,) = results.load(folder / "run.json")
+    downstream = replace(downstream, minimal_pairs=(str(pairs.parent),))
+    after = ranked(before, downstream, folder)
+    model = load(folder)
+    right = model.score(sentences[0]) > model.score(sentences[1])
+    assert after.metrics == before.metrics | {"grammar": pytest.approx(100 * np.mean(right))}
+    assert results.load(folder / "run.json") == [after] == [ranked(after, downstream, folder)]
+    pairs.write_text("\n".join(lines[1:]))
+    with pytest.raises(UserError, match="seed_0: was judged by other pairs of grammar; take another workdir"):
+        ranked(after, replace(downstream, minimal_pairs=(str(pairs),)), folder)
+
+
 def test_an_unknown_study_and_a_missing_task_are_refused(config, downstream, tmp_path):
     with pytest.raises(UserError, match="config.study 'mask' is not known; there are all, masking, input_format"):
         run(replace(config, study="mask"), tmp_path)
+    with pytest.raises(UserError, match="nowhere is no file, folder or glob .*; expected minimal pairs"):
+        run(replace(config, downstream=Downstream(minimal_pairs=("nowhere",))), tmp_path)
     with pytest.raises(UserError, match="config.downstream: there is no folder .*RTE for 'rte'"):
         run(replace(config, downstream=replace(downstream, tasks="rte")), tmp_path)
 

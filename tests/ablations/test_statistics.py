@@ -29,6 +29,20 @@ def test_interval_is_students(n):
     assert found.is_clear == (low > 0 or high < 0)
 
 
+@pytest.mark.parametrize("n", [3, 5, 20])
+def test_what_is_tellable_is_told_in_four_of_five_cases(n):
+    """Of differences of that size, drawn with that spread; the textbook's formula takes a little too few for few seeds."""
+    random = np.random.default_rng(0)
+    spread = paired_difference(dict(enumerate(np.tile([1.0, -1.0], n)[:n])), dict.fromkeys(range(n), 0.0))
+    true = spread.tellable
+    deviation = np.std(np.tile([1.0, -1.0], n)[:n], ddof=1)
+    told = [
+        paired_difference(dict(enumerate(random.normal(true, deviation, n))), dict.fromkeys(range(n), 0.0)).is_clear
+        for _ in range(500)
+    ]
+    assert 0.7 < np.mean(told) < 0.88
+
+
 def test_pairs_are_of_the_same_seed():
     # taken in order they would differ by 1, −9; by seed they do by 10, 10.5
     found = paired_difference({7: 1.0, 5: 20.5, 1: 99.0}, {5: 10.0, 7: -9.0, 2: -99.0})

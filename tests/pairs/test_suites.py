@@ -78,7 +78,7 @@ def test_what_cannot_be_read_is_a_sentence(tmp_path, name, content, message):
 
 def test_sources_without_files_are_named(tmp_path):
     (tmp_path / "README.md").write_text("no pairs")
-    with pytest.raises(UserError, match=r"--source .* holds no file of \.jsonl, \.csv, \.tsv, \.txt"):
+    with pytest.raises(UserError, match=r"holds no file of \.jsonl, \.csv, \.tsv, \.txt"):
         read([str(tmp_path)])
     for nowhere in ("nowhere", "*.jsonl"):
         with pytest.raises(UserError, match="is no file, folder or glob that names any"):
