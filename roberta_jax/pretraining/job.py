@@ -31,6 +31,7 @@ from roberta_jax.training.evaluate import evaluate, make_eval_step
 from roberta_jax.training.incidents import Incidents
 from roberta_jax.training.kernel_check import with_sound_attention
 from roberta_jax.training.logging import put_aside, recovered, say
+from roberta_jax.training.optimizer import warmup
 from roberta_jax.training.sharding import batch_sharding, local_rows, make_mesh
 from roberta_jax.training.step import TrainStep, accumulation, build_step
 from roberta_jax.training.train import Job, train
@@ -151,6 +152,7 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
         positions = np.arange(number * config.batch_size, (number + 1) * config.batch_size)
         return corpus.train.numbers(epochs_and_rows(positions, len(corpus.train), config.seed)[1].numpy()).tolist()
 
+    floor = unigram_entropy(corpus, masking)
     job = Job(
         init=lambda key: init_masked_lm(key, model, pairs),
         loss=loss,
@@ -161,6 +163,7 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
         initial=lambda: _with_token_types(initial[1](), model.num_token_types) if initial else {},
         dtype=model.dtype,
         derived=perplexity,
+        watch=partial(nothing_learned, config, floor),
         rows_of=rows_of,
     )
     epochs = config.steps * config.batch_size / len(corpus.train)
@@ -171,6 +174,7 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
         f"masking {masking.mode} {masking.rate:g}: of what is predicted {masking.mask_replace_prob:.1%} is <mask>, "
         f"{masking.random_replace_prob:.1%} random, {masking.keep_prob:.1%} kept"
     )
+    say(f"without learning the loss is {np.log(model.vocab_size):.2f}, by how often each token stands in the text {floor:.2f}")
     _note_order(workdir)
     state = train(job, config, workdir)
     if state is not None:
@@ -203,12 +207,35 @@ def _with_token_types(params: dict, number: int) -> dict:
     return params | {"encoder": encoder | {"embeddings": encoder["embeddings"] | {"token_type": {"embedding": table}}}}
 
 
-def unigram_loss(corpus: Corpus, masking: Masking) -> float:
-    """The valid split's masked-LM loss by how often each id stands in the train split, in nats a prediction."""
+def _unigram(corpus: Corpus, masking: Masking) -> np.ndarray:
+    """How often each id stands in the train split, with one more of each, of those that are predicted: float64 [V], sum 1."""
     counts = corpus.token_counts.astype(np.float64) + 1
     if not masking.predicts_special_tokens:
-        counts[[corpus.tokenizer.bos, corpus.tokenizer.eos]] = 0  # these are never predicted
-    loss = np.log(counts.sum()) - np.log(np.maximum(counts, 1e-9))
+        counts[[corpus.tokenizer.bos, corpus.tokenizer.eos]] = 1e-9  # these are never predicted
+    return counts / counts.sum()
+
+
+def unigram_entropy(corpus: Corpus, masking: Masking) -> float:
+    """About the loss of a model that only knows how often each id stands in the train split, in nats a prediction."""
+    shares = _unigram(corpus, masking)
+    return float(-(shares * np.log(shares)).sum())
+
+
+def nothing_learned(config: PretrainConfig, floor: float, step: int, means: dict[str, float]) -> str:
+    """A sentence, where the first log line behind the warm-up, a third of the steps and a hundred is no better than `floor`."""
+    due = max(warmup(config.optimizer, config.steps), config.steps / 3, 100)
+    loss = means.get("mlm_loss", means.get("loss", 0.0))
+    if not due <= step < due + config.log_every or loss < floor - 0.02:
+        return ""
+    return (
+        f"the loss, {loss:.2f}, is no better than {floor:.2f}, which how often each token stands in the text gives: so far the "
+        "model has not learned to look at other tokens; docs/troubleshooting.md says what helps"
+    )
+
+
+def unigram_loss(corpus: Corpus, masking: Masking) -> float:
+    """The valid split's masked-LM loss by how often each id stands in the train split, in nats a prediction."""
+    loss = -np.log(_unigram(corpus, masking))
     total = weight = 0.0
     for batch in valid_batches(corpus, masking, 256):
         total += (loss[batch["labels"]] * batch["weights"]).sum()

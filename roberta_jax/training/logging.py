@@ -177,8 +177,8 @@ class ProgressLog:
         self._steps.append(values)
         self._costs.append(cost)
 
-    def write_means(self, step: int, seconds: float, goodput: float) -> None:
-        """A line of the means since the last one, over the steps whose updates were made.
+    def write_means(self, step: int, seconds: float, goodput: float) -> dict[str, float]:
+        """A line of the means since the last one, over the steps whose updates were made; returns them.
 
         Args:
           seconds: that the steps took which this start has made of them.
@@ -202,6 +202,7 @@ class ProgressLog:
         say(_progress(step, self._last_step, means, seconds / len(self._costs)))
         self._steps.clear()
         self._costs.clear()
+        return means
 
     def write_evaluation(self, step: int, values: dict[str, Any]) -> dict[str, float]:
         """A line of what an evaluation gave; returns it, of several trials the medians."""

@@ -62,6 +62,8 @@ class Job:
     initial: Callable[[], dict]  # of a run that does not resume: parameters in place of `init`'s of the same names
     dtype: str = "float32"  # of the arithmetic, by whose peak MFU is measured
     derived: Callable[[dict[str, float]], dict[str, float]] = lambda means: {}  # from a step's means, further ones
+    # (step, the means of its log line) → a sentence where something is amiss, which becomes an incident
+    watch: Callable[[int, dict[str, float]], str] = lambda step, means: ""
     metric: str = ""  # the state keeps the parameters where this was greatest; "": checkpoints, where valid/loss was least
     patience: int = 0  # evaluations without a better one that end the run; 0: none do
     rows_of: Callable[[int], list[int]] = lambda number: []  # a batch's number → its rows of the corpus, for incidents
@@ -340,8 +342,10 @@ def _wait_and_log(
         kind, sentence, figures = describe_unsound(values)
         incidents.write(kind, step, sentence, **figures, batch=launched.batch, rows=job.rows_of(launched.batch))
     if step % config.log_every == 0 or step == config.steps:
-        log.write_means(step, ledger.lap(), ledger.goodput)
+        means = log.write_means(step, ledger.lap(), ledger.goodput)
         ledger.save(step)
+        if amiss := job.watch(step, means):
+            incidents.write("no learning", step, amiss)
     return must_rewind(config.guard, launched.unsound, bool(np.all(values["made"])))
 
 

@@ -15,7 +15,7 @@ from roberta_jax.model.heads import init_masked_lm
 from roberta_jax.preparation.config import CorpusConfig
 from roberta_jax.preparation.prepare import prepare
 from roberta_jax.pretraining.config import PretrainConfig, masking_of, with_sizes
-from roberta_jax.pretraining.job import model_of, of_pairs, pretrain
+from roberta_jax.pretraining.job import model_of, of_pairs, pretrain, unigram_entropy, unigram_loss
 from roberta_jax.training.workdir import read_metrics
 
 
@@ -71,6 +71,26 @@ def test_a_run_on_pairs_begins_with_any_model_and_gives_one_without_the_head(sma
     hub.export(tmp_path / "run", tmp_path / "out")
     assert json.loads((tmp_path / "out" / "config.json").read_text())["type_vocab_size"] == 2
     assert hub.load(tmp_path / "out").params["encoder"]["embeddings"]["token_type"]["embedding"].shape == (2, 32)
+
+
+@pytest.mark.parametrize("rate", [1e-9, 1e-2])
+def test_a_run_that_learns_nothing_says_so_once(rate, small_corpus, tmp_path, capsys):
+    fields = importlib.import_module("configs.tiny").get_config()
+    fields.update(steps=120, batch_size=16, log_every=10, eval_every=120, checkpoint_every=120)
+    fields.optimizer.update(learning_rate=rate)
+    fields.model.update(num_layers=1, hidden_size=32, intermediate_size=64)
+    fields.data.update(source=str(small_corpus.folder), tokenizer=str(small_corpus.folder / "tokenizer"))
+    pretrain(typed(PretrainConfig, fields.to_dict()), tmp_path)
+    floor = unigram_entropy(small_corpus, Masking())
+    assert floor == pytest.approx(unigram_loss(small_corpus, Masking()), abs=0.15)
+    assert f"without learning the loss is {np.log(400):.2f}, by how often each token stands" in capsys.readouterr().out
+    if rate > 1e-6:
+        assert not (tmp_path / "incidents.jsonl").exists()
+    else:
+        (incident,) = map(json.loads, (tmp_path / "incidents.jsonl").read_text().splitlines())
+        assert (incident["kind"], incident["step"]) == ("no learning", 100) and f"no better than {floor:.2f}" in incident[
+            "what"
+        ]
 
 
 def test_a_run_that_began_by_the_old_order_of_rows_is_told_so_once(small_corpus, tmp_path, capsys):
