@@ -23,10 +23,10 @@ def get_config(study: str = "all") -> ConfigDict:
     config = tiny.get_config()
     config.update(defaults(AblationsConfig, leave_out=[each.name for each in fields(PretrainConfig)]))
     config.job, config.study = "ablations", study
-    config.steps = 500
+    config.steps, config.batch_size = 500, 32
     config.eval_every = config.checkpoint_every = 125
     config.keep_checkpoints = 1
-    config.optimizer.warmup_steps = 0.06  # of the steps, in which variants differ
+    config.optimizer.update(name="adamw", learning_rate=3e-3, warmup_steps=0.06)  # of the steps, in which variants differ
     # A small part of the text, so that rows come again as they do in a long run.
     config.data.update(fraction=1 / 32, valid_fraction=0.002)
     return config

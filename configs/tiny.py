@@ -4,8 +4,8 @@
 
     python -m roberta_jax.main --config=configs/tiny.py --workdir=/tmp/run
 
-Rows are short, so that each position is seen often, and initial weights as wide as the narrow model needs: both let it
-find its neighbours soon. Expect a valid loss more than 1.0 nat under the unigram model's.
+Rows are short, so that each position is seen often, batches are small, initial weights as wide as the narrow model needs, and
+the optimizer is Muon: all let it find its neighbours soon. Expect a valid loss 1.8 nats or more under the unigram model's.
 """
 
 from ml_collections import ConfigDict
@@ -15,14 +15,14 @@ from configs import base
 
 def get_config() -> ConfigDict:
     config = base.get_config()
-    config.steps = 1_500
-    config.batch_size = 32
+    config.steps = 2_600
+    config.batch_size = 16
     config.microbatch_size = 0
     config.log_every = 100
-    config.eval_every = 500
-    config.checkpoint_every = 500
+    config.eval_every = 1_300
+    config.checkpoint_every = 650
     config.model.update(vocab_size=0, num_layers=2, hidden_size=128, intermediate_size=512, num_heads=2, max_length=0)
     config.model.update(dropout=0.0, attention_dropout=0.0, initializer_range=0.06, dtype="float32", remat="none")
-    config.optimizer.update(learning_rate=3e-3, warmup_steps=100)
+    config.optimizer.update(name="muon", learning_rate=3e-3, warmup_steps=0.05)
     config.data.update(tokenizer="2048", length=64)
     return config

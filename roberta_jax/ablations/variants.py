@@ -82,7 +82,7 @@ def batch_size(config: PretrainConfig) -> Study:
     """The paper's 256, 2K and 8K as an eighth, once and four times the config's batch, and one more beyond."""
     peak = config.optimizer.learning_rate
 
-    def variant(name: str, what: str, times: float, rate: float, optimizer: str = "adamw", **published: float) -> Variant:
+    def variant(name: str, what: str, times: float, rate: float, optimizer: str = "", **published: float) -> Variant:
         return Variant(
             name,
             what,
@@ -91,7 +91,7 @@ def batch_size(config: PretrainConfig) -> Study:
                 "microbatch_size": config.microbatch_size or (config.batch_size if times > 1 else 0),
                 "steps": max(1, round(config.steps / times)),
                 "optimizer.learning_rate": rate,
-                "optimizer.name": optimizer,
+                "optimizer.name": optimizer or config.optimizer.name,
             },
             published,
         )

@@ -244,7 +244,7 @@ def unigram_loss(corpus: Corpus, masking: Masking) -> float:
 
 
 def examples(params: dict, config: RobertaConfig, corpus: Corpus, number: int = 5, answers: int = 5) -> list[str]:
-    """Sentences of the valid split with one word masked, and the model's most probable answers."""
+    """Sentences of the valid split with one word masked, and the words that the model finds most probable there."""
     tokenizer, found = corpus.tokenizer, []
     for part in np.array_split(np.arange(len(corpus.valid)), number):
         found += next((question for question in map(partial(_question, corpus), part[:100]) if question), [])
@@ -256,7 +256,8 @@ def examples(params: dict, config: RobertaConfig, corpus: Corpus, number: int = 
     positions = np.array([[at + 1] for _, at in found], np.int32)
     segment_ids = (input_ids != tokenizer.pad).astype(np.int32)
     logits = jax.jit(apply_masked_lm, static_argnums=1)(params, config, input_ids, segment_ids, positions)
-    probabilities, best = jax.lax.top_k(jax.nn.softmax(gather_to_host(logits)[:, 0]), answers)
+    words = np.array([any(map(str.isalpha, tokenizer.decode([i]))) for i in range(len(tokenizer))])
+    probabilities, best = jax.lax.top_k(jax.nn.softmax(gather_to_host(logits)[:, 0]) * words, answers)
     lines = []
     for (ids, at), p, b in zip(found, np.asarray(probabilities), np.asarray(best)):
         shown = f"{tokenizer.decode(ids[:at])} <mask>{tokenizer.decode(ids[at + 1 :])}"
@@ -273,6 +274,7 @@ def _question(corpus: Corpus, row: int) -> list[tuple[np.ndarray, int]]:
         ids = corpus.tokenizer.encode(sentence.strip())
         starts = [pieces[i].startswith(b" ") for i in ids] + [True]
         words = [i for i, id in enumerate(ids) if starts[i] and starts[i + 1] and pieces[id][1:].isalpha()]
-        if words and 40 <= len(sentence.strip()) <= 160 and len(ids) <= corpus.length - 2:
+        prose = sum(c.isalpha() or c == " " for c in sentence.strip()) >= 0.95 * len(sentence.strip())
+        if words and prose and 40 <= len(sentence.strip()) <= 160 and len(ids) <= corpus.length - 2:
             return [(ids, words[len(words) // 2])]
     return []

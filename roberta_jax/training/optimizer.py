@@ -1,4 +1,4 @@
-"""AdamW as RoBERTa used it, LAMB or Muon, with linear warm-up and linear decay to 0."""
+"""AdamW as RoBERTa used it, LAMB or Muon, with linear warm-up and a decay, the paper's linear to 0 or another."""
 
 import re
 from collections.abc import Callable
@@ -9,9 +9,17 @@ import jax.numpy as jnp
 import optax
 import optax.contrib
 
-from roberta_jax.config import option
+from roberta_jax.config import check_choices, option
 from roberta_jax.errors import check, check_choice
 from roberta_jax.training.sharding import map_paths
+
+# `config.optimizer.schedule` → how far the rate is above its floor, by the share of the decay that is done
+DECAYS = {
+    "linear": lambda done: 1 - done,
+    "cosine": lambda done: (1 + jnp.cos(jnp.pi * done)) / 2,
+    "1-sqrt": lambda done: 1 - jnp.sqrt(done),  # arXiv 2405.18392
+    "constant": jnp.ones_like,
+}
 
 
 @dataclass(frozen=True)
@@ -21,6 +29,9 @@ class OptimizerConfig:
     name: str = option("adamw", "or lamb, which scales updates to their weights' norm; or muon: the matrices' are orthogonal")
     learning_rate: float = option(6e-4, "at its peak")
     warmup_steps: float = option(24_000.0, "of linear warm-up; below 1 a share of the steps")
+    schedule: str = option("linear", "how the rate decays behind its peak", choices=tuple(DECAYS))
+    decay_steps: float = option(0.0, "of the decay, the last ones, before which the rate is stable; 0: all behind the warm-up")
+    floor: float = option(0.0, "where the rate ends, as a share of its peak")
     weight_decay: float = option(0.01, "of every parameter, or see decay_bias_and_norm")
     decay_bias_and_norm: bool = option(True, "as fairseq did; False leaves these out, as transformers does")
     b1: float = option(0.9, "decay of the gradients' mean")
@@ -34,8 +45,10 @@ class OptimizerConfig:
             check(getattr(self, name) > 0, f"optimizer.{name}", getattr(self, name), "a number above 0")
         for name in ("b1", "b2"):
             check(0 <= getattr(self, name) < 1, f"optimizer.{name}", getattr(self, name), "a share from 0 on, below 1")
-        for name in ("warmup_steps", "weight_decay", "clip_norm"):
+        for name in ("warmup_steps", "decay_steps", "weight_decay", "clip_norm"):
             check(getattr(self, name) >= 0, f"optimizer.{name}", getattr(self, name), "0 or more")
+        check(0 <= self.floor <= 1, "optimizer.floor", self.floor, "a share from 0 to 1")
+        check_choices(self, "optimizer.")
 
 
 def warmup(config: OptimizerConfig, steps: int) -> int:
@@ -44,19 +57,30 @@ def warmup(config: OptimizerConfig, steps: int) -> int:
     Raises:
       UserError: it does not end before the run.
     """
-    warmup_steps = round(config.warmup_steps * (steps if config.warmup_steps < 1 else 1))
+    warmup_steps = _steps(config.warmup_steps, steps)
     expected = f"less than config.steps, {steps:,}: the warm-up must end before the run"
     check(warmup_steps < steps, "optimizer.warmup_steps", config.warmup_steps, expected)
+    left = steps - warmup_steps
+    expected = f"{left:,} or less, which are the steps behind the warm-up"
+    check(_steps(config.decay_steps, steps) <= left, "optimizer.decay_steps", config.decay_steps, expected)
     return warmup_steps
 
 
+def _steps(number: float, steps: int) -> int:
+    """A number of steps, or a share of all."""
+    return round(number * (steps if number < 1 else 1))
+
+
 def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """Updates done → learning rate. The first update has rate 0; the update after the last would have it again."""
-    warmup_steps = warmup(config, steps)
-    peak = config.learning_rate
-    rise = optax.linear_schedule(0.0, peak, warmup_steps)
-    decay = optax.linear_schedule(peak, 0.0, steps - warmup_steps)
-    return optax.join_schedules([rise, decay], [warmup_steps])
+    """Updates done → learning rate: warm-up, peak, decay. The first update has rate 0, and one after the last the floor's."""
+    warmup_steps, peak, lowest = warmup(config, steps), config.learning_rate, config.learning_rate * config.floor
+    decay_steps = _steps(config.decay_steps, steps) or steps - warmup_steps
+
+    def decay(count: jax.Array) -> jax.Array:
+        return lowest + (peak - lowest) * DECAYS[config.schedule](jnp.clip(count / decay_steps, 0, 1))
+
+    parts = [optax.linear_schedule(0.0, peak, warmup_steps), optax.constant_schedule(peak), decay]
+    return optax.join_schedules(parts, [warmup_steps, steps - decay_steps])
 
 
 def decayed(params, bias_and_norm: bool):

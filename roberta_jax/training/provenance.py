@@ -17,6 +17,9 @@ WITHOUT_EFFECT = (
     "job", "log_every", "checkpoint_every", "keep_checkpoints", "microbatch_size", "fsdp", "model.remat", "model.attention",
 )  # fmt: skip
 
+# Fields that came when runs had been made already: where they do nothing, those runs are still the same.
+_LATER = {"optimizer.schedule": "linear", "optimizer.decay_steps": 0.0, "optimizer.floor": 0.0}
+
 
 def fields(config: Any, without: Collection[str] = WITHOUT_EFFECT) -> dict[str, Any]:
     """The fields of a config by their dotted names, such as config.optimizer.b1.
@@ -28,7 +31,7 @@ def fields(config: Any, without: Collection[str] = WITHOUT_EFFECT) -> dict[str, 
     def flat(values: Mapping[str, Any], prefix: str) -> dict[str, Any]:
         flattened = {}
         for name, value in values.items():
-            if (path := prefix + name) not in without:
+            if (path := prefix + name) not in without and (path not in _LATER or value != _LATER[path]):
                 flattened |= flat(value, f"{path}.") if isinstance(value, dict) else {f"config.{path}": value}
         return flattened
 

@@ -7,6 +7,8 @@ import optax
 import pytest
 
 from roberta_jax.errors import UserError
+from roberta_jax.training import provenance
+from roberta_jax.training.config import RunConfig
 from roberta_jax.training.optimizer import OPTIMIZERS, OptimizerConfig, decayed, make_optimizer, schedule, skip_rejected
 from roberta_jax.training.sharding import batch_sharding, make_mesh
 from roberta_jax.training.step import build_step
@@ -17,6 +19,41 @@ def test_the_rate_rises_from_zero_and_falls_to_zero():
     expected = {0: 0.0, 12_000: 3e-4, 24_000: 6e-4, 262_000: 3e-4, 499_999: 6e-4 / 476_000, 500_000: 0.0}
     for updates, value in expected.items():
         assert float(rate(updates)) == pytest.approx(value, rel=1e-4, abs=1e-10)
+
+
+def test_the_papers_schedule_is_optaxs_to_the_last_bit():
+    rate, peak = schedule(OptimizerConfig(learning_rate=7e-4, warmup_steps=130), 1_700), 7e-4
+    rise, fall = optax.linear_schedule(0.0, peak, 130), optax.linear_schedule(peak, 0.0, 1_570)
+    counts = jnp.arange(1_702)
+    np.testing.assert_array_equal(jax.vmap(rate)(counts), jax.vmap(optax.join_schedules([rise, fall], [130]))(counts))
+
+
+@pytest.mark.parametrize(
+    ("name", "halfway"), [("linear", 0.5), ("cosine", 0.5), ("1-sqrt", 1 - np.sqrt(0.5)), ("constant", 1.0)]
+)
+def test_a_schedule_rises_is_stable_and_decays_to_its_floor(name, halfway):
+    """By steps and by shares of them; the stable part is left out where nothing is said of it."""
+    by_steps = dict(warmup_steps=100, decay_steps=200, schedule=name, floor=0.1, learning_rate=1e-2)
+    whole = {0: 0.0, 50: 5e-3, 100: 1e-2, 500: 1e-2, 800: 1e-2, 900: 1e-3 + 9e-3 * halfway}
+    end = 1e-2 if name == "constant" else 1e-3
+    for fields in (by_steps, by_steps | {"warmup_steps": 0.1, "decay_steps": 0.2}):
+        rate = schedule(OptimizerConfig(**fields), 1_000)
+        for updates, value in (whole | {1_000: end, 1_500: end}).items():
+            assert float(rate(updates)) == pytest.approx(value, rel=1e-5, abs=1e-9), updates
+    rate = schedule(OptimizerConfig(**by_steps | {"decay_steps": 0}), 1_000)
+    assert float(rate(550)) == pytest.approx(1e-3 + 9e-3 * halfway, rel=1e-5)
+
+
+def test_a_decay_longer_than_what_the_warm_up_leaves_is_refused():
+    with pytest.raises(UserError, match="decay_steps is 91; expected 90 or less, which are the steps behind the warm-up"):
+        schedule(OptimizerConfig(warmup_steps=10, decay_steps=91), 100)
+
+
+def test_a_run_of_the_version_before_there_were_schedules_is_the_same_run():
+    assert "config.optimizer.name" in (plain := provenance.fields(RunConfig()))
+    assert not plain.keys() & {"config.optimizer.schedule", "config.optimizer.decay_steps", "config.optimizer.floor"}
+    other = provenance.fields(RunConfig(optimizer=OptimizerConfig(schedule="cosine")))
+    assert provenance.difference(plain, other) == "config.optimizer.schedule None, not 'cosine'"
 
 
 def test_without_warm_up_the_first_update_has_the_peak_rate():
