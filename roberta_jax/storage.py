@@ -14,7 +14,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from glob import glob, has_magic
+from fnmatch import fnmatchcase
+from glob import has_magic
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -23,6 +24,7 @@ import pyarrow
 
 from roberta_jax.errors import UserError
 from roberta_jax.output import to_json
+from roberta_jax.walk import HIDDEN, Walk
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "roberta_jax"
 
@@ -54,32 +56,46 @@ def _filesystem(url: str | Path) -> tuple[fsspec.AbstractFileSystem, str]:
         raise UserError(f"{url}: fsspec cannot reach it ({str(error).splitlines()[0].rstrip('.')}).") from None
 
 
-def find(source: str) -> tuple[list[File], bool]:
-    """The files that a path, a folder or a glob names, in the order of their paths, and whether it is a folder."""
-    if path := local(source):
-        if is_folder := path.is_dir():
-            paths = path.rglob("*")
-        else:
-            paths = [path] if path.is_file() else map(Path, glob(str(path), recursive=True))
-        stats = [(each, each.stat()) for each in sorted(paths) if each.is_file()]
-        return [File(str(each), stat.st_size, (str(each), stat.st_size, stat.st_mtime_ns)) for each, stat in stats], is_folder
-    system, path = _filesystem(source)
+def find(source: str, hidden: bool = False, passed_over: dict[str, str] | None = None) -> tuple[list[File], bool]:
+    """The files that a path, a folder or a glob names, in the order of their paths, and whether it names a folder.
+
+    Folders are read to their depths, those too that a glob names. Links are followed, and each file comes once, however many
+    lead to it. What begins with a dot is hidden: it counts where the source itself spells its name, or where that is asked.
+
+    Args:
+      passed_over: takes what is there and not among the files: path → one of the reasons of `walk`.
+    """
+    passed_over = {} if passed_over is None else passed_over
+    system, path = (None, local(source)) if local(source) else _filesystem(source)
+    if system is None or source.startswith("file://"):
+        files, is_folder = Walk(hidden, passed_over).files(Path(path))
+        found = []
+        for each in sorted(files):
+            stat, url = each.stat(), f"{'' if system is None else 'file://'}{each}"
+            found.append(File(url, stat.st_size, (url, stat.st_size, str(stat.st_mtime) if system else stat.st_mtime_ns)))
+        return found, is_folder
     try:
-        is_folder = not has_magic(path) and system.isdir(path)
-        if is_folder:
-            found = system.find(path, detail=True)
+        if has_magic(path):
+            matching = system.glob(path, detail=True)
         else:
-            found = system.glob(path, detail=True) if has_magic(path) else {path: system.info(path)}
+            matching = {path: {"type": "directory"} if system.isdir(path) else system.info(path)}
+        folders = [name for name, info in matching.items() if info["type"] == "directory"]
+        found = {name: info for name, info in matching.items() if info["type"] == "file"}
+        for folder in folders if not path.endswith("**") else ():
+            found |= system.find(folder, detail=True)
     except FileNotFoundError:
         return [], False
     except Exception as error:  # each kind of store has classes of its own
         raise UserError(f"{source}: cannot be listed ({type(error).__name__}: {error}).") from None
-    files = [
-        File(system.unstrip_protocol(name), info["size"], (system.unstrip_protocol(name), info["size"], _stamp(info)))
-        for name, info in sorted(found.items(), key=lambda item: PurePosixPath(item[0]))
-        if info["type"] == "file"
-    ]
-    return files, is_folder
+    spelt = [part for part in PurePosixPath(path).parts if part.startswith(".")]
+    files = []
+    for name, info in sorted(found.items(), key=lambda item: PurePosixPath(item[0])):
+        url, dotted = system.unstrip_protocol(name), [part for part in PurePosixPath(name).parts if part.startswith(".")]
+        if not hidden and not all(any(fnmatchcase(part, one) for one in spelt) for part in dotted):
+            passed_over[url] = HIDDEN
+        elif info["type"] == "file":
+            files.append(File(url, info["size"], (url, info["size"], _stamp(info))))
+    return files, bool(folders)
 
 
 def _stamp(info: dict) -> str:
@@ -112,7 +128,7 @@ def open_file(path: str) -> pyarrow.NativeFile:
       UserError: it cannot be opened, or not be reached later.
     """
     try:
-        return pyarrow.PythonFile(_Reader(path), "r") if is_url(path) else pyarrow.OSFile(path)
+        return pyarrow.PythonFile(_Reader(path), "r") if is_url(path) else pyarrow.OSFile(os.fsencode(path))
     except OSError as error:
         raise UserError(f"{path}: cannot be opened ({error}).") from None
 

@@ -90,6 +90,12 @@ def minimal_pairs() -> Path:
 
 
 @pytest.fixture(scope="session")
+def cases() -> Path:
+    """The folder of inputs as others publish them, with a README that says what is right for each."""
+    return _public("cases", "ROBERTA_TEST_CASES")
+
+
+@pytest.fixture(scope="session")
 def roberta_tokenizer(assets) -> ByteLevelBPE:
     return ByteLevelBPE.load(assets / "roberta-vocab")
 

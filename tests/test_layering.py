@@ -13,7 +13,7 @@ SOURCES = {path: (PACKAGE / path).read_text() for path in MODULES}
 # From the ground up: what stands in one line imports the lines below it, and of its own line only its own folder or file.
 LAYERS = [
     {"output"},
-    {"errors", "imports", "memory", "bucketing", "hlo_analysis", "html_page"},
+    {"errors", "imports", "memory", "bucketing", "hlo_analysis", "html_page", "walk"},
     {"storage", "config", "hardware"},
     {"lock"},
     {"model", "tokenization"},

@@ -14,7 +14,7 @@ import pyarrow.parquet
 import pytest
 from fsspec.implementations.memory import MemoryFile
 
-from roberta_jax import storage
+from roberta_jax import storage, walk
 from roberta_jax.data.corpus import Corpus, on_this_machine
 from roberta_jax.errors import UserError
 from roberta_jax.preparation import documents as D
@@ -60,6 +60,89 @@ def test_files_are_found_in_the_same_order_everywhere(place):
         files, folder = storage.find(source)
         assert (relative(files, place), folder) == (names, is_folder), source
     assert all(file.size == len(storage.read_bytes(file.path)) for file in files)
+
+
+HIDDEN_ONES = ("a.txt", ".b.txt", "._a.txt", ".git/c.txt", "in/.ipynb_checkpoints/d.txt", "in/e.txt")
+
+
+@pytest.mark.parametrize(
+    "source, names, passed_over",
+    [
+        ("", ["a.txt", "in/e.txt"], ["._a.txt", ".b.txt", ".git", "in/.ipynb_checkpoints"]),
+        ("/*", ["a.txt", "in/e.txt"], ["._a.txt", ".b.txt", ".git", "in/.ipynb_checkpoints"]),
+        ("/*.txt", ["a.txt"], ["._a.txt", ".b.txt"]),
+        ("/**/*.txt", ["a.txt", "in/e.txt"], ["._a.txt", ".b.txt", ".git", "in/.ipynb_checkpoints"]),
+        ("/.b.txt", [".b.txt"], []),
+        ("/.git", [".git/c.txt"], []),
+        ("/.git/*.txt", [".git/c.txt"], []),
+        ("/.*.txt", ["._a.txt", ".b.txt"], []),
+    ],
+)
+def test_what_is_hidden_counts_where_it_is_named(place, source, names, passed_over):
+    for name in HIDDEN_ONES:
+        storage.write_text(storage.join(place, name), name)
+    said: dict[str, str] = {}
+    files, _ = storage.find(place + source, passed_over=said)
+    assert relative(files, place) == names
+    if not place.startswith("memory"):  # which knows no folders, only the files in them
+        assert sorted(path.partition("/here/")[2] for path in said) == passed_over and {*said.values()} <= {walk.HIDDEN}
+    assert len(storage.find(place, hidden=True)[0]) == len(HIDDEN_ONES)
+
+
+def test_a_glob_descends_into_the_folders_that_it_names(place):
+    fill(place)
+    files, is_folder = storage.find(f"{place}/*")
+    assert relative(files, place) == ["b/c/two.txt", "b/notes.md", "b/one.txt", "b.txt"] and is_folder
+    assert relative(storage.find(f"{place}/b/*")[0], place) == ["b/c/two.txt", "b/notes.md", "b/one.txt"]
+    assert relative(storage.find(f"{place}/**")[0], place) == ["b/c/two.txt", "b/notes.md", "b/one.txt", "b.txt"]
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+@pytest.mark.parametrize("source", ["here", "here/*", "here/**", "here/**/*", "here/**/*.txt", "h*", "here/*/*.txt"])
+def test_links_are_followed_and_no_file_comes_twice(tmp_path, source, scheme):
+    for name in ("here/in/one.txt", "here/in/deep/two.txt", "elsewhere/three.txt", "elsewhere/deep/four.txt"):
+        storage.write_text(tmp_path / name, name)
+    links = {"here/in/parent": "..", "here/in/itself": ".", "here/all": "../elsewhere", "here/again": "in"}
+    links |= {"here/in/file.txt": "one.txt", "here/in/nowhere.txt": "nothing", "elsewhere/back": "../here"}
+    for name, target in links.items():
+        os.symlink(target, tmp_path / name)
+    said: dict[str, str] = {}
+    files, _ = storage.find(f"{scheme}{tmp_path}/{source}", passed_over=said)
+    found = [os.path.realpath(file.path.removeprefix(scheme)).removeprefix(f"{tmp_path}/") for file in files]
+    expected = {"here/in/one.txt", "here/in/deep/two.txt", "elsewhere/three.txt", "elsewhere/deep/four.txt"}
+    if source == "here/*/*.txt":
+        expected = {"here/in/one.txt", "elsewhere/three.txt"}
+    assert sorted(found) == sorted(expected)
+    assert f"{scheme}{tmp_path}/here/in/one.txt" in [file.path for file in files]  # by the name that no link is part of
+    nowhere = [path for path, reason in said.items() if reason == walk.NOWHERE]
+    assert {path.rpartition("/")[2] for path in nowhere} == {"nowhere.txt"}
+
+
+def test_a_folder_that_cannot_be_read_and_what_is_no_file_are_passed_over(tmp_path, monkeypatch):
+    storage.write_text(tmp_path / "a.txt", "a")
+    os.mkfifo(tmp_path / "pipe.txt")
+    (tmp_path / "lost+found").mkdir()
+    read = Path.iterdir
+
+    def iterdir(folder):  # as of a folder that belongs to root
+        if folder.name == "lost+found":
+            raise PermissionError(13, "Permission denied", str(folder))
+        return read(folder)
+
+    monkeypatch.setattr(Path, "iterdir", iterdir)
+    said: dict[str, str] = {}
+    assert relative(storage.find(str(tmp_path), passed_over=said)[0], str(tmp_path)) == ["a.txt"]
+    assert {path.rpartition("/")[2]: reason for path, reason in said.items()} == {
+        "pipe.txt": walk.NO_FILE,
+        "lost+found": walk.UNREADABLE,
+    }
+
+
+def test_a_name_that_is_not_utf8_is_found_and_read(tmp_path):
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9, 1.txt")
+    Path(name).write_text("text")
+    (file,) = storage.find(str(tmp_path))[0]
+    assert file.path == name and storage.open_file(file.path).read() == b"text" == storage.read_range(file.path, 0, 9)
 
 
 def test_a_changed_file_has_another_fingerprint(place):
@@ -185,7 +268,7 @@ def test_a_store_without_its_package_is_named(tmp_path):
 
 WRITER = """
 import sys, time
-from roberta_jax import storage
+from roberta_jax import storage, walk
 with storage.written(sys.argv[1]) as partial:
     partial.write_text("half")
     print(partial, flush=True)
@@ -193,7 +276,7 @@ with storage.written(sys.argv[1]) as partial:
 """
 MANY = """
 import os, sys
-from roberta_jax import storage
+from roberta_jax import storage, walk
 os.getpid = lambda: 1  # as in a container
 storage._host = lambda: "host"
 for i in range(100):

@@ -206,6 +206,8 @@ def report(manifest: dict) -> str:
         f"{m['format']}: {m['tokens_lost']:,} tokens lost; cut: {m['sentences_cut']:,} sentences longer than {room}, "
         f"{m['documents_cut']:,} documents longer than {8} MiB",
     ]
+    if m["documents_cut"] and m["recipe"].get("reading", {}).get("documents") == "blank-line":
+        lines.append("no blank line parts those longer documents; where each line is a document, set data.documents=line")
     dropped, bad = m.get("dropped", {}), m.get("bad_records", 0)
     if any(dropped.values()):
         what = ", ".join(f"{number:,} {kind.replace('_', ' ')}" for kind, number in dropped.items())

@@ -22,7 +22,7 @@ def copied(url: str, checkpoint: str = "newest") -> tuple[Path, str]:
       UserError: there is nothing, or no such checkpoint.
     """
     root = url.rstrip("/") + "/"
-    there = {_within(file.path, root): file for file in storage.find(root)[0]}
+    there = {_within(file.path, root): file for file in storage.find(root, hidden=True)[0]}
     if not there:
         raise UserError(f"{url}: there is no such folder.")
     folder = storage.CACHE.expanduser() / f"copy-{hashlib.sha256(root.encode()).hexdigest()[:16]}"
@@ -45,7 +45,7 @@ def forget(folder: Path) -> None:
 def steps_of(url: str) -> list[int]:
     """The checkpoints of a workdir that are whole, ascending."""
     root = url.rstrip("/") + "/"
-    return _steps({_within(file.path, root) for file in storage.find(f"{root}{CHECKPOINTS}/")[0]})
+    return _steps({_within(file.path, root) for file in storage.find(f"{root}{CHECKPOINTS}/", hidden=True)[0]})
 
 
 def _within(path: str, root: str) -> str:

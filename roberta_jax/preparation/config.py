@@ -13,9 +13,11 @@ from roberta_jax.tokenization import encodings
 class ReaderConfig:
     """How files become documents."""
 
-    text_column: str = option("text", "of .jsonl, .parquet and TFDS")
+    text_column: str = option("text", "of .jsonl, .json, .parquet and TFDS")
     documents: str = option(
-        "blank-line", "what parts the documents of a .txt; file: each file is one", choices=("blank-line", "file")
+        "blank-line",
+        "what parts the documents of a .txt; line: each line is one; file: each file is",
+        choices=("blank-line", "line", "file"),
     )
     invalid_utf8: str = option("replace", "what becomes of bytes that are no UTF-8", choices=("replace", "error"))
     bad_records: str = option(
@@ -35,7 +37,7 @@ class CorpusConfig(ReaderConfig):
 
     source: tuple[str, ...] = option(
         ("docs",),
-        "files, folders and globs of .txt, .jsonl, .parquet (plain, .gz, .zst), here or behind a URL (gs://, s3://); a "
+        "files, folders and globs of .txt, .jsonl, .json, .parquet (plain, .gz, .zst), here or behind a URL (gs://, s3://); a "
         "prepared corpus; tfds:NAME[:split]; or docs, the docstrings of the Python packages installed here",
     )
     tokenizer: int | str = option(50_265, "a folder with vocab.json and merges.txt, or the size of a vocabulary to train")

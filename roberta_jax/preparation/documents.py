@@ -1,4 +1,4 @@
-"""Sources to documents: text, JSONL and Parquet files (plain, .gz, .zst), a TFDS name, the docstrings installed here.
+"""Sources to documents: text, JSON and Parquet files (plain, .gz, .zst), a TFDS name, the docstrings installed here.
 
 Two functions are used elsewhere. `resolve` finds the files of all sources, cuts them into pieces, runs of documents that can be
 read on their own, in any process and any order, and groups the pieces into shards. `read` gives the documents of a piece.
@@ -8,6 +8,7 @@ read on their own, in any process and any order, and groups the pieces into shar
 """
 
 import functools
+from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -15,10 +16,11 @@ from pathlib import Path, PurePosixPath
 
 from roberta_jax import storage
 from roberta_jax.errors import UserError
+from roberta_jax.output import show
 from roberta_jax.preparation import records
 from roberta_jax.preparation.config import ReaderConfig
 from roberta_jax.preparation.docstrings import collect_docstrings
-from roberta_jax.preparation.records import FORMATS, ending_of, line_cuts, read_tfds, tfds_builder
+from roberta_jax.preparation.records import FORMATS, ending_of, has_column, line_cuts, read_tfds, tfds_builder
 
 ENDINGS = ("txt", *FORMATS)
 LONGEST_DOCUMENT = 8 << 20  # bytes; a longer one goes on as the next document, so that memory stays small
@@ -77,7 +79,8 @@ def resolve(
     files = {}
     for source in sources:
         if not _is_tfds(source):
-            files[source] = _files_of(str(collect_docstrings(cache_dir, processes)) if source == "docs" else source, name)
+            path = str(collect_docstrings(cache_dir, processes)) if source == "docs" else source
+            files[source] = _files_of(path, reading, name)
     total = sum(file.size for of_source in files.values() for file in of_source)
     piece_bytes = min(max(SMALLEST_SHARD, total // MOST_SHARDS), LARGEST_SHARD)
     pieces = []
@@ -97,23 +100,43 @@ def _is_tfds(source: str) -> bool:
     return source.startswith("tfds:")
 
 
-def _files_of(source: str, name: str) -> list[storage.File]:
-    """The files of a path, a folder or a glob, all of them of a kind that is known."""
+def _files_of(source: str, reading: ReaderConfig, name: str) -> list[storage.File]:
+    """The files of a path, a folder or a glob, all of them of a kind that is known; what is passed over is said."""
     endings = " ".join("." + ending for ending in ENDINGS) + " (plain, .gz or .zst)"
-    files, is_folder = storage.find(source)
-    if is_folder:
-        known = _without_corpora(
-            [file for file in files if ending_of(file.path) in ENDINGS], [PurePosixPath(file.path) for file in files]
+    passed_over: dict[str, str] = {}
+    files, is_folder = storage.find(source, passed_over=passed_over)
+    if not files and not is_folder:
+        but = "".join(f" It is {reason}." for reason in passed_over.values())
+        raise UserError(
+            f"{source}: no such file, folder or glob ({name}); expected a path, tfds:NAME or docs.{but}"
+            + " A comma parts sources; one within a name is written \\,." * (name == "data.source" and "," not in source)
         )
-        if not known:
-            raise UserError(f"{source}: no file ending in {endings} in this folder or below it.")
-        return known
+    if is_folder:
+        files = _without_corpora(files, [PurePosixPath(file.path) for file in files])
+        passed_over |= {file.path: "of a kind that is not known" for file in files if ending_of(file.path) not in ENDINGS}
+        # The name of a .json does not tell texts from a folder's settings.
+        unclear = [file.path for file in files if ending_of(file.path) == "json"]
+        with ThreadPoolExecutor(32) as threads:
+            have = threads.map(lambda path: has_column(path, reading.text_column), unclear)
+            passed_over |= {path: f"JSON without {reading.text_column!r}" for path, has in zip(unclear, have) if not has}
+        files = [file for file in files if file.path not in passed_over]
+    if passed_over:
+        show(f"! {source}: {_counted(passed_over)}")
     if not files:
-        raise UserError(f"{source}: no such file, folder or glob ({name}); expected a path, tfds:NAME or docs.")
+        raise UserError(f"{source}: no file ending in {endings} in this folder or below it.")
     unknown = next((file for file in files if ending_of(file.path) not in ENDINGS), None)
     if unknown:
         raise UserError(f"{unknown.path}: the kind of file is not known; a source's files end in {endings}.")
     return files
+
+
+def _counted(passed_over: dict[str, str]) -> str:
+    """How many are passed over for each reason, and the first of them."""
+    paths = defaultdict(list)
+    for path in sorted(passed_over):
+        paths[passed_over[path]].append(path)
+    parts = [f"{len(some):,} ({reason}; the first is {some[0]})" for reason, some in sorted(paths.items())]
+    return f"{len(passed_over):,} passed over: {', '.join(parts)}"
 
 
 def _without_corpora(files: list[storage.File], paths: list[PurePosixPath]) -> list[storage.File]:
@@ -132,7 +155,7 @@ def _pieces_of_file(file: storage.File, reading: ReaderConfig, piece_bytes: int)
     elif reading.documents == "file":
         cuts = [0, file.size]
     else:
-        cuts = line_cuts(path, file.size, b"\n\n", piece_bytes)
+        cuts = line_cuts(path, file.size, b"\n" if reading.documents == "line" else b"\n\n", piece_bytes)
     size = file.size // max(1, len(cuts) - 1)
     return [Piece(kind, path, start, stop, size, file.fingerprint) for start, stop in zip(cuts, cuts[1:]) if stop > start]
 
@@ -183,17 +206,21 @@ def read(piece: Piece, reading: ReaderConfig, counts: Counts) -> Iterator[str]:
 
 
 def _documents_of_text(piece: Piece, reading: ReaderConfig, counts: Counts) -> Iterator[bytes]:
-    """A text file's: between blank lines, or all of the file, by `reading.documents`."""
+    """A text file's: between blank lines, each line, or all of the file, by `reading.documents`."""
     lines, size = [], 0
     bad = functools.partial(counts.bad, reading)
     for line in records.lines(piece.path, piece.start, piece.stop, LONGEST_DOCUMENT, bad):
-        if reading.documents == "blank-line" and not line.strip():
+        if reading.documents != "file" and not line.strip():
             if lines:
                 yield b"".join(lines)
             lines, size = [], 0
             continue
         lines.append(line)
         size += len(line)
+        if reading.documents == "line" and line.endswith(b"\n"):
+            yield b"".join(lines)
+            lines, size = [], 0
+            continue
         if size >= LONGEST_DOCUMENT:
             counts.cut_long += 1
             text = b"".join(lines)

@@ -1,9 +1,10 @@
 """Files, wherever they are, and TFDS names to records: the one reader under documents and tables.
 
-A file is a path or a URL, in upper or lower case, plain, .gz or .zst. UTF-8's byte order mark is no text. A new format of
-records is a row of FORMATS; documents and tables both read it then.
+A file is a path or a URL, in upper or lower case, plain, .gz or .zst. Text is UTF-8, or what its byte order mark says, which
+is no text itself. A new format of records is a row of FORMATS; documents and tables both read it then.
 """
 
+import codecs
 import functools
 import io
 import json
@@ -20,7 +21,11 @@ from roberta_jax import storage
 from roberta_jax.errors import UserError
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
-BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+BYTE_ORDER_MARK = codecs.BOM_UTF8
+OTHER_MARKS = (  # in this order: UTF-32's begins as UTF-16's does
+    ("utf-32", (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)),
+    ("utf-16", (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)),
+)
 DAMAGE = (OSError, pyarrow.ArrowException)  # as a file that is truncated or garbled gives while it is read
 Bad = Callable[[str], None]  # takes what cannot be read, as a sentence: raises it, or counts it
 
@@ -60,16 +65,45 @@ def lines(path: str, start: int = 0, stop: int | None = None, longest: int = sys
     left = sys.maxsize if compression or stop is None else stop - start
     try:
         with raw:
+            if compression and not raw.size():
+                return bad(f"{path}: no byte in it, and a compressed file has some; it looks like a broken download.")
             if not compression:
                 raw.seek(start)
             file = io.BufferedReader(pyarrow.CompressedInputStream(raw, compression) if compression else raw, 1 << 20)
+            if at_start and (encoding := _encoding(file.peek(4))):
+                yield from _decoded(file, encoding, longest)
+                return
             while left and (line := file.readline(min(left, longest))):
                 left -= len(line)
                 if at_start:
                     line, at_start = line.removeprefix(BYTE_ORDER_MARK), False
                 yield line
+    except UnicodeDecodeError as error:
+        bad(f"{path}: its byte order mark says {error.encoding}, and it is not that throughout ({error.reason}).")
     except DAMAGE as error:
-        bad(f"{path}: cannot be read to its end, it looks truncated or damaged ({error}).")
+        bad(_damage(path, error))
+
+
+def _encoding(first: bytes) -> str | None:
+    """What a file's first bytes say that it is, where that is not UTF-8."""
+    return next((encoding for encoding, marks in OTHER_MARKS if first.startswith(marks)), None)
+
+
+def _decoded(file: io.BufferedReader, encoding: str, longest: int) -> Iterator[bytes]:
+    """The lines of text in another encoding, as UTF-8."""
+    with io.TextIOWrapper(file, encoding, "surrogatepass", newline="\n") as text:
+        while line := text.readline(longest):
+            yield line.encode(errors="surrogatepass")
+
+
+def _damage(path: str, error: Exception) -> str:
+    """What is wrong with a file that cannot be read to its end."""
+    if "too much memory" in str(error):
+        return (
+            f"{path}: compressed with a window of more than 128 MiB, as zstd --long=28 and longer make it; compress it anew: "
+            "zstd -dc --long=31 FILE | zstd -o NEW."
+        )
+    return f"{path}: cannot be read to its end, it looks truncated or damaged ({error})."
 
 
 def text_lines(path: str) -> Iterator[tuple[int, str]]:
@@ -93,6 +127,8 @@ def _decode(line: bytes, place: str) -> str:
 def line_cuts(path: str, size: int, boundary: bytes, piece_bytes: int) -> list[int]:
     """Offsets right behind the first boundary after each multiple of `piece_bytes`; 0 and the file's end around them."""
     if compression_of(path):
+        return [0, max(1, size)]  # whoever reads it sees whether it is empty
+    if size > piece_bytes and _encoding(storage.read_range(path, 0, 4)):
         return [0, size]
     cuts, window = [0], 1 << 16
     for target in range(piece_bytes, size, piece_bytes):
@@ -150,6 +186,46 @@ def _read_jsonl(path: str, start: int, stop: int | None, column: str | None, bad
             yield place, record
 
 
+def _json_cuts(path: str, size: int, piece_bytes: int, bad: Bad) -> list[int]:
+    """Bytes, where the file is JSON Lines."""
+    if size > piece_bytes and not _is_lines(path):
+        return [0, size]
+    return line_cuts(path, size, b"\n", piece_bytes)
+
+
+def _is_lines(path: str) -> bool:
+    """Whether the first line of a .json is an object, so that each other one is too."""
+    first = next((line for line in lines(path, bad=lambda message: None) if line.strip()), b"")
+    try:
+        return isinstance(json.loads(first), dict)
+    except (ValueError, RecursionError):
+        return not first.lstrip().startswith((b"[", b"{\n", b"{\r\n"))
+
+
+def _read_json(path: str, start: int, stop: int | None, column: str | None, bad: Bad) -> Iterator[tuple[str, Any]]:
+    """JSON Lines, or the whole a list of objects or one of them."""
+    if start or _is_lines(path):
+        yield from _read_jsonl(path, start, stop, column, bad)
+        return
+    text = b"".join(lines(path, bad=bad))
+    text = _decode(text, path) if column is None else text.decode(errors="surrogateescape")
+    try:
+        value = json.loads(text) if text.strip() else []
+    except (ValueError, RecursionError) as error:
+        return bad(f"{path}: neither JSON nor lines of it ({error}).")
+    for number, record in enumerate(value if isinstance(value, list) else [value], 1):
+        yield f"{path}: object {number}", record
+
+
+def has_column(path: str, column: str) -> bool:
+    """Whether the first record of a .json has a text in this column; True of what cannot be read, for its reader to say."""
+    try:
+        _, record = next(_read_json(path, 0, None, column, refuse), ("", None))
+    except UserError:
+        return True
+    return isinstance(record, dict) and column in record and isinstance(record[column], str | None)
+
+
 def _parquet_file(path: str) -> pyarrow.parquet.ParquetFile:
     file = storage.open_file(path)
     if compression := compression_of(path):
@@ -174,6 +250,12 @@ def _parquet_cuts(path: str, size: int, piece_bytes: int, bad: Bad) -> list[int]
     return [*cuts, metadata.num_row_groups]
 
 
+def _is_text(kind: pyarrow.DataType) -> bool:
+    """Whether a column's values are texts, or all of them null."""
+    kind = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
+    return str(kind) in ("string", "large_string", "string_view", "binary", "large_binary", "binary_view", "null")
+
+
 def _read_parquet(path: str, start: int, stop: int | None, column: str | None, bad: Bad) -> Iterator[tuple[str, dict]]:
     """A null in `column` is an empty text."""
     number = 0
@@ -184,6 +266,8 @@ def _read_parquet(path: str, start: int, stop: int | None, column: str | None, b
     names = file.schema_arrow.names
     if column is not None and column not in names:
         return bad(f"{path}: no column {column!r} (data.text_column); it has {', '.join(map(repr, names))}.")
+    if column is not None and not _is_text(kind := file.schema_arrow.field(column).type):
+        return bad(f"{path}: the column {column!r} (data.text_column) is of type {kind}; expected texts.")
     for group in range(start, file.metadata.num_row_groups if stop is None else stop):
         try:
             for batch in file.iter_batches(256, row_groups=[group], columns=column and [column]):
@@ -204,6 +288,7 @@ def _read_parquet(path: str, start: int, stop: int | None, column: str | None, b
 FORMATS = {
     "jsonl": Format(_jsonl_cuts, _read_jsonl),
     "parquet": Format(_parquet_cuts, _read_parquet),
+    "json": Format(_json_cuts, _read_json),
 }
 
 

@@ -180,7 +180,8 @@ def _refuse_empty(totals: dict[str, int], lengths: dict[str, np.ndarray], config
         if not lengths[split].sum():
             raise UserError(
                 f"the {split} split is empty: {totals['documents']:,} documents and data.valid_fraction "
-                f"{config.valid_fraction}; change that field, or let data.documents part the text into more documents."
+                f"{config.valid_fraction}; change that field, or let data.documents part the text into more documents: with "
+                "'line' each line of a .txt is one."
             )
 
 

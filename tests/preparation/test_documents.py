@@ -2,10 +2,14 @@
 
 import gzip
 import json
+import os
 import random
 import shutil
+import subprocess
 import sysconfig
+from pathlib import Path
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -67,6 +71,41 @@ def test_a_document_a_file(tmp_path, ending):
     assert (counts.documents, counts.empty) == (2, 1)
 
 
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+@pytest.mark.parametrize("ending", ["", ".gz", ".zst"])
+@pytest.mark.parametrize("smallest", [1 << 20, 1, 30])
+def test_a_document_a_line(tmp_path, monkeypatch, ending, end, smallest):
+    monkeypatch.setattr(D, "SMALLEST_SHARD", smallest)
+    monkeypatch.setattr(D, "MOST_SHARDS", 1 << 20)
+    monkeypatch.setattr(D, "LONGEST_DOCUMENT", 200)
+    texts = [text.replace("\n", " ") for text in TEXTS]
+    lines = [*texts, "", "  ", *texts, "word " * 70, "last"]
+    (tmp_path / f"a.txt{ending}").write_bytes(compressed(end.join(lines).encode(), ending, 1))
+    counts = Counts()
+    read = everything([tmp_path / f"a.txt{ending}"], tmp_path, ReaderConfig(documents="line"), counts)
+    assert read[:10] == 2 * texts and read[-1] == "last" and len(read) == 13
+    assert " ".join(read[10:12]).split() == ["word"] * 70 and counts.cut_long == 1 and counts.empty == 0
+
+
+def test_lines_are_deduplicated_and_held_out_as_documents_are(documents, small_corpus, tmp_path):
+    texts = [text.replace("\n", " ") for text in documents[:200]]
+    for name, text in (("lines", "\n".join(texts + texts[:50])), ("blank", "\n\n".join(texts))):
+        (tmp_path / f"{name}.txt").write_text(text)
+    made = []
+    for name, more in (("lines", {"documents": "line", "deduplicate": "exact"}), ("blank", {})):
+        vocabulary = str(small_corpus.folder / "tokenizer")
+        config = CorpusConfig((f"{tmp_path}/{name}.txt",), vocabulary, length=64, valid_fraction=0.1, **more)
+        made.append(prepare(config, tmp_path / name, tmp_path / "cache", processes=1))
+    assert made[0].manifest["dropped"]["exact_duplicates"] == 50
+    for split in ("train", "valid"):
+        rows = [getattr(corpus, split) for corpus in made]
+        assert len(rows[0]) == len(rows[1]) and (rows[0].gather(range_of(rows[0])) == rows[1].gather(range_of(rows[0]))).all()
+
+
+def range_of(rows) -> np.ndarray:
+    return np.arange(len(rows))
+
+
 def test_blank_lines_part_documents_whatever_the_white_space(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\n\n\nOne.\r\n\r\n\r\nTwo\nlines.\n \t\nThree.\n\n\n")
     assert everything([tmp_path / "a.txt"], tmp_path) == ["One.", "Two\nlines.", "Three."]
@@ -94,6 +133,144 @@ def test_parquet_rows_without_text_are_counted(tmp_path):
     counts = Counts()
     assert everything([tmp_path / "a.parquet"], tmp_path, counts=counts) == ["a", "b"]
     assert (counts.documents, counts.empty) == (2, 2)
+
+
+# Files as they come
+
+A, B = "Ein Satz, schön.", "中文。"
+
+
+def as_published(folder, name: str) -> None:
+    """A file of the documents A and B, by its name."""
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in (A, B))
+    stem, _, encoding = name.rpartition("=")
+    written = {
+        "txt": f"{A}\n\n{B}\n",
+        "crlf.txt": f"{A}\r\n\r\n{B}\r\n",
+        "jsonl": lines,
+        "json": lines,
+        "list.json": json.dumps([{"text": A}, {"text": B}]),
+        "indented.json": json.dumps([{"text": A}, {"text": B}], indent=2),
+    }
+    data = written[stem.lower()].encode(encoding or "utf-8")
+    path = folder / f"a.{stem.rpartition('.')[2]}"
+    path.write_bytes(data)
+    path.with_name(path.name + ".gz").write_bytes(gzip.compress(data))
+
+
+@pytest.mark.parametrize("encoding", ["", "utf-8-sig", "utf-16", "utf-16-be-mark", "utf-32"])
+@pytest.mark.parametrize("kind", ["txt", "TXT", "crlf.txt", "jsonl", "JSONL", "json", "list.json", "indented.json"])
+@pytest.mark.parametrize("smallest", [1 << 20, 8])
+def test_every_encoding_that_a_mark_tells_of_and_every_form_of_json(tmp_path, monkeypatch, kind, encoding, smallest):
+    monkeypatch.setattr(D, "SMALLEST_SHARD", smallest)
+    monkeypatch.setattr(D, "MOST_SHARDS", 1 << 20)
+    as_published(tmp_path, f"{kind}={encoding.removesuffix('-be-mark')}")
+    for path in tmp_path.iterdir():
+        if encoding == "utf-16-be-mark":
+            data = (gzip.decompress if path.suffix == ".gz" else bytes)(path.read_bytes()).decode("utf-16").encode("utf-16-be")
+            path.write_bytes((gzip.compress if path.suffix == ".gz" else bytes)(b"\xfe\xff" + data))
+        assert everything([path], tmp_path) == [A, B], path
+    assert everything([tmp_path], tmp_path) == [A, B] * 2
+
+
+def test_a_file_that_is_not_what_its_mark_says_is_named(tmp_path):
+    (tmp_path / "a.txt").write_bytes("text".encode("utf-16") + b"\x00")
+    with pytest.raises(UserError, match=r"a\.txt: its byte order mark says utf-16.*truncated data"):
+        everything([tmp_path / "a.txt"], tmp_path)
+
+
+def test_the_cases_of_others(cases, tmp_path, capsys):
+    for name, texts in (("bom.txt", None), ("bom.jsonl", None), ("u16.txt", None)):
+        texts = everything([cases / "data" / name], tmp_path)
+        assert texts and not any(set(text) & set("\ufeff\0\ufffd") for text in texts), name
+    capsys.readouterr()
+    texts = everything([cases / "data" / "hidden"], tmp_path)
+    assert len(texts) == 3 and "text in capitals of the name." in texts and "text of a." in texts
+    assert "1 passed over: 1 (hidden; the first is" in capsys.readouterr().out
+    with pytest.raises(UserError, match=r"list\.parquet: the column 'text' .*is of type list<.*>; expected texts"):
+        everything([cases / "data" / "list.parquet"], tmp_path)
+    with pytest.raises(UserError, match=r"zero_bytes\.txt\.gz: no byte in it"):
+        everything([cases / "data" / "zero_bytes.txt.gz"], tmp_path)
+
+
+@pytest.mark.parametrize("ending", [".gz", ".zst"])
+@pytest.mark.parametrize("kind", ["txt", "jsonl", "parquet", "json"])
+def test_a_download_that_never_began_is_a_bad_record(tmp_path, kind, ending):
+    (tmp_path / f"a.{kind}{ending}").touch()
+    (tmp_path / "b.txt").write_text("text")
+    counts = Counts()
+    assert everything([tmp_path], tmp_path, ReaderConfig(bad_records="skip"), counts) == ["text"]
+    if kind == "parquet":  # noticed where its pieces are found
+        with pytest.raises(UserError, match=rf"a\.{kind}{ending}: not a readable Parquet file"):
+            everything([tmp_path], tmp_path)
+    else:
+        assert counts.bad_records == 1 and "no byte in it" in counts.first_bad[0]
+
+
+def test_a_window_longer_than_can_be_read_is_said(tmp_path):
+    if not shutil.which("zstd"):
+        pytest.skip("there is no zstd command here")
+    with open(tmp_path / "a.txt", "wb") as file:
+        file.truncate(200 << 20)  # a hole, so that a window of 2 GiB is asked for
+    subprocess.run(["zstd", "-q", "--long=31", "-1", "a.txt", "-o", "b.txt.zst"], cwd=tmp_path, check=True)
+    with pytest.raises(UserError, match=r"b\.txt\.zst: compressed with a window of more than 128 MiB.*zstd -dc --long=31"):
+        everything([tmp_path / "b.txt.zst"], tmp_path)
+
+
+@pytest.mark.parametrize(
+    "kind, texts",
+    [
+        (pyarrow.string(), True),
+        (pyarrow.large_string(), True),
+        (pyarrow.binary(), True),
+        (pyarrow.dictionary(pyarrow.int32(), pyarrow.string()), True),
+        (pyarrow.list_(pyarrow.string()), False),
+        (pyarrow.struct([("body", pyarrow.string())]), False),
+        (pyarrow.int64(), False),
+    ],
+)
+def test_a_parquet_column_of_each_type(tmp_path, kind, texts):
+    values = {"list<element: string>": [["a"]], "struct": [{"body": "a"}], "int64": [3]}
+    value = next((value for name, value in values.items() if str(kind).startswith(name[:4])), ["a"])
+    array = pyarrow.array(value).dictionary_encode() if pyarrow.types.is_dictionary(kind) else pyarrow.array(value, kind)
+    pyarrow.parquet.write_table(pyarrow.table({"text": array}), tmp_path / "a.parquet")
+    if texts:
+        assert everything([tmp_path / "a.parquet"], tmp_path) == ["a"]
+    else:
+        with pytest.raises(UserError, match=rf"a\.parquet: the column 'text' \(data\.text_column\) is of type {str(kind)[:4]}"):
+            everything([tmp_path / "a.parquet"], tmp_path)
+
+
+def test_what_is_passed_over_is_counted_and_the_first_is_named(tmp_path, capsys):
+    folder = tmp_path / "text"
+    folder.mkdir()
+    for name in ("a.txt", "notes.md", "z.csv", ".DS_Store", "vocab.json", "settings.json"):
+        (folder / name).write_text('{"text": 17}' if name.startswith("vocab") else "{}" if "json" in name else "text")
+    (folder / "gone.txt").symlink_to("nothing")
+    for source in (folder, tmp_path / "tex*"):
+        assert everything([source], tmp_path) == ["text"]
+        said = capsys.readouterr().out
+        assert "6 passed over: 2 (JSON without 'text'; the first is" in said and "settings.json)" in said
+        assert "2 (of a kind that is not known; the first is" in said and "notes.md)" in said
+        assert "1 (a link that leads nowhere; the first is" in said and "1 (hidden; the first is" in said
+    with pytest.raises(UserError, match=r"gone\.txt: no such file.*a link that leads nowhere"):
+        everything([folder / "gone.txt"], tmp_path)
+    with pytest.raises(UserError, match=r"settings\.json.*: no text in a column 'text'"):
+        everything([folder / "settings.json"], tmp_path)
+
+
+def test_nothing_is_said_where_all_is_read(tmp_path, capsys):
+    (tmp_path / "a.txt").write_text("text")
+    everything([tmp_path], tmp_path)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_file_whose_name_is_not_utf8_is_prepared(documents, small_corpus, tmp_path):
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9, 1.txt")
+    Path(name).write_text("\n\n".join(documents[:100]))
+    config = CorpusConfig((name,), str(small_corpus.folder / "tokenizer"), length=64, valid_fraction=0.1, deduplicate="exact")
+    made = prepare(config, tmp_path / "corpus", tmp_path / "cache", processes=1)
+    assert made.manifest["documents"] > 90
 
 
 # Cutting
@@ -360,7 +537,7 @@ def test_a_jsonl_line_without_the_column_is_named(tmp_path, monkeypatch, line, s
 
 
 def test_reading_refuses_what_it_does_not_know():
-    with pytest.raises(UserError, match="data.documents is 'line'; it can be 'blank-line' or 'file'"):
-        ReaderConfig(documents="line")
+    with pytest.raises(UserError, match="data.documents is 'word'; it can be 'blank-line' or 'line' or 'file'"):
+        ReaderConfig(documents="word")
     with pytest.raises(UserError, match="data.invalid_utf8 is 'ignore'; it can be 'replace' or 'error'"):
         ReaderConfig(invalid_utf8="ignore")

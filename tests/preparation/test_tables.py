@@ -193,7 +193,7 @@ def test_what_tfds_cannot_give_is_named(tfds_table):
         ("a.tsv", b"a\tb\n1\t2\n1\tcaf\xe9\n", r"a.tsv:3: bytes that are not UTF-8, at b'1\\tcaf\\xe9"),
         ("a.jsonl", b'{"a": 1}\n{"a": "\xff"}\n', "a.jsonl:2: bytes that are not UTF-8"),
         ("a.parquet", b"PAR1 not at all PAR1", "a.parquet: not a readable Parquet file, after row 0"),
-        ("a.xlsx", b"", "a.xlsx: the kind of file is not known; a table ends in .tsv .csv .jsonl .parquet"),
+        ("a.xlsx", b"", "a.xlsx: the kind of file is not known; a table ends in .tsv .csv .jsonl .parquet .json"),
         ("a.tsv.gz", b"not gzip at all", "a.tsv.gz: cannot be read to its end"),
     ],
 )
