@@ -23,6 +23,11 @@ def option(default: Any, help: str, choices: Collection[str] = ()) -> Any:
     return dataclasses.field(default=default, metadata={"help": help, "choices": choices})
 
 
+def parts(text: str) -> tuple[str, ...]:
+    """What stands between the commas of one value."""
+    return tuple(part.strip().replace("\\,", ",") for part in _COMMA.split(text) if part.strip())
+
+
 def number_or_name(text: str) -> int | str:
     """The value of a field of type int | str, as a flag gives it."""
     return int(text) if text.isdigit() else text
@@ -120,7 +125,7 @@ def typed(cls: type[T], fields: Mapping[str, Any], prefix: str = "") -> T:
         elif kind is float and type(value) is int:
             value = float(value)
         elif kind == tuple[str, ...] and type(value) is str:
-            value = tuple(part.strip().replace("\\,", ",") for part in _COMMA.split(value) if part.strip())
+            value = parts(value)
         elif kind == int | str and type(value) in (int, str):
             value = number_or_name(str(value))
         elif type(value) is not kind:

@@ -99,6 +99,7 @@ class Model:
         self.head, self.labels, self.problem = pretrained.head, pretrained.labels, pretrained.problem
         self.origin = pretrained.origin
         self.params = jax.device_put(pretrained.params)
+        self.max_length = pretrained.max_length or self.config.max_length  # of a task's rows
         self.lengths = buckets(self.config.max_length)
         self.batch_tokens = batch_tokens or (1_024 if jax.default_backend() == "cpu" else 65_536)
 
@@ -151,7 +152,7 @@ class Model:
         Of a regression, its label → the value.
         """
         self._need("classification", "classify")
-        found = self._logits(self._rows(texts))
+        found = self._logits(self._rows(texts, self.max_length))
         if self.problem == "multi_label_classification":
             found = [scipy.special.expit(logits) for logits in found]
         elif self.problem != "regression" and len(self.labels) > 1:
@@ -169,7 +170,7 @@ class Model:
         if not words:
             return []
         examples = [Example("", "", of_text) for of_text in words]
-        features = tagging.encode(examples, self.tokenizer, self.labels, self.config.max_length)
+        features = tagging.encode(examples, self.tokenizer, self.labels, self.max_length)
         return tagging.word_tags(features, self._logits([row for (row,) in features.rows]), self.labels, len(examples))
 
     def choose(self, passage: str, candidates: Sequence[str]) -> list[float]:
@@ -178,8 +179,8 @@ class Model:
         if not self._listed(candidates):
             return []
         example = Example("", "", (passage, *candidates))
-        features = multiple_choice.encode([example], self.tokenizer, (), self.config.max_length)
-        self._say_cut(features.cut, 1, "passages")
+        features = multiple_choice.encode([example], self.tokenizer, (), self.max_length)
+        self._say_cut(features.cut, 1, "passages", self.max_length)
         return scipy.special.softmax(np.array(self._logits(features.rows[0]))).tolist()
 
     def answer(
@@ -198,8 +199,8 @@ class Model:
         """
         self._need("span", "answer")
         examples = [Example("", "", question) for question in questions]
-        windows = span.encode_windows(examples, self.tokenizer, self.config.max_length, stride, answers=False)
-        self._say_cut(windows.cut, len(questions), "questions", span.question_limit(self.config.max_length))
+        windows = span.encode_windows(examples, self.tokenizer, self.max_length, stride, answers=False)
+        self._say_cut(windows.cut, len(questions), "questions", span.question_limit(self.max_length))
         logits = self._logits([window.ids for window in windows.rows])
         answers = []
         for candidates in span.best_spans(windows, logits, 1, max_answer_tokens):
@@ -287,11 +288,12 @@ class Model:
         if self.head != head:
             raise UserError(f"{self.origin} cannot {what}: its head is {self.head or 'none'!r}, that needs {head!r}.")
 
-    def _rows(self, texts: Texts) -> list[np.ndarray]:
-        """Ids with `<s>` and `</s>`, cut to the model's length; a warning says how many were cut."""
+    def _rows(self, texts: Texts, max_length: int = 0) -> list[np.ndarray]:
+        """Ids with `<s>` and `</s>`, cut to the model's length or a shorter one; a warning says how many were cut."""
+        max_length = max_length or self.config.max_length
         pairs = [(text,) if isinstance(text, str) else tuple(text) for text in self._listed(texts)]
-        rows, cut = encode_rows(self.tokenizer, pairs, self.config.max_length)
-        self._say_cut(cut, len(rows), "texts")
+        rows, cut = encode_rows(self.tokenizer, pairs, max_length)
+        self._say_cut(cut, len(rows), "texts", max_length)
         return rows
 
     def _listed(self, texts: Sequence) -> Sequence:
@@ -299,9 +301,9 @@ class Model:
             raise UserError("expected a list of texts, not one text.")
         return texts
 
-    def _say_cut(self, cut: int, of: int, what: str, limit: int = 0) -> None:
+    def _say_cut(self, cut: int, of: int, what: str, limit: int) -> None:
         if cut:
-            room = f"the {limit} tokens that a question may take" if limit else f"the model's {self.config.max_length} tokens"
+            room = f"the {limit} tokens that a question may take" if what == "questions" else f"the model's {limit} tokens"
             warnings.warn(f"{cut} of {of} {what} are too long for {room} and were cut.", stacklevel=4)
 
 

@@ -3,6 +3,7 @@
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import safetensors
@@ -129,7 +130,8 @@ def _download(name: str) -> Path:
 def _load_workdir(workdir: Path, checkpoint: str | int) -> Pretrained:
     from roberta_jax.training.checkpoint import read_params, saved_steps  # here, so that the rest needs no Orbax
 
-    model = read_json(workdir / CONFIG_JSON).get("model")
+    fields = read_json(workdir / CONFIG_JSON)
+    model = fields.get("model")
     if not isinstance(model, dict):
         raise UserError(f'{workdir / CONFIG_JSON} has no section "model": it is not the config of a run.')
     config = typed(RobertaConfig, model, "model.")
@@ -155,7 +157,13 @@ def _load_workdir(workdir: Path, checkpoint: str | int) -> Pretrained:
         raise UserError(f"{workdir / TASK_JSON} has {len(named)} labels, checkpoint {step} {len(labels)} outputs.")
     tokenizer, origin = load_tokenizer(workdir / TOKENIZER), f"{workdir}, step {step}"
     model_type = task.get("model_type", "roberta")
-    return Pretrained(config, params, tokenizer, head, labels, problem, model_type, ignored, origin)
+    max_length = _length_of(fields.get("max_length"), config) if task else 0
+    return Pretrained(config, params, tokenizer, head, labels, problem, model_type, ignored, origin, max_length)
+
+
+def _length_of(value: Any, config: RobertaConfig) -> int:
+    """How many ids a row of a task had, 0 where that is not said: tokenizers may say 10³⁰."""
+    return int(value) if isinstance(value, int | float) and 8 <= value < config.max_length else 0
 
 
 def shape_of_run(workdir: Path) -> RobertaConfig | None:
@@ -194,7 +202,10 @@ def _load_transformers(folder: Path) -> Pretrained:
     if problem and problem not in PROBLEMS.values():
         raise UserError(f"{folder / 'config.json'}: problem_type is {problem!r}; expected {', '.join(PROBLEMS.values())}.")
     model_type = fields["model_type"]
-    return Pretrained(config, params, load_tokenizer(folder), head, labels, problem, model_type, ignored, str(folder))
+    settings = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
+    max_length = _length_of(settings.get("model_max_length"), config) if head not in ("", "lm_head") else 0
+    tokenizer = load_tokenizer(folder)
+    return Pretrained(config, params, tokenizer, head, labels, problem, model_type, ignored, str(folder), max_length)
 
 
 def _labels(params: dict, head: str, named: dict[int, str]) -> tuple[str, ...]:
@@ -264,7 +275,8 @@ def save(pretrained: Pretrained, folder: Path, card: str = "") -> None:
     mask = {"content": MASK, "lstrip": True, "rstrip": False, "normalized": False, "single_word": False}
     storage.write_json(folder / "special_tokens_map.json", tokens | {"mask_token": mask}, 2)
     tokenizer_class = "RobertaTokenizer" if isinstance(tokenizer.base, ByteLevelBPE) else "PreTrainedTokenizerFast"
-    settings = {"tokenizer_class": tokenizer_class, "model_max_length": config.max_length, "add_prefix_space": False}
+    length = pretrained.max_length or config.max_length
+    settings = {"tokenizer_class": tokenizer_class, "model_max_length": length, "add_prefix_space": False}
     mask |= {"__type": "AddedToken", "special": True}
     storage.write_json(folder / "tokenizer_config.json", settings | tokens | {"mask_token": mask}, 2)
     storage.write_text(folder / "README.md", card or f"Converted from {pretrained.origin}.\n")

@@ -22,3 +22,4 @@ class Pretrained:
     model_type: str = "roberta"
     ignored: dict[str, str] = field(default_factory=dict)  # tensor of the source → why it was left out
     origin: str = ""
+    max_length: int = 0  # ids of the rows that its head was trained on; 0: all that the model has room for

@@ -250,6 +250,16 @@ def _parquet_cuts(path: str, size: int, piece_bytes: int, bad: Bad) -> list[int]
     return [*cuts, metadata.num_row_groups]
 
 
+def _classes(metadata: dict[bytes, bytes] | None) -> dict[str, list[str]]:
+    """Of each column of lists of classes, the classes' names, which `datasets` notes beside what it saves."""
+    try:
+        features = json.loads((metadata or {})[b"huggingface"])["info"]["features"]
+        inner = {name: feature.get("feature") for name, feature in features.items() if isinstance(feature, dict)}
+        return {name: list(each["names"]) for name, each in inner.items() if isinstance(each, dict) and "names" in each}
+    except (KeyError, TypeError, ValueError):
+        return {}
+
+
 def _is_text(kind: pyarrow.DataType) -> bool:
     """Whether a column's values are texts, or all of them null."""
     kind = kind.value_type if pyarrow.types.is_dictionary(kind) else kind
@@ -268,11 +278,15 @@ def _read_parquet(path: str, start: int, stop: int | None, column: str | None, b
         return bad(f"{path}: no column {column!r} (data.text_column); it has {', '.join(map(repr, names))}.")
     if column is not None and not _is_text(kind := file.schema_arrow.field(column).type):
         return bad(f"{path}: the column {column!r} (data.text_column) is of type {kind}; expected texts.")
+    classes_of = {} if column else _classes(file.schema_arrow.metadata)
     for group in range(start, file.metadata.num_row_groups if stop is None else stop):
         try:
             for batch in file.iter_batches(256, row_groups=[group], columns=column and [column]):
                 if column is None:
                     records = batch.to_pylist()
+                    for name, classes in classes_of.items():
+                        for record in records:
+                            record[name] = record[name] and [classes[i] if i is not None else None for i in record[name]]
                 else:
                     records = ({column: value or b""} for value in batch.column(0).cast(pyarrow.binary()).to_pylist())
                 for record in records:

@@ -4,6 +4,8 @@ Each row comes with its place, "path:line" or what else leads there, so that who
 """
 
 import csv
+import itertools
+import re
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -20,11 +22,12 @@ def read_table(
     header: Collection[str] = (),
     labels: tuple[str, ...] = (),
     broken: list[str] | None = None,
+    by_spreadsheet: bool = False,
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """(place, column → value) of each row. Values are str in .tsv and .csv, else what JSON, Parquet or TFDS has.
 
     A .tsv is GLUE's: a tab parts the fields, always, and a `"` is a character like any other. A .csv has the usual quotes,
-    in which a newline may stand; its place is the line where the record begins.
+    in which a newline may stand; its place is the line where the record begins. Columns without a name are left out.
 
     Args:
       source: a file, or "tfds:NAME:SPLIT".
@@ -32,6 +35,7 @@ def read_table(
       header: names by which a header is known where `columns` are given: a first line that holds any of them is one.
       labels: a class of TFDS comes as its name, if the names are among these or there are none, else as its number.
       broken: takes the places of lines with another number of fields, which are then left out instead of being an error.
+      by_spreadsheet: a .tsv has the quotes of a .csv, as pandas and Excel write it, where all that begins with one is quoted.
 
     Raises:
       UserError: names the file and the line.
@@ -45,16 +49,61 @@ def read_table(
     elif ending == "csv":
         yield from _with_columns(source, _csv_records(source), columns, header, broken)
     elif ending in ("tsv", "txt"):
-        rows = ((number, line.rstrip("\r\n").split("\t")) for number, line in text_lines(source))
+        rows = _tsv_records(source)
+        if by_spreadsheet and _is_quoted(source):
+            rows = _csv_records(source, "\t")
         yield from _with_columns(source, rows, columns, header, broken)
     else:
         endings = " ".join("." + ending for ending in ENDINGS)
         raise UserError(f"{source}: the kind of file is not known; a table ends in {endings} (text also .gz or .zst).")
 
 
-def _csv_records(path: str) -> Iterator[tuple[int, list[str]]]:
+def _tsv_records(path: str) -> Iterator[tuple[int, list[str]]]:
+    return ((number, line.rstrip("\r\n").split("\t")) for number, line in text_lines(path))
+
+
+def _is_quoted(path: str) -> bool:
+    """Whether the fields of a .tsv that begin with a quote are quoted, as those of a .csv.
+
+    Where each line has as many fields as the first, no field goes on in the next line.
+    """
+    count, quoted, even = 0, False, True
+    for _, fields in _tsv_records(path):
+        if fields == [""]:
+            continue
+        count = count or len(fields)
+        even = even and len(fields) == count
+        for field in fields:
+            if field.startswith('"'):
+                if even and not _QUOTED.fullmatch(field):
+                    return False
+                quoted = True
+    if not quoted or even:
+        return quoted
+    try:
+        return len({len(fields) for _, fields in _csv_records(path, "\t") if fields}) == 1
+    except UserError:
+        return False
+
+
+_QUOTED = re.compile(r'"(?:[^"]|"")*"')
+
+
+def _has_blanks(path: str) -> bool:
+    """Whether a blank follows each comma of a .csv: of its header, or before the quotes of its first record."""
+    lines = (line for _, line in text_lines(path))
+    records = itertools.islice((record for record in csv.reader(lines) if record), 2)
+    return any(
+        all(re.fullmatch(pattern, field) for field in record[1:]) and len(record) > 1
+        for record, pattern in zip(records, (r" +\S.*", r' +".*'))
+    )
+
+
+def _csv_records(path: str, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
     csv.field_size_limit(max(csv.field_size_limit(), LONGEST_FIELD))
-    reader = csv.reader((line for _, line in text_lines(path)), strict=True)
+    blanks = delimiter == "," and _has_blanks(path)
+    lines = (line for _, line in text_lines(path))
+    reader = csv.reader(lines, delimiter=delimiter, skipinitialspace=blanks, strict=True)
     while True:
         start = reader.line_num + 1
         try:
@@ -81,11 +130,12 @@ def _with_columns(
             first = False
             if not columns or not set(header).isdisjoint(fields):
                 columns = tuple(fields)
-                if len(set(columns)) < len(columns):
+                named = [name for name in columns if name.strip()]
+                if len(set(named)) < len(named):
                     raise UserError(f"{path}:{number}: a column's name stands twice in the header {', '.join(columns)}.")
                 continue
         if len(fields) == len(columns):
-            yield f"{path}:{number}", dict(zip(columns, fields))
+            yield f"{path}:{number}", {name: field for name, field in zip(columns, fields) if name.strip()}
         elif broken is None:
             raise UserError(f"{path}:{number}: {len(fields)} fields; expected {len(columns)}: {', '.join(columns)}.")
         else:

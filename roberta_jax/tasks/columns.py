@@ -1,11 +1,37 @@
 """The columns of a row, whatever table it stood in; what is wrong with them is named with the row's place."""
 
 import json
+import math
+from collections.abc import Sequence
 from typing import Any
 
 from roberta_jax.errors import UserError
 from roberta_jax.preparation.records import text_lines
 from roberta_jax.tasks.definitions import Task
+
+# How people call the column of what a text is to be given.
+_LABELS = ("label", "labels", "target", "targets", "class", "category", "gold_label")
+
+
+def assumed_names(task: Task, found: Sequence[str]) -> dict[str, str]:
+    """Columns of a person's own data under other names than the task's, which can mean one thing only: name → the task's.
+
+    Names may differ in case and in the white space around them; where no column of the label's usual names is there, the
+    one of _LABELS is it.
+    """
+    plain = {name: name.strip().lower() for name in found}
+    wanted = [*(name for columns in task.text_columns for name in columns), *task.label_columns]
+    assumed: dict[str, str] = {}
+    for name in dict.fromkeys(wanted):
+        alike = [each for each in found if plain[each] == name.lower() and each not in assumed]
+        if name not in found and len(alike) == 1:
+            assumed[alike[0]] = name
+    known = {assumed.get(name, name) for name in found}
+    if "label" in task.label_columns and known.isdisjoint(task.label_columns):
+        labels = [name for name in found if plain[name] in _LABELS]
+        if len(labels) == 1:
+            assumed[labels[0]] = task.label_columns[0]
+    return assumed
 
 
 def columns_of(task: Task, place: str, row: dict[str, Any]) -> tuple[str, ...]:
@@ -20,13 +46,15 @@ def columns_of(task: Task, place: str, row: dict[str, Any]) -> tuple[str, ...]:
 
 
 def label_value(task: Task, place: str, row: dict[str, Any], split: str, may_be_empty: bool = False) -> Any:
-    """What stands in the label's column; None where a test split gives none.
+    """What stands in the label's column; None where a test split gives none. A NaN is how pandas writes nothing.
 
     Args:
       may_be_empty: an empty field is a label.
     """
     column = next((column for column in task.label_columns if column in row), None)
     value = row[column] if column else None
+    if isinstance(value, float) and math.isnan(value):
+        value = None
     if split == "test":
         if value == "" and not may_be_empty:
             return None
@@ -42,11 +70,15 @@ def label_value(task: Task, place: str, row: dict[str, Any], split: str, may_be_
     return value
 
 
-def text_of(place: str, column: str, value: Any) -> str:
-    """A value that has to be a text, without the white space around it."""
+def text_of(task: Task, place: str, column: str, value: Any) -> str:
+    """A value that has to be a text.
+
+    That of a person's own data stays as it is, so that a model is trained on what it will be given; published files lose the
+    white space around it, as in fairseq's preparation of GLUE.
+    """
     if not isinstance(value, str):
         raise UserError(f"{place}: {column!r} is {value!r}; expected a text.")
-    return value.strip()
+    return value if task.custom else value.strip()
 
 
 def list_of(place: str, what: str, value: Any) -> list:

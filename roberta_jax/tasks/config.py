@@ -24,8 +24,11 @@ class TaskData:
     valid: str = option("", "as train")
     test: str = option("", "as train")
     valid_fraction: float = option(0.1, "of train, held out by a hash, where there is no valid split")
-    text_columns: str = option("", "of a table, parted by commas; empty: the names that the task knows")
-    label_column: str = option("", "of a table; empty: the names that the task knows")
+    text_columns: str = option(
+        "",
+        "of a table, parted by commas; of a CoNLL file the number of the words' column; empty: the names that the task knows",
+    )
+    label_column: str = option("", "of a table; of a CoNLL file its number; empty: the names that the task knows")
 
     def __post_init__(self):
         check(0 < self.valid_fraction < 1, "data.valid_fraction", self.valid_fraction, "more than 0 and less than 1")

@@ -22,6 +22,10 @@ class Task:
     faulty: bool = False  # the published files have broken lines: they are counted and left out, elsewhere an error
     unanswerable: bool = False  # span: some questions have no answer in their context
     tfds: str = ""  # its data set of TFDS; several, parted by commas, are read in turn
+    tags: tuple[str, ...] = ()  # what the numbers mean that the hub's copy has in their place
+    custom: bool = (
+        False  # a person's own data: read as spreadsheets and transformers do, texts with the white space around them
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +51,10 @@ _SQUAD = (1.5e-5, 48, 0.01, 2)
 _RACE = (1e-5, 16, 0.1, 4)
 
 _NER = dict(text_columns=(("words",), ("tokens",)), label_columns=("tags", "ner_tags", "ner"))
+_CONLL, _WNUT = (
+    ("O", *(f"{prefix}-{type}" for type in types.split() for prefix in "BI"))
+    for types in ("PER ORG LOC MISC", "corporation creative-work group location person product")
+)
 _SPAN = dict(text_columns=(("question", "context"),), label_columns=("answers",))
 _CHOICE = dict(
     text_columns=(("article", "question", "options"), ("passage", "question", "options"), ("article", "questions", "options")),
@@ -166,13 +174,17 @@ TASKS: dict[str, Task] = {
     "race-high": Task(
         "multiple_choice", ("accuracy",), *_RACE, published=(("large", 81.3),), faulty=True, tfds="race/high", **_CHOICE
     ),
-    "conll2003": Task("tagging", ("f1", "precision", "recall"), *_RTE, tfds="conll2003", **_NER),  # ours
-    "wnut17": Task("tagging", ("f1", "precision", "recall"), *_RTE, **_NER),  # ours
+    "conll2003": Task("tagging", ("f1", "precision", "recall"), *_RTE, tags=_CONLL, tfds="conll2003", **_NER),  # ours
+    "wnut17": Task("tagging", ("f1", "precision", "recall"), *_RTE, tags=_WNUT, **_NER),  # ours
     # All below is ours.
-    "custom-classification": Task("classification", ("accuracy",), *_RTE, **_TEXTS),
-    "custom-multi-label": Task("multi_label", ("f1", "accuracy"), *_RTE, label_columns=("labels", "label"), **_TEXTS),
-    "custom-regression": Task("regression", ("pearson", "spearman"), *_RTE, label_columns=("score", "label"), **_TEXTS),
-    "custom-multiple-choice": Task("multiple_choice", ("accuracy",), *_RACE, **_CHOICE),
-    "custom-span": Task("span", ("f1", "exact_match"), *_SQUAD, unanswerable=True, **_SPAN),
-    "custom-tagging": Task("tagging", ("f1", "precision", "recall"), *_RTE, **_NER),
+    "custom-classification": Task("classification", ("accuracy",), *_RTE, custom=True, **_TEXTS),
+    "custom-multi-label": Task(
+        "multi_label", ("f1", "accuracy"), *_RTE, label_columns=("labels", "label"), custom=True, **_TEXTS
+    ),
+    "custom-regression": Task(
+        "regression", ("pearson", "spearman"), *_RTE, label_columns=("score", "label"), custom=True, **_TEXTS
+    ),
+    "custom-multiple-choice": Task("multiple_choice", ("accuracy",), *_RACE, custom=True, **_CHOICE),
+    "custom-span": Task("span", ("f1", "exact_match"), *_SQUAD, unanswerable=True, custom=True, **_SPAN),
+    "custom-tagging": Task("tagging", ("f1", "precision", "recall"), *_RTE, custom=True, **_NER),
 }

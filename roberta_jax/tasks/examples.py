@@ -9,13 +9,16 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from roberta_jax import storage
+from roberta_jax.config import parts as parts_of
 from roberta_jax.errors import UserError
 from roberta_jax.preparation.records import COMPRESSIONS, ending_of
 from roberta_jax.preparation.tables import read_table, tfds_splits
+from roberta_jax.tasks.columns import assumed_names
 from roberta_jax.tasks.config import TaskData
 from roberta_jax.tasks.definitions import TASKS, Example, Task
-from roberta_jax.tasks.kinds.kind import VALID, Kind
+from roberta_jax.tasks.kinds.kind import ALSO_VALID, VALID, Kind
 from roberta_jax.tasks.kinds.table import KINDS
+from roberta_jax.training.logging import say
 
 _IDS = ("index", "id", "idx", "example_id")  # columns that may hold an example's id
 
@@ -58,7 +61,7 @@ def _names(task_name: str, task: Task) -> dict[str, dict[str, tuple[str, ...]]]:
     if task_name == "mnli":
         return {
             "train": {"": train},
-            "valid": {"": (f"{VALID}_matched", VALID), "mismatched": (f"{VALID}_mismatched",)},
+            "valid": {"": (f"{VALID}_matched", VALID, ALSO_VALID), "mismatched": (f"{VALID}_mismatched",)},
             "test": {"": ("test_matched", "test"), "mismatched": ("test_mismatched",), "diagnostic": ("diagnostic",)},
         }
     if task_name == "mrpc":  # Microsoft's own two files, where GLUE's are not made of them
@@ -66,31 +69,41 @@ def _names(task_name: str, task: Task) -> dict[str, dict[str, tuple[str, ...]]]:
     return {"train": {"": train}, "valid": {"": valid}, "test": {"": test}}
 
 
-def read_examples(task: Task, sources: list[str], split: str, broken: list[str]) -> list[Example]:
+def read_examples(task: Task, sources: list[str], split: str, broken: list[str], said: dict[str, None]) -> list[Example]:
     """The examples of one split, from its sources in turn: paths, or "tfds:NAME:SPLIT".
 
-    Labels are not compared with the task's here. Texts lose the white space around them, save a span's context, in which
-    answers are found by position. An example without an id of its own gets its number in the split.
+    Labels are not compared with the task's here. An example without an id of its own gets its number in the split.
 
     Args:
       split: "train", "valid" or "test"; in "test" alone a label may be missing.
       broken: takes the places of faulty lines that are left out, where the task's published files have such.
+      said: takes what was assumed.
 
     Raises:
       UserError: names the file, and the line, the question or the row.
     """
     examples: list[Example] = []
     for source in sources:
-        read = _read_table
-        if not source.startswith("tfds:"):
-            read = KINDS[task.kind].file_reader(ending_of(source)) or read
-        examples.extend(read(task, source, split, len(examples), broken))
+        read = None if source.startswith("tfds:") else KINDS[task.kind].file_reader(ending_of(source))
+        if read:
+            examples.extend(read(task, source, split, len(examples), broken))
+        else:
+            examples.extend(_read_table(task, source, split, len(examples), broken, said))
     return examples
 
 
-def _read_table(task: Task, source: str, split: str, number: int, broken: list[str]) -> Iterator[Example]:
+def _read_table(
+    task: Task, source: str, split: str, number: int, broken: list[str], said: dict[str, None]
+) -> Iterator[Example]:
     header = {"index", *task.label_columns, *(column for columns in task.text_columns for column in columns)}
-    for place, row in read_table(source, task.columns, header, task.labels, broken if task.faulty else None):
+    names: dict[tuple[str, ...], dict[str, str]] = {}  # by a row's columns
+    rows = read_table(source, task.columns, header, task.labels, broken if task.faulty else None, task.custom)
+    for place, row in rows:
+        if task.custom:
+            if (found := tuple(row)) not in names:
+                names[found] = assumed_names(task, found)
+                said |= {f"the column {theirs!r} is taken for {ours!r}": None for theirs, ours in names[found].items()}
+            row = {names[found].get(name, name): value for name, value in row.items()}
         id = next((str(row[column]) for column in _IDS if row.get(column) not in (None, "")), str(number))
         number += 1
         yield from KINDS[task.kind].read_row(task, place, id, row, split, broken)
@@ -111,15 +124,16 @@ def read_splits(task_name: str, data: TaskData) -> Splits:
         raise UserError("config.data.source and config.data.train are empty; expected a folder, tfds:NAME or files.")
     task = TASKS[task_name]
     if data.text_columns:
-        task = dataclasses.replace(task, text_columns=(_parts(data.text_columns),))
+        task = dataclasses.replace(task, text_columns=(parts_of(data.text_columns),))
     if data.label_column:
         task = dataclasses.replace(task, label_columns=(data.label_column,))
     broken: list[str] = []
+    said: dict[str, None] = {}  # what was assumed, each once
     read: dict[str, dict[str, list[Example]]] = {}
     for split, parts in _names(task_name, task).items():
         read[split] = {}
         for part, sources in _sources(split, parts, task, data).items():
-            examples = read_examples(task, sources, split, broken)
+            examples = read_examples(task, sources, split, broken, said)
             if task_name in ("race-middle", "race-high"):
                 examples = [example for example in examples if example.id.startswith(task_name[5:])]
             if not examples:
@@ -127,35 +141,38 @@ def read_splits(task_name: str, data: TaskData) -> Splits:
             read[split][part] = examples
     if broken:
         warnings.warn(
-            f"{len(broken)} lines are left out, the first of them {broken[0]}: they have an empty text, or another number "
-            "of fields than the header.",
+            f"{len(broken)} lines are left out, the first of them {broken[0]}: they have an empty text, no label "
+            "that was agreed on (-), or another number of fields than the header.",
             stacklevel=2,
         )
+    settled = KINDS[task.kind].settle(task, {split: list(parts.values()) for split, parts in read.items()}, said)
     train = read["train"][""]
-    labels = task.labels or KINDS[task.kind].labels(train)
+    labels = task.labels or settled or KINDS[task.kind].labels(train)
     for examples in (train, *read["valid"].values(), *read["test"].values()):
         _check(KINDS[task.kind], examples, labels, train[0])
     if not read["valid"]:
         train, read["valid"][""] = _hold_out(KINDS[task.kind], train, data.valid_fraction)
+        said[
+            f"there is no valid split, so {len(read['valid']['']):,} of {len(train) + len(read['valid']['']):,} train examples "
+            "are held out (config.data.valid names a file)"
+        ] = None
+    for sentence in said:
+        say(f"! {task_name}: {sentence}")
     for parts in (read["valid"], read["test"]) if task_name == "race" else ():
         levels = {level: [e for e in parts.get("", ()) if e.id.startswith(level)] for level in ("middle", "high")}
         parts.update({level: examples for level, examples in levels.items() if examples})
     return Splits(train, read["valid"], read["test"], labels)
 
 
-def _parts(text: str) -> tuple[str, ...]:
-    return tuple(part.strip() for part in text.split(",") if part.strip())
-
-
 def _sources(split: str, parts: dict[str, tuple[str, ...]], task: Task, data: TaskData) -> dict[str, list[str]]:
     """name of a part → what to read for it; a part that is not there is left out, save train's."""
-    given, kind = _parts(getattr(data, split)), KINDS[task.kind]
+    given, kind = parts_of(getattr(data, split)), KINDS[task.kind]
     if given:
         return {"": [path for source in given for path in _given(split, source, kind)]}
     if not data.source:
         return {}
     if data.source.startswith("tfds:"):
-        names = _parts(data.source.removeprefix("tfds:") or task.tfds)
+        names = parts_of(data.source.removeprefix("tfds:") or task.tfds)
         if not names:
             raise UserError("config.data.source is 'tfds:', but TFDS has no data set of this task's own; expected tfds:NAME.")
         by_part = {part: [s for name in names for s in _tfds_sources(name, patterns)] for part, patterns in parts.items()}
@@ -165,6 +182,8 @@ def _sources(split: str, parts: dict[str, tuple[str, ...]], task: Task, data: Ta
         if not names and not (folder and folder.is_dir()):
             raise UserError(f"{data.source}: no such folder (config.data.source); expected one, or tfds:NAME.")
         by_part = {part: _files(data.source, names, patterns, split, kind) for part, patterns in parts.items()}
+        if "diagnostic" in parts and not by_part["diagnostic"]:
+            by_part["diagnostic"] = _diagnostic(data.source, parts["diagnostic"], kind)
         has = "it has " + (", ".join(names[:10]) or "nothing")
     if split == "train" and not by_part[""]:
         looked_for = " or ".join(pattern.replace("\\", "") for pattern in parts[""])
@@ -192,10 +211,25 @@ def _tfds_sources(name: str, patterns: tuple[str, ...]) -> list[str]:
     return []
 
 
+def _diagnostic(folder: str, patterns: tuple[str, ...], kind: Kind) -> list[str]:
+    """GLUE's diagnostic set where its script puts it: in a folder of its own, beside that of MNLI."""
+    above = str(there.absolute().parent) if (there := storage.local(folder)) else folder.rstrip("/").rpartition("/")[0]
+    for place in (storage.join(folder, "diagnostic"), storage.join(above, "diagnostic")):
+        if found := _files(place, sorted(storage.names(place)), patterns, "test", kind):
+            return found
+    return []
+
+
 def _files(folder: str, names: list[str], patterns: tuple[str, ...], split: str, kind: Kind) -> list[str]:
+    """A split's files by the first pattern that one has, in small letters or, where there is none, in any."""
+    names = [name for name in names if not name.startswith(".")]
+    return next((found for i in ("", "(?i)") if (found := _named(folder, names, patterns, i, split, kind))), [])
+
+
+def _named(folder: str, names: list[str], patterns: tuple[str, ...], case: str, split: str, kind: Kind) -> list[str]:
     for pattern in patterns:
         for name in names if kind.folder_ending else ():
-            if re.fullmatch(pattern, name):
+            if re.fullmatch(case + pattern, name):
                 found, is_folder = storage.find(storage.join(folder, name))
                 if is_folder:
                     return sorted(file.path for file in found if ending_of(file.path) == kind.folder_ending)
@@ -203,9 +237,12 @@ def _files(folder: str, names: list[str], patterns: tuple[str, ...], split: str,
         if endings := ("txt",) if pattern.startswith("msr_") else kind.endings:
             compressions = "|".join(map(re.escape, COMPRESSIONS))
             ending = rf"(-\d+-of-\d+)?(?i:\.({'|'.join(endings)})({compressions})?)"
-        matching = [name for name in names if re.fullmatch(f"({pattern}){ending}", name)]
+        matching = [name for name in names if re.fullmatch(f"{case}({pattern}){ending}", name)]
         found = {name: storage.find(storage.join(folder, name)) for name in matching}
         paths = {name: files[0].path for name, (files, is_folder) in found.items() if files and not is_folder}
+        tables = {name: path for name, path in paths.items() if ending_of(name) != "json"}
+        if tables and not kind.file_reader("json"):  # a .json beside a table is more often a folder's settings
+            paths = tables
         if len({re.sub(r"-\d+-of-\d+", "", name) for name in paths}) > 1:
             raise UserError(f"{folder}: {', '.join(paths)} could each be the {split} split; config.data.{split} can say which.")
         if paths:

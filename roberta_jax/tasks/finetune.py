@@ -46,6 +46,7 @@ class Prepared:
     train: Encoded
     valid: dict[str, Encoded]
     test: dict[str, Encoded]
+    labelled: dict[str, Encoded]  # of `test` the examples that have a label, of the parts where some do
     lengths: list[int]  # that batches are padded to
     outputs: int
 
@@ -58,12 +59,18 @@ def prepare(task: Task, splits: Splits, tokenizer: PretrainedTokenizer, max_leng
 
     train_split = encoded(splits.train)
     valid, test = ({name: encoded(part) for name, part in split.items()} for split in (splits.valid, splits.test))
+    labelled = {}
+    for name, split in test.items():
+        some = [example for example in split.examples if example.label is not None]
+        if some:
+            labelled[name] = split if len(some) == len(split.examples) else encoded(some)
     every = [train_split, *valid.values(), *test.values()]
     if cut := sum(split.features.cut for split in every):
         say(f"{cut:,} of {sum(len(split.examples) for split in every):,} examples are longer than {max_length} ids")
     lengths = choose_lengths(np.concatenate([split.features.lengths for split in every]))
     lengths = [min(length, max_length) for length in lengths]
-    return Prepared(task, splits, tokenizer, train_split, valid, test, lengths, kind.outputs(task, splits.labels))
+    outputs = kind.outputs(task, splits.labels)
+    return Prepared(task, splits, tokenizer, train_split, valid, test, labelled, lengths, outputs)
 
 
 def initial(task: Task, labels: tuple[str, ...], source: Pretrained) -> tuple[dict, str]:
@@ -130,7 +137,7 @@ def make_predict_step(kind: str, config: RobertaConfig, mesh: Mesh, stacked: boo
 
 def train_trials(
     prepared: Prepared, config: FinetuneConfig, source: Pretrained, trials: tuple[Trial, ...], workdir: Path, made_by: dict
-) -> tuple[dict[str, np.ndarray], np.ndarray, tuple[dict, dict]] | None:
+) -> tuple[dict[str, np.ndarray], np.ndarray, tuple[dict, dict], dict[str, dict]] | None:
     """Trains one trial, or several as one, in a workdir.
 
     Args:
@@ -140,7 +147,8 @@ def train_trials(
     Returns:
       (name of a metric → the trials' values [trials], each with its best parameters;
       the step with which each trial ends, of some before the run does, which waits for the last one's patience [trials];
-      of the best trial name of a part → N of logits, of the valid and of the test split);
+      of the best trial name of a part → N of logits, of the valid and of the test split;
+      of the best trial name of a part → metrics of the test split, where it has labels);
       None where a signal ended the run.
 
     Raises:
@@ -224,7 +232,11 @@ def train_trials(
     winner = int(np.argmax(value))
     chosen = jax.tree.map(lambda x: x[winner], best) if several else best
     of_test = {name: logits_of(chosen, split)[0] for name, split in prepared.test.items()}
-    return metrics, ends, (logits_by_part[winner], of_test)
+    of_labelled = {}
+    for name, split in prepared.labelled.items():
+        logits = of_test[name] if split is prepared.test[name] else logits_of(chosen, split)[0]
+        of_labelled[name] = kind.measure(task, prepared.splits.labels, split, logits)
+    return metrics, ends, (logits_by_part[winner], of_test), of_labelled
 
 
 def _write_task(config: FinetuneConfig, prepared: Prepared, source: Pretrained, workdir: Path, made_by: dict) -> None:

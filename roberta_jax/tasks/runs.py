@@ -25,7 +25,7 @@ from roberta_jax.training import provenance
 from roberta_jax.training.distributed import require_same, wait_for_all
 from roberta_jax.training.logging import recovered, say
 from roberta_jax.training.train import Trial
-from roberta_jax.training.workdir import RESULTS_JSON, RESULTS_MD, TASK_JSON, read_metrics
+from roberta_jax.training.workdir import METRICS_TEST_JSON, RESULTS_JSON, RESULTS_MD, TASK_JSON, read_metrics
 
 GRID = {"learning_rate": (1e-5, 2e-5, 3e-5), "batch_size": (16, 32)}  # the paper, Table 10
 FROM_MNLI = ("rte", "stsb", "mrpc")
@@ -175,12 +175,14 @@ def _run_task(config: FinetuneConfig, splits: Splits, workdir: Path) -> list[Res
             outcome = finetune.train_trials(prepared, one, source, group, folder, inputs)
             if outcome is None:
                 return None
-            metrics, ends, logits = outcome
+            metrics, ends, logits, of_test = outcome
             seconds = (time.perf_counter() - started) / len(group)
             for test, split in ((False, prepared.valid), (True, prepared.test)) if jax.process_index() == 0 else ():
                 for part, encoded in split.items():
                     of_part = logits[test][part]
                     predictions.write(config.task, task, splits.labels, encoded, of_part, part, test, folder)
+            if of_test:
+                _write_test(prepared, of_test, folder)
             wait_for_all(f"{folder} has its metrics")
             group_results = []
             for i, trial in enumerate(group):
@@ -194,6 +196,21 @@ def _run_task(config: FinetuneConfig, splits: Splits, workdir: Path) -> list[Res
             done |= {result.name: _seen_from(base, folder, result) for result in group_results}
         results += [_seen_from(workdir, base, done[trial.name]) for trial in trials]
     return results
+
+
+def _write_test(prepared: finetune.Prepared, of_test: Mapping[str, dict[str, float]], folder: Path) -> None:
+    """metrics_test.json, of the best trial: what it reaches on the test examples that have a label."""
+    found = {}
+    for part, metrics in of_test.items():
+        name, labelled, every = f"test_{part}" if part else "test", prepared.labelled[part], prepared.test[part]
+        found[name] = {
+            "examples": len(labelled.examples),
+            "without_label": len(every.examples) - len(labelled.examples),
+        } | metrics
+        shown = ", ".join(f"{metric} {100 * metrics[metric]:.1f}" for metric in prepared.task.metrics)
+        say(f"{name}: {shown} on the {len(labelled.examples):,} of {len(every.examples):,} examples that have a label")
+    if jax.process_index() == 0:
+        storage.write_json(folder / METRICS_TEST_JSON, found)
 
 
 def _name_of(group: Sequence[Trial]) -> str:
@@ -341,3 +358,6 @@ def _zip_submission(best: Mapping[str, Path], workdir: Path) -> None:
                 for path in files:
                     archive.write(path, path.name)
         say(f"{workdir / 'submission.zip'}: {', '.join(path.name for path in files)}")
+        wanted = {f"{stem}.tsv" for name in best for stem in predictions.SUBMISSION.get(name, {}).values()}
+        if missing := sorted(wanted - {path.name for path in files}):
+            say(f"! GLUE's server takes {', '.join(missing)} too, and of that no test split was found")

@@ -16,7 +16,7 @@ import tokenizers
 from roberta_jax import storage
 from roberta_jax.errors import UserError
 from roberta_jax.tokenization import encodings
-from roberta_jax.tokenization.tokenizer import BOS, EOS, MASK, PAD, SPECIAL_TOKENS, UNK, ByteLevelBPE, Tokenizer
+from roberta_jax.tokenization.tokenizer import BOS, EOS, MASK, PAD, SPECIAL_TOKENS, UNK, ByteLevelBPE, Tokenizer, raw_bytes
 
 # Unicode's White_Space, which is what `tokenizers` strips; Python's \s would take four control characters too.
 _SPACE = "[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
@@ -78,7 +78,7 @@ class LosslessTokenizer:
         """(ids int32 [n], int [n, 2]: where in the text each token begins and ends, its leading space left out)."""
         ids = self.base.encode(text)
         # Byte → the character that it belongs to. A token may be part of a character: its span is the whole of it.
-        lengths = [len(character.encode("utf-8", "surrogateescape")) for character in text]
+        lengths = [len(raw_bytes(one) if "\ud800" <= one <= "\udfff" else one.encode()) for one in text]
         character = np.append(np.repeat(np.arange(len(text)), lengths), len(text))
         pieces = [self.base.token_bytes[i] for i in ids]
         ends = np.cumsum([len(piece) for piece in pieces], dtype=int)
@@ -98,6 +98,14 @@ class LosslessTokenizer:
     def save(self, folder: Path) -> None:
         self.base.save(folder)
         storage.write_text(folder / "tokenizer.json", self.to_json())
+
+
+_HALF = re.compile("[\ud800-\udfff]")
+
+
+def _whole(text: str) -> str:
+    """The text as `tokenizers` takes it: half of a pair of surrogates, as a cut tweet has, is U+FFFD."""
+    return _HALF.sub("\ufffd", text)
 
 
 class FastTokenizer:
@@ -121,11 +129,11 @@ class FastTokenizer:
         return self._fast.get_vocab_size(with_added_tokens=True)
 
     def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        encodings = self._fast.encode_batch_fast(list(texts), add_special_tokens=False)
+        encodings = self._fast.encode_batch_fast([_whole(text) for text in texts], add_special_tokens=False)
         return [np.array(encoding.ids, np.int32) for encoding in encodings]
 
     def encode_with_spans(self, text: str) -> tuple[np.ndarray, np.ndarray]:
-        encoding = self._fast.encode(text, add_special_tokens=False)
+        encoding = self._fast.encode(_whole(text), add_special_tokens=False)
         spans = np.array(encoding.offsets, int).reshape(-1, 2)
         return np.array(encoding.ids, np.int32), spans
 
@@ -157,7 +165,7 @@ def encode_whole(fast: tokenizers.Tokenizer, texts: Sequence[str]) -> list[Sente
             np.array(encoding.special_tokens_mask, bool),
             np.array([-1 if word is None else word for word in encoding.word_ids], np.int32),
         )
-        for encoding in fast.encode_batch(list(texts))
+        for encoding in fast.encode_batch([_whole(text) for text in texts])
     ]
 
 

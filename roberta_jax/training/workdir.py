@@ -10,6 +10,7 @@
     ledger.json         where the time went
     attention.json      why XLA's attention stands in for a kernel, where it does
     task.json           of fine-tuning: the task, its labels, and what made the run
+    metrics_test.json   of fine-tuning: the metrics of the test split, where it has labels
     results.json        of fine-tuning: each run's metrics; results.md has them as a table
     made_by.json        of an ablation: what made the run; run.json, once it is done, its metrics
     output.txt          of `verify_resume`: what its runs printed
@@ -38,6 +39,7 @@ INCIDENTS_JSONL = "incidents.jsonl"
 LEDGER_JSON = "ledger.json"
 ATTENTION_JSON = "attention.json"
 TASK_JSON = "task.json"
+METRICS_TEST_JSON = "metrics_test.json"
 RESULTS_JSON = "results.json"
 RESULTS_MD = "results.md"
 MADE_BY_JSON = "made_by.json"

@@ -239,7 +239,7 @@ def test_what_is_wrong_with_files_is_named(tmp_path):
 
     (tmp_path / "README").touch()
     here = str(tmp_path)
-    said(r"no train split here .*looked for train \(\.tsv \.csv \.jsonl \.parquet\); it has README", source=here)
+    said(r"no train split here .*looked for train \(\.tsv \.csv \.jsonl \.parquet \.json\); it has README", source=here)
     said("looked for train-v1.1 or train", task="squad", source=here)
     said("or a folder of RACE's .txt", task="race", source=here)
     said("nowhere: no such folder", source=f"{here}/nowhere")

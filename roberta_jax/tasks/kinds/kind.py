@@ -15,6 +15,7 @@ from roberta_jax.tokenization.pretrained import PretrainedTokenizer
 from roberta_jax.training.cross_entropy import cross_entropy
 
 VALID = "(dev|valid|validation)"  # how a valid split may be called
+ALSO_VALID = "(val|eval|evaluation|devel|development)"  # where none is called so
 Labels = tuple[str, ...]  # in the order of the outputs
 # Of a file in a format of the kind's own: (task, path, split, number of its first example, broken) → examples.
 FileReader = Callable[[Task, str, str, int, list[str]], Iterator[Example]]
@@ -32,7 +33,7 @@ class Kind:
     """(task, place, id, a table's row: column → value, split, broken) → examples"""
     file_reader: Callable[[str], FileReader | None] = lambda ending: None
     """By a file's ending, such as "json", the reader of a format of the kind's own; None: it is a table."""
-    files: Callable[[Task], tuple[tuple[str, ...], ...]] = lambda task: (("train",), (VALID,), ("test",))
+    files: Callable[[Task], tuple[tuple[str, ...], ...]] = lambda task: (("train",), (VALID, ALSO_VALID), ("test",))
     """For train, valid and test patterns of file names without ending, or of TFDS splits; the first that is there counts."""
     endings: tuple[str, ...] | None = ENDINGS  # of its files; None: any
     folder_ending: str = ""  # of the files where a split may be a folder
@@ -42,6 +43,12 @@ class Kind:
     """What every example has as many of, as (how many, of what); None: of nothing."""
     labels: Callable[[Sequence[Example]], Labels] = lambda train: ()
     """The labels of a train split, in an order that does not depend on that of the examples; (): they are no classes."""
+
+    settle: Callable[[Task, dict[str, list[list[Example]]], dict[str, None]], Labels] = lambda task, splits, said: ()
+    """(task, split → the examples of its parts, said) → the labels, where the train split alone does not tell them.
+
+    For what only all examples together tell: it puts others in the place of some, and adds what it assumed to `said`.
+    """
 
     # Examples to features, and the loss
     encode: Callable[[Sequence[Example], PretrainedTokenizer, Labels, int], Features]

@@ -38,15 +38,15 @@ def _read_row(task: Task, place: str, id: str, row: dict[str, Any], split: str, 
         ]
     for place, id, question_text, option_texts, answer in parts:
         option_texts = [
-            text_of(place, f"an item of {options}", option) for option in list_of(place, repr(options), option_texts)
+            text_of(task, place, f"an item of {options}", option) for option in list_of(place, repr(options), option_texts)
         ]
-        article, question_text = text_of(place, passage, row[passage]), text_of(place, question, question_text)
+        article, question_text = text_of(task, place, passage, row[passage]), text_of(task, place, question, question_text)
         joined = [_join(question_text, option) for option in option_texts]
-        empty = not article or not all(joined)
+        empty = not article.strip() or not all(joined)
         if task.faulty and empty:
             broken.append(place)
             continue
-        if empty or (not task.faulty and not all((question_text, *option_texts))):
+        if empty or (not task.faulty and not all(map(str.strip, (question_text, *option_texts)))):
             raise UserError(f"{place}: an empty text in one of {', '.join(map(repr, columns))}; expected none.")
         if len(joined) < 2:
             raise UserError(f"{place}: {len(joined)} options; expected two or more.")
@@ -63,7 +63,7 @@ def _join(question: str, option: str) -> str:
 def _choice(place: str, value: Any, count: int) -> int:
     """A letter from A on, or a number from 0 on."""
     text = str(value).strip()
-    choice = int(text) if text.isdecimal() else ord(text.upper()) - ord("A") if len(text) == 1 else -1
+    choice = int(text) if text.isdecimal() else "ABCDEFGHIJKLMNOPQRSTUVWXYZ".find(text.upper()) if len(text) == 1 else -1
     if not 0 <= choice < count:
         raise UserError(
             f"{place}: the answer is {value!r}; expected a letter from A to {chr(ord('A') + count - 1)}, "
@@ -91,7 +91,7 @@ def encode(examples: Sequence[Example], tokenizer: PretrainedTokenizer, labels: 
         shortened = [next(options)[:longest] for _ in example.texts[1:]]
         cut += len(passage) + max(map(len, shortened)) > max_length - 4
         rows.append(tuple(join(tokenizer, [passage[: max_length - 4 - len(option)], option]) for option in shortened))
-    known = examples[0].label is not None
+    known = all(example.label is not None for example in examples)
     return Features(rows, np.array([example.label for example in examples], np.int32) if known else None, cut=cut)
 
 

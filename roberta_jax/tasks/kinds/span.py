@@ -18,7 +18,7 @@ from roberta_jax.preparation.records import FORMATS
 from roberta_jax.tasks.definitions import Example, Task
 from roberta_jax.tasks.features import Encoded, Features, Logits
 from roberta_jax.tasks.kinds import squad
-from roberta_jax.tasks.kinds.kind import VALID, Kind, Labels
+from roberta_jax.tasks.kinds.kind import ALSO_VALID, VALID, Kind, Labels
 from roberta_jax.tokenization.pretrained import PretrainedTokenizer
 from roberta_jax.training.cross_entropy import cross_entropy
 
@@ -237,7 +237,7 @@ def prediction_files(windows: Windows, candidates: Sequence[Candidates], thresho
 
 def encode(examples: Sequence[Example], tokenizer: PretrainedTokenizer, labels: Labels, max_length: int) -> Features:
     """A row for each window, labels int32 [N, 2]: first and last token of the answer, (0, 0) where none is in the row."""
-    known = examples[0].label is not None
+    known = all(example.label is not None for example in examples)
     windows = encode_windows(examples, tokenizer, max_length, answers=known)
     rows = [(window.ids,) for window in windows.rows]
     return Features(rows, windows.targets if known else None, windows, windows.cut)
@@ -274,7 +274,7 @@ def _predict(
 
 def _files(task: Task) -> tuple[tuple[str, ...], ...]:
     version = r"-v2\.0" if task.unanswerable else r"-v1\.1"
-    return tuple((name + version, f"{name}(-.*)?") for name in ("train", VALID, "test"))
+    return tuple((name + version, f"{name}(-.*)?", *more) for name, *more in (("train",), (VALID, ALSO_VALID), ("test",)))
 
 
 SPAN = Kind(
@@ -283,8 +283,9 @@ SPAN = Kind(
     read_row=squad.read_row,
     file_reader={"json": squad.read_file}.get,
     files=_files,
-    endings=("json", *FORMATS),
+    endings=tuple(FORMATS),
     shared_texts=lambda example: example.texts[1:],
+    settle=squad.settle,
     encode=encode,
     loss=_loss,
     measure=_measure,

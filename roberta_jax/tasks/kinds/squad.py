@@ -1,6 +1,7 @@
 """SQuAD's files and its published evaluation."""
 
 import collections
+import dataclasses
 import re
 import string
 from collections.abc import Iterator, Sequence
@@ -28,7 +29,7 @@ def read_file(task: Task, path: str, split: str, number: int, broken: list[str])
                     row = {"context": paragraph["context"], "answers": [], **question}
                     if split == "test" and "answers" not in question:
                         row["answers"] = None
-                    yield _span(task, place, str(question["id"]), "question", "context", row, row["answers"])
+                    yield _span(task, place, str(question["id"]), "question", "context", row, row["answers"], split)
     except (KeyError, TypeError) as error:
         raise UserError(f"{place}: not as SQuAD's JSON is made ({type(error).__name__}: {error}).") from None
 
@@ -41,16 +42,16 @@ def read_row(task: Task, place: str, id: str, row: dict[str, Any], split: str, b
         answers = [{"text": text, "answer_start": start} for text, start in zip(answers["text"], answers["answer_start"])]
     if not isinstance(answers, list | None):
         raise UserError(f"{place}: the answers are {answers!r}; expected texts with their answer_start.")
-    yield _span(task, place, id, question, context, row, answers)
+    yield _span(task, place, id, question, context, row, answers, split)
 
 
 def _span(
-    task: Task, place: str, id: str, question: str, context: str, row: dict[str, Any], answers: list[dict] | None
+    task: Task, place: str, id: str, question: str, context: str, row: dict[str, Any], answers: list[dict] | None, split: str
 ) -> Example:
-    asked, text = text_of(place, question, row[question]), row[context]
-    if not asked or not text_of(place, context, text):
-        raise UserError(f"{place}: an empty {context if asked else question!r}; expected a text.")
-    if answers is None:
+    asked, text = text_of(task, place, question, row[question]), row[context]
+    if not asked.strip() or not text_of(task, place, context, text).strip():
+        raise UserError(f"{place}: an empty {context if asked.strip() else question!r}; expected a text.")
+    if answers is None or (split == "test" and not answers and not task.unanswerable):
         return Example(place, id, (asked, text))
     pairs = []
     for answer in [] if row.get("is_impossible") else answers:
@@ -65,6 +66,24 @@ def _span(
     if not pairs and not task.unanswerable:
         raise UserError(f"{place}: no answer; this task takes questions that have one, squad2 and custom-span the others too.")
     return Example(place, id, (asked, text), tuple(pairs))
+
+
+def settle(task: Task, splits: dict[str, list[list[Example]]], said: dict[str, None]) -> tuple[()]:
+    """Each question of a part has an id of its own, by which its answers are written; a test split without any has none."""
+    for part in (part for parts in splits.values() for part in parts):
+        taken, seen, first = {example.id for example in part}, collections.Counter(), ""
+        for i, example in enumerate(part):
+            seen[example.id] += 1
+            if seen[example.id] > 1:
+                while (id := f"{example.id}#{seen[example.id]}") in taken:
+                    seen[example.id] += 1
+                part[i], first = dataclasses.replace(example, id=id), first or f"the second {example.id!r} is {id!r}"
+        if first:
+            said[f"questions have the ids of others, and their predictions are written under new ones: {first}"] = None
+    for part in splits["test"]:
+        if not any(example.label for example in part):
+            part[:] = [dataclasses.replace(example, label=None) for example in part]
+    return ()
 
 
 # The evaluation

@@ -28,21 +28,43 @@ def _read_row(task: Task, place: str, id: str, row: dict[str, Any], split: str, 
     tags = list_of(place, "the tags", value)
     if len(tags) != len(words):
         raise UserError(f"{place}: {len(words)} words and {len(tags)} tags; expected as many of each.")
-    yield Example(place, id, tuple(words), _iob2([(place, tag) for tag in tags]))
+    yield Example(place, id, tuple(words), _iob2([(place, _name_of(task, place, tag)) for tag in tags]))
+
+
+def _name_of(task: Task, place: str, tag: Any) -> Any:
+    """A tag that the hub's copy gives as a number, by its name."""
+    if not isinstance(tag, int):
+        return tag
+    if not 0 <= tag < len(task.tags):
+        known = f"numbers up to {len(task.tags) - 1}" if task.tags else "names, such as B-PER, which the hub's .parquet has too"
+        raise UserError(f"{place}: the tag {tag} is not known; expected {known}.")
+    return task.tags[tag]
+
+
+_PREFIXES = {"B": "B", "I": "I", "S": "B", "U": "B", "E": "I", "L": "I"}  # IOB, BIOES and BILOU
+
+
+def _is_tag(text: Any) -> bool:
+    return text == "O" or isinstance(text, str) and text[:1] in _PREFIXES and text[1:2] == "-" and len(text) > 2
 
 
 def _iob2(tags: list[tuple[str, Any]]) -> tuple[str, ...]:
     """Tags of one sentence, each with its place, as IOB2: each entity begins with B-.
 
-    In CoNLL-2003's original, IOB1, B- stands only between two neighbours of one type. What is IOB2 already stays as it is.
+    In CoNLL-2003's original, IOB1, B- stands only between two neighbours of one type. In BIOES and BILOU an entity's last
+    word, and its only one, have prefixes of their own. What is IOB2 already stays as it is.
     """
     iob2, before = [], "O"
     for place, tag in tags:
-        if not isinstance(tag, str) or not (tag == "O" or (tag[:2] in ("B-", "I-") and len(tag) > 2)):
-            raise UserError(f"{place}: the tag {tag!r} is not known; expected O, B-TYPE or I-TYPE.")
-        if tag.startswith("I-") and before[2:] != tag[2:]:
-            tag = "B-" + tag[2:]
-        iob2.append(tag)
+        if not _is_tag(tag):
+            raise UserError(f"{place}: the tag {tag!r} is not known; expected O, B-TYPE or I-TYPE, or those of BIOES.")
+        if tag != "O":
+            prefix = _PREFIXES[tag[0]]
+            # An entity's last word ends it: what follows belongs to the next.
+            goes_on = prefix == "I" and before[2:] == tag[2:] and before[0] not in "SUEL"
+            iob2.append(f"{'I' if goes_on else 'B'}-{tag[2:]}")
+        else:
+            iob2.append(tag)
         before = tag
     return tuple(iob2)
 
@@ -51,26 +73,59 @@ def _read_conll(task: Task, path: str, split: str, number: int, broken: list[str
     """`token … tag` a line, parted by tabs or spaces; an empty line ends a sentence, and -DOCSTART- is no token.
 
     A file of tokens alone is a test split without labels. Tags come out as IOB2, whatever IOB they were. A place is the
-    line of a sentence's first token.
+    line of a sentence's first token. Which columns are words and tags, config.data.text_columns and label_column may say, by
+    their numbers from 1.
     """
-    sentence: list[tuple[str, list[str]]] = []
+    sentences: list[list[tuple[str, list[str]]]] = [[]]
     first = ("", 0)  # the first token's place, and how many columns it has
-    for at, line in (*text_lines(path), (0, "")):
+    for at, line in text_lines(path):
         # WNUT-17 ends sentences with a lone tab too, and a file with a byte order mark.
         fields = re.split("\t" if "\t" in line else " +", line.strip("\ufeff \t\r\n"))
+        comments = ("#begin", "#end") if sentences[-1] else ("#", "#begin", "#end")
+        if fields[0] in comments and len(fields) > 1 and not _is_tag(fields[-1]):
+            continue  # as GermEval's and CoNLL-U's files have them before a sentence, OntoNotes' around a document
         if fields[0] not in ("", "-DOCSTART-"):
             place = f"{path}:{at}"
             first = first if first[1] else (place, len(fields))
             if len(fields) != first[1] or "" in fields:
                 raise UserError(f"{place}: {len(fields)} columns; expected {first[1]}, as in {first[0]}.")
-            sentence.append((place, fields))
-        elif sentence:
-            words = tuple(fields[0] for _, fields in sentence)
-            if first[1] == 1 and split != "test":
-                raise UserError(f"{first[0]}: one column; expected a token and its tag.")
-            tags = _iob2([(place, fields[-1]) for place, fields in sentence]) if first[1] > 1 else None
-            yield Example(sentence[0][0], str(number), words, tags)
-            sentence, number = [], number + 1
+            sentences[-1].append((place, fields))
+        elif sentences[-1]:
+            sentences.append([])
+    sentences = [sentence for sentence in sentences if sentence]
+    of_words, of_tags = _columns(task, sentences) if sentences else (0, None)
+    if sentences and of_tags is None and split != "test":
+        raise UserError(f"{first[0]}: one column; expected a token and its tag.")
+    for i, sentence in enumerate(sentences, number):
+        words = tuple(fields[of_words] for _, fields in sentence)
+        tags = None if of_tags is None else _iob2([(place, fields[of_tags]) for place, fields in sentence])
+        yield Example(sentence[0][0], str(i), words, tags)
+
+
+def _columns(task: Task, sentences: list[list[tuple[str, list[str]]]]) -> tuple[int, int | None]:
+    """Which column of a file holds the words and which the tags, None where none does."""
+    (place, fields), count = sentences[0][0], len(sentences[0][0][1])
+    shown = ", ".join(f"{i + 1}: {field!r}" for i, field in enumerate(fields))
+    named = [[name for name in names if name.isdecimal()][:1] for names in (sum(task.text_columns, ()), task.label_columns)]
+    of_words, of_tags = (int(name[0]) - 1 if name else None for name in named)
+    for number in (of_words, of_tags):
+        if number is not None and not 0 <= number < count:
+            raise UserError(f"{place}: there is no column {number + 1}; it has {shown}.")
+    tag_columns = [i for i in range(1, count) if all(_is_tag(line[i]) for sentence in sentences for _, line in sentence)]
+    numbered = ([line[0] for _, line in sentence] for sentence in sentences)  # GermEval's first column counts the words
+    counts = all(column in ([str(i + base) for i in range(len(column))] for base in (0, 1)) for column in numbered)
+    counts = counts and any(len(sentence) > 1 for sentence in sentences) and tag_columns != [1]
+    if counts and of_tags is None and len(tag_columns) > 1 + (of_words in tag_columns):
+        raise UserError(
+            f"{place}: several columns may hold the tags; it has {shown}. config.data.label_column={tag_columns[0] + 1} takes "
+            "one by its number, and config.data.text_columns that of the words."
+        )
+    if of_words is None:
+        of_words = int(counts and count > 1)
+    if of_tags is None:
+        last = tag_columns[0] if counts and tag_columns else count - 1
+        of_tags = last if last != of_words else None
+    return of_words, of_tags
 
 
 def _labels(train: Sequence[Example]) -> Labels:
@@ -104,7 +159,7 @@ def encode(examples: Sequence[Example], tokenizer: PretrainedTokenizer, labels: 
             rows.append((row,))
             targets.append(tags)
             words.append((i, first, at))
-    return Features(rows, targets if examples[0].label is not None else None, words, cut)
+    return Features(rows, targets if all(example.label is not None for example in examples) else None, words, cut)
 
 
 def _parts(firsts: np.ndarray, room: int) -> list[tuple[int, int]]:

@@ -3,7 +3,9 @@
 An example's label is a str, a tuple of str, or a float.
 """
 
+import dataclasses
 import math
+import re
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -32,19 +34,30 @@ def _reader(label_of: Callable[[Task, str, Any], Any], empty_label: bool = False
 
     def read(task: Task, place: str, id: str, row: dict[str, Any], split: str, broken: list[str]) -> Iterator[Example]:
         columns = columns_of(task, place, row)
-        texts = tuple(text_of(place, column, row[column]) for column in columns)
+        texts = tuple(text_of(task, place, column, row[column]) for column in columns)
         value = label_value(task, place, row, split, empty_label)
-        if not all(texts) and not (task.faulty and value is None):  # a test's prediction is owed for every line
+        if task.faulty and value == "-":  # MNLI: no label that most agreed on
+            value = None
+            if split != "test":
+                broken.append(place)
+                return
+        if split == "test" and not empty_label and isinstance(value, (list, dict)):
+            value = None
+        if not all(map(str.strip, texts)) and not (task.faulty and value is None):  # a test's prediction is owed for every line
             if task.faulty:
                 broken.append(place)
                 return
-            raise UserError(f"{place}: an empty {columns[texts.index('')]!r}; expected a text.")
+            raise UserError(f"{place}: an empty {columns[[*map(str.strip, texts)].index('')]!r}; expected a text.")
         yield Example(place, id, texts, None if value is None else label_of(task, place, value))
 
     return read
 
 
 def _class(task: Task, place: str, value: Any) -> str:
+    if not isinstance(value, str | int | float):
+        raise UserError(f"{place}: the label is {value!r}; expected one class (custom-multi-label takes several).")
+    if isinstance(value, float) and value.is_integer() and task.labels:
+        value = int(value)
     label = str(int(value)) if isinstance(value, bool) else str(value).strip()
     # A number that was typed as one is a class of TFDS or the hub, whose order is the task's.
     if isinstance(value, int) and label not in task.labels and 0 <= value < len(task.labels):
@@ -62,14 +75,115 @@ def _score(task: Task, place: str, value: Any) -> float:
     return score
 
 
-def _label_set(task: Task, place: str, value: Any) -> tuple[str, ...]:
+def _one_name_a_number(task: Task, splits: dict[str, list[list[Example]]], said: dict[str, None]) -> Labels:
+    """1 and 1.0 are one class: pandas writes the latter where some labels of a column are missing. The train split decides."""
+
+    def number(label: str | None) -> str | None:
+        found = re.fullmatch(r"(-?(?:0|[1-9]\d*))(?:\.0+)?", label or "")
+        return found[1] if found else None
+
+    names: dict[str | None, str] = {}
+    for label in (*task.labels, *sorted({example.label for part in splits["train"] for example in part}, key=len)):
+        names.setdefault(number(label), label)
+    for parts in splits.values():
+        for part in parts:
+            for i, example in enumerate(part):
+                name = names.get(number(example.label), example.label) if number(example.label) else example.label
+                if name != example.label:
+                    said[f"the label {example.label!r} is taken for {name!r}"] = None
+                    part[i] = dataclasses.replace(example, label=name)
+    return ()
+
+
+def _label_set(task: Task, place: str, value: Any) -> tuple[str, ...] | tuple[float, ...]:
+    """Names; numbers as they are, which `_settle_sets` takes for names or for 0 or 1 of each label."""
     if isinstance(value, str) and not value.lstrip().startswith("["):
-        labels = [label.strip() for label in value.split("|")] if value.strip() else []
+        labels = value.split("|") if value.strip() else []
     else:
-        labels = [str(label).strip() for label in list_of(place, "the set of labels", value)]
+        labels = list_of(place, "the set of labels", value)
+    if labels and all(isinstance(label, int | float) for label in labels):
+        if not all(float(label).is_integer() for label in labels):
+            raise UserError(f"{place}: the labels are {value!r}; expected names, or 0 or 1 for each label.")
+        return tuple(labels)
+    if not all(isinstance(label, str | int) for label in labels):
+        raise UserError(f"{place}: the labels are {value!r}; expected names, or 0 or 1 for each label.")
+    labels = [str(label).strip() for label in labels]
     if "" in labels:
         raise UserError(f"{place}: an empty label in {value!r}; expected labels parted by | or a JSON list.")
+    _refuse_numbers(place, value, labels)
     return tuple(dict.fromkeys(labels))
+
+
+def _refuse_numbers(place: str, value: Any, labels: list[str]) -> None:
+    """Raises where texts are a 0 or 1 for each label: no set of names has one twice."""
+    if len(set(labels)) < len(labels) and set(labels) <= {"0", "1"}:
+        raise UserError(f"{place}: the labels are {value!r}; write 0 or 1 for each label as a JSON list of numbers: [0, 1].")
+
+
+def _settle_sets(task: Task, splits: dict[str, list[list[Example]]], said: dict[str, None]) -> Labels:
+    """Which of two meanings lists of numbers have, and whether commas part labels, for all splits alike."""
+    parts = [part for of_split in splits.values() for part in of_split]
+    every = [example for part in parts for example in part if example.label is not None]
+    if any(isinstance(label, int | float) for example in every for label in example.label):
+        if count := _multi_hot(every):
+            names = tuple(map(str, range(count)))
+            said[f"a label is 0 or 1 for each of {count} labels, which are called 0 to {count - 1}"] = None
+            _relabel(parts, lambda label: tuple(name for name, there in zip(names, label) if there))
+            return names
+        _relabel(
+            parts,
+            lambda label: tuple(dict.fromkeys(str(int(name)) if isinstance(name, float) else str(name) for name in label)),
+        )
+    elif separator := _separator(every, said):
+        _relabel(
+            parts, lambda label: tuple(dict.fromkeys(p.strip() for name in label for p in name.split(separator) if p.strip()))
+        )
+    return ()
+
+
+def _relabel(parts: list[list[Example]], renamed: Callable[[tuple], tuple]) -> None:
+    for part in parts:
+        part[:] = [e if e.label is None else dataclasses.replace(e, label=renamed(e.label)) for e in part]
+
+
+def _multi_hot(examples: Sequence[Example]) -> int:
+    """Of how many labels each example's has a 0 or a 1; 0: they are the labels' names. One that could be both is an error."""
+    if not all(label in (0, 1) for example in examples for label in example.label):
+        return 0
+    # A set of names has none twice, and names are no truth values.
+    sure = [e for e in examples if len(set(e.label)) < len(e.label) or any(isinstance(one, bool | float) for one in e.label)]
+    first = (sure or examples)[0]
+    other = next((example for example in examples if len(example.label) != len(first.label)), None)
+    if sure and other:
+        raise UserError(
+            f"{other.place}: {len(other.label)} numbers for the labels; expected {len(first.label)}, each 0 or 1, as in "
+            f"{first.place}."
+        )
+    if not sure and not other:
+        raise UserError(
+            f"{first.place}: the labels {list(first.label)} could be names, or 0 or 1 for each of {len(first.label)} labels; "
+            "write names that are no numbers, or true and false."
+        )
+    return len(first.label) if sure else 0
+
+
+def _separator(examples: Sequence[Example], said: dict[str, None]) -> str:
+    """The comma or semicolon that parts labels within names, where fewer names are left then; else none, and that is said.
+
+    Where any example has several labels already, something else parts them.
+    """
+    names = {name for example in examples for name in example.label}
+    for separator in ",;" if all(len(example.label) < 2 for example in examples) else "":
+        if holding := sorted(name for name in names if separator in name.strip(separator)):
+            inner = {part.strip() for name in names for part in name.split(separator) if part.strip()}
+            if len(inner) < len(names):
+                for example in examples:
+                    for name in example.label:
+                        _refuse_numbers(example.place, name, [part.strip() for part in name.split(separator)])
+                said[f"{holding[0]!r} is taken for several labels, parted by {separator!r}"] = None
+                return separator
+            said[f"{holding[0]!r} is taken for one label; of several, a | parts them"] = None
+    return ""
 
 
 # Examples to features, and the loss
@@ -93,7 +207,7 @@ def _encoder(targets: Callable[[Sequence[Example], dict[str, int]], np.ndarray])
     def encode(examples: Sequence[Example], tokenizer: PretrainedTokenizer, labels: Labels, max_length: int) -> Features:
         rows, cut = encode_rows(tokenizer, [example.texts for example in examples], max_length)
         indices = {label: i for i, label in enumerate(labels)}
-        known = examples[0].label is not None
+        known = all(example.label is not None for example in examples)
         return Features([(row,) for row in rows], targets(examples, indices) if known else None, cut=cut)
 
     return encode
@@ -214,6 +328,7 @@ CLASSIFICATION = Kind(
     outputs=lambda task, labels: len(labels),
     read_row=_reader(_class),
     labels=lambda train: _sorted_labels({example.label for example in train}, train, 2),
+    settle=_one_name_a_number,
     encode=_encoder(_class_targets),
     loss=class_loss,
     guessing_loss=_entropy,
@@ -228,6 +343,7 @@ MULTI_LABEL = Kind(
     outputs=lambda task, labels: len(labels),
     read_row=_reader(_label_set, empty_label=True),
     labels=lambda train: _sorted_labels({label for example in train for label in example.label}, train, 1),
+    settle=_settle_sets,
     encode=_encoder(_set_targets),
     loss=_multi_label_loss,
     packable=True,

@@ -48,7 +48,7 @@ def test_words_and_tags_as_rows_and_a_test_without_tags(tmp_path):
     [
         ("train.txt", "a O\n\nb\n", r"train\.txt:3: 1 columns; expected 2, as in .*train\.txt:1"),
         ("train.txt", "a\nb\n", r"train\.txt:1: one column; expected a token and its tag"),
-        ("train.txt", "a\tO\nb\tS-LOC\n", r"train\.txt:2: the tag 'S-LOC' is not known; expected O, B-TYPE or I-TYPE"),
+        ("train.txt", "a\tO\nb\tX-LOC\n", r"train\.txt:2: the tag 'X-LOC' is not known; expected O, B-TYPE or I-TYPE"),
         ("train.jsonl", '{"words": ["a", "b"], "tags": ["O"]}\n', r"train\.jsonl:1: 2 words and 1 tags"),
         ("train.jsonl", '{"words": ["a", " "], "tags": ["O", "O"]}\n', r"train\.jsonl:1: 'words' has no word or an empty"),
         ("train.jsonl", '{"words": ["a"], "tags": [3]}\n', r"train\.jsonl:1: the tag 3 is not known"),
