@@ -1,9 +1,11 @@
 """Texts as hashes of their words: what near duplicates share, and what a text has in common with an evaluation set.
 
-A word is a run of what is neither white space nor punctuation, in lower case; an ideograph or a kana is a word of its own.
-Hashes have 64 bits and are the same in every process.
+A word is a run of what is neither white space nor punctuation, in lower case; an ideograph or a kana is a word of its own, and
+in scripts that put no spaces between words, such as Thai, a character with its marks. Hashes have 64 bits and are the same in
+every process.
 """
 
+import unicodedata
 from collections.abc import Iterable
 
 import numpy as np
@@ -12,6 +14,8 @@ SHINGLE = 5  # words; near duplicates are measured by the shingles that they sha
 HASHES, BANDS = 128, 16  # of a signature; of 8 hashes each: at a Jaccard similarity of 0.8 one of them agrees in 95% of pairs
 OVERLAP = 13  # words in a row that a document must not share with an evaluation set (GPT-3, arXiv 2005.14165, appendix C)
 SHORTEST_OVERLAP = 8  # words: a shorter evaluation text is too common inside others, so it counts against its equals alone
+
+UNSPACED = 3  # characters with their marks that stand for a word in scripts without spaces, about
 
 _U64 = np.uint64
 _FACTOR = 0x9E3779B97F4A7C15
@@ -40,6 +44,34 @@ def _powers_of_factor(size: int) -> np.ndarray:
     return _powers
 
 
+_BEGINS, _JOINS, _PARTS = 1, 2, 3  # what a character of a script without spaces does to words
+
+
+def _unspaced() -> np.ndarray:
+    """By code point; 0 of all others. All have three bytes in UTF-8, the first of them E0, E1 or EA."""
+    kinds = np.zeros(1 << 16, np.uint8)
+    blocks = (
+        *(range(0x0E00, 0x0F00), range(0x1000, 0x10A0), range(0x1780, 0x1800)),  # Thai, Lao, Burmese, Khmer
+        *(range(0x1950, 0x1AB0), range(0x1B00, 0x1B80)),  # Tai Le, New Tai Lue, Tai Tham, Balinese
+        *(range(0xA980, 0xAA00), range(0xAA60, 0xAA80)),  # Javanese, more of Burmese
+    )
+    for code in (code for block in blocks for code in block):
+        category = unicodedata.category(chr(code))
+        kinds[code] = _PARTS if category[0] in "PZ" else _JOINS if category[0] == "M" else _BEGINS
+    for code in range(0x0F0B, 0x0F15):  # Tibetan, whose points part syllables
+        kinds[code] = _PARTS
+    return kinds
+
+
+_UNSPACED = _unspaced()
+
+
+def _kinds_at(raw: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Of the characters of three bytes that begin at `at`, what they do to words."""
+    first, second, third = (raw[at + i].astype(np.uint16) for i in range(3))
+    return _UNSPACED[(first & 0xF) << 12 | (second & 0x3F) << 6 | third & 0x3F]
+
+
 def words(text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, bytes]:
     """Each word's hash (uint64), its start and its end in bytes (int64), and the bytes: those of the text in lower case."""
     encoded = b" %b   " % text.lower().encode(errors="surrogatepass")  # so that every word has something on both sides
@@ -49,12 +81,22 @@ def words(text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, bytes]:
     at = np.flatnonzero(((raw[:-2] == 0xE2) | (raw[:-2] == 0xE3)) & (raw[1:-1] == 0x80))
     for i in range(3):
         separates[at + i] = True
+    unspaced = np.flatnonzero((raw == 0xE0) | (raw == 0xE1) | (raw == 0xEA))
+    kinds = _kinds_at(raw, unspaced)
+    unspaced, kinds = unspaced[kinds > 0], kinds[kinds > 0]
+    for i in range(3):
+        separates[unspaced[kinds == _PARTS] + i] = True
     starts, ends = ~separates, ~separates
     starts[1:] &= separates[:-1]
     ends[:-1] &= separates[1:]
     alone = np.flatnonzero((raw >= 0xE3) & (raw <= 0xE9) & ~separates)  # U+3040 … U+9FFF, three bytes each
     starts[alone], starts[alone + 3] = True, ~separates[alone + 3]
     ends[alone + 2], ends[alone - 1] = True, ~separates[alone - 1]
+    if len(unspaced):
+        begins, within = unspaced[kinds == _BEGINS], unspaced[kinds != _PARTS]
+        behind = within[~np.isin(within + 3, unspaced[kinds == _JOINS])] + 3
+        starts[begins], starts[behind] = True, ~separates[behind]
+        ends[behind - 1], ends[begins - 1] = True, ~separates[begins - 1]
     first, last = np.flatnonzero(starts), np.flatnonzero(ends) + 1
     # A word's hash is a polynomial of its bytes, and so a difference of two sums that run over the whole text.
     forward, back = _powers_of_factor(len(raw))
@@ -96,6 +138,15 @@ def bands(signatures: np.ndarray) -> np.ndarray:
     return hashes
 
 
+def _length(count: int, first: np.ndarray, encoded: bytes) -> int:
+    """How many of an evaluation text's `count` words in a row others must not have: of all, or of OVERLAP."""
+    raw = np.frombuffer(encoded, np.uint8)
+    three = first[(raw[first] == 0xE0) | (raw[first] == 0xE1) | (raw[first] == 0xEA)]
+    if count <= OVERLAP or 2 * np.count_nonzero(_kinds_at(raw, three)) <= count:
+        return min(OVERLAP, count)
+    return min(UNSPACED * OVERLAP, count - count % UNSPACED)  # few lengths, since each is searched for
+
+
 class Overlap:
     """The n-grams of evaluation sets.
 
@@ -110,9 +161,9 @@ class Overlap:
     def of(cls, texts: Iterable[str]) -> "Overlap":
         grams, lengths = [np.empty(0, _U64)], set()
         for text in texts:
-            hashes = words(text)[0]
+            hashes, first, _, encoded = words(text)
             if len(hashes):
-                length = min(OVERLAP, len(hashes))
+                length = _length(len(hashes), first, encoded)
                 grams.append(np.unique(ngrams(hashes, length)))
                 lengths.add(length)
         return cls(np.unique(np.concatenate(grams)), lengths)

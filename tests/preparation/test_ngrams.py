@@ -4,6 +4,7 @@ import random
 import re
 import subprocess
 import sys
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +112,72 @@ def test_overlap_is_what_a_naive_search_finds(seed):
     for ngram, text in zip(found, texts):
         if ngram is not None:
             assert ngram in text.lower() and naive_overlap(ngram, evaluation)
+
+
+# Scripts that put no spaces between words
+
+UNSPACED = {
+    "Thai": "กขคงจชซญดตทนบปผพฟมยรลวสหอ าิีึืุูเแโใไ่้๊ะ",
+    "Lao": "ກຂຄງຈຊຍດຕຖທນບປຜຝພຟມຢຣລວສຫອຮ າິີຶືຸູເແໂໃໄ່້",
+    "Khmer": "កខគឃងចឆជឈញដឋឌឍណតថទធនបផពភមយរលវសហឡអ ាិីឹឺុូើែៃោៅ្",
+    "Burmese": "ကခဂဃငစဆဇညတထဒဓနပဖဗဘမယရလဝသဟအ ာိီုူေဲံ့း်ျြွှ",
+}
+
+
+def syllables(script: str, chooser: random.Random, count: int) -> str:
+    """Running text: letters with vowels and marks behind some, a space here and there, as between sentences."""
+    letters, marks = UNSPACED[script].split()
+    spaces = chooser.random() < 0.3
+    ends = ["", "", " "] if spaces else [""]
+    parts = (chooser.choice(letters) + chooser.choice([*marks, "", ""]) for _ in range(count))
+    return "".join(part + (chooser.choice(ends) if i % 15 == 14 else "") for i, part in enumerate(parts))
+
+
+@pytest.mark.parametrize("script", UNSPACED)
+def test_a_character_with_its_marks_is_a_word_where_no_spaces_are(script):
+    text = "abc" + syllables(script, random.Random(0), 60) + "d 12" + syllables(script, random.Random(1), 9)
+    _, first, last, encoded = ngrams.words(text)
+    found = [encoded[a:b].decode() for a, b in zip(first, last)]
+    assert "".join(found) == re.sub(r"\s", "", text) and found[0] == "abc" and "d" in found and "12" in found
+    for word in found:
+        if not word.isascii():
+            first, *marks = map(unicodedata.category, word)
+            assert not first.startswith("M") and all(mark.startswith("M") for mark in marks)
+
+
+@given(st.text("กา่ิแ ก๏ab1ក្ខ។သ်ကའོད་。中", max_size=40))
+def test_words_of_mixed_scripts_hold_all_but_what_parts_them(text):
+    hashes, first, last, encoded = ngrams.words(text)
+    assert len(first) == len(last) == len(hashes) and (first < last).all() and (last[:-1] <= first[1:]).all()
+    found = [encoded[a:b].decode() for a, b in zip(first, last)]
+    assert "".join(found) == re.sub(r"[\s๏។་。]", "", text)
+
+
+@pytest.mark.parametrize("script", UNSPACED)
+def test_questions_are_found_within_text_of_their_script(script):
+    chooser = random.Random(0)
+    questions = [syllables(script, chooser, chooser.randint(14, 90)) for _ in range(80)]
+    questions = [question for question in questions if len(question) >= 20]
+    overlap = ngrams.Overlap.of(questions)
+    inside = [syllables(script, chooser, 200) + question + syllables(script, chooser, 200) for question in questions]
+    found = [overlap.find(ngrams.words(text)) for text in inside]
+    assert sum(ngram is not None for ngram in found) >= 0.95 * len(questions)
+    others = [syllables(script, chooser, 400) for _ in range(80)]
+    assert not any(overlap.find(ngrams.words(text)) for text in others)
+    # A phrase that is common to both is no overlap: four words, here of about four characters each.
+    long = [question for question in questions if len(question) > 90]
+    overlap = ngrams.Overlap.of(long)
+    phrases = [syllables(script, chooser, 60) + question[30:46] + syllables(script, chooser, 60) for question in long]
+    assert long and not any(overlap.find(ngrams.words(text)) for text in phrases)
+
+
+@pytest.mark.parametrize("script", UNSPACED)
+def test_near_duplicates_of_scripts_without_spaces(script):
+    text = syllables(script, random.Random(0), 2_000)
+    changed = text[:500] + syllables(script, random.Random(1), 20) + text[520:]
+    other = syllables(script, random.Random(2), 2_000)
+    one, two, three = (ngrams.signature(ngrams.words(each)[0]) for each in (text, changed, other))
+    assert (one == two).mean() > 0.9 and (one == three).mean() < 0.2
 
 
 def test_no_evaluation_text_overlaps_nothing():
