@@ -50,7 +50,7 @@ class CorpusConfig(ReaderConfig):
         choices=("none", "exact", "near"),
     )
     exclude: tuple[str, ...] = option(
-        (), "evaluation sets, as sources: documents that share 13 words in a row with them are dropped"
+        (), "evaluation sets, as sources or .csv and .tsv: documents that share 13 words in a row with them are dropped"
     )
     encoding: str = option(
         "bytes",

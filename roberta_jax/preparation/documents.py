@@ -23,6 +23,8 @@ from roberta_jax.preparation.docstrings import collect_docstrings
 from roberta_jax.preparation.records import FORMATS, ending_of, has_column, line_cuts, read_tfds, tfds_builder
 
 ENDINGS = ("txt", *FORMATS)
+OF_EVALUATION = (*ENDINGS, "csv", "tsv")  # what evaluation sets come as, beside
+LINES = "lines"  # the kind of an evaluation set's .txt whose lines no empty one parts
 LONGEST_DOCUMENT = 8 << 20  # bytes; a longer one goes on as the next document, so that memory stays small
 # A shard is what one worker does at a time. Up to 256 GiB there are about 512, enough for the cores of one machine; beyond
 # it they stop growing, so that a thousand workers share the work evenly and one that is lost is soon made good.
@@ -36,7 +38,7 @@ FIRST_BAD = 5  # of the bad records of a shard are named
 class Piece:
     """Part of a source: bytes [start, stop) of a text or JSONL file, row groups of a Parquet file, examples of a TFDS split."""
 
-    kind: str  # "txt", a name of FORMATS, or "tfds"
+    kind: str  # "txt", a name of FORMATS, or "tfds"; of evaluation sets "csv", "tsv" and LINES too
     path: str  # of TFDS NAME:SPLIT
     start: int
     stop: int
@@ -66,21 +68,21 @@ class Counts:
 
 
 def resolve(
-    sources: list[str], reading: ReaderConfig, cache_dir: Path, processes: int, name: str = "data.source"
+    sources: list[str], reading: ReaderConfig, cache_dir: Path, processes: int, evaluation: bool = False
 ) -> list[list[Piece]]:
     """The pieces of all sources in order, grouped into one list a shard; the same wherever the same files are seen.
 
     Args:
-      name: of the field that the sources come from, for the messages.
+      evaluation: they are evaluation sets, which `evaluation_sets` reads.
 
     Raises:
       UserError: for a path that is not there, a folder without text, a kind of file that is not known.
     """
-    files = {}
+    files, name = {}, "data.exclude" if evaluation else "data.source"
     for source in sources:
         if not _is_tfds(source):
             path = str(collect_docstrings(cache_dir, processes)) if source == "docs" else source
-            files[source] = _files_of(path, reading, name)
+            files[source] = _files_of(path, reading, evaluation)
     total = sum(file.size for of_source in files.values() for file in of_source)
     piece_bytes = min(max(SMALLEST_SHARD, total // MOST_SHARDS), LARGEST_SHARD)
     pieces = []
@@ -89,7 +91,7 @@ def resolve(
             if _is_tfds(source):
                 pieces += _pieces_of_tfds(source, piece_bytes)
             else:
-                for of_file in threads.map(lambda file: _pieces_of_file(file, reading, piece_bytes), files[source]):
+                for of_file in threads.map(lambda file: _pieces_of_file(file, reading, piece_bytes, evaluation), files[source]):
                     pieces += of_file
     if not pieces:
         raise UserError(f"{name} {', '.join(sources) or 'is empty and'} holds no text at all; expected at least one document.")
@@ -100,22 +102,23 @@ def _is_tfds(source: str) -> bool:
     return source.startswith("tfds:")
 
 
-def _files_of(source: str, reading: ReaderConfig, name: str) -> list[storage.File]:
+def _files_of(source: str, reading: ReaderConfig, evaluation: bool) -> list[storage.File]:
     """The files of a path, a folder or a glob, all of them of a kind that is known; what is passed over is said."""
-    endings = " ".join("." + ending for ending in ENDINGS) + " (plain, .gz or .zst)"
+    kinds, name = (OF_EVALUATION, "data.exclude") if evaluation else (ENDINGS, "data.source")
+    endings = " ".join("." + ending for ending in kinds) + " (plain, .gz or .zst)"
     passed_over: dict[str, str] = {}
     files, is_folder = storage.find(source, passed_over=passed_over)
     if not files and not is_folder:
         but = "".join(f" It is {reason}." for reason in passed_over.values())
         raise UserError(
             f"{source}: no such file, folder or glob ({name}); expected a path, tfds:NAME or docs.{but}"
-            + " A comma parts sources; one within a name is written \\,." * (name == "data.source" and "," not in source)
+            + " A comma parts sources; one within a name is written \\,." * ("," not in source)
         )
     if is_folder:
         files = _without_corpora(files, [PurePosixPath(file.path) for file in files])
-        passed_over |= {file.path: "of a kind that is not known" for file in files if ending_of(file.path) not in ENDINGS}
+        passed_over |= {file.path: "of a kind that is not known" for file in files if ending_of(file.path) not in kinds}
         # The name of a .json does not tell texts from a folder's settings.
-        unclear = [file.path for file in files if ending_of(file.path) == "json"]
+        unclear = [file.path for file in files if ending_of(file.path) == "json" and not evaluation]
         with ThreadPoolExecutor(32) as threads:
             have = threads.map(lambda path: has_column(path, reading.text_column), unclear)
             passed_over |= {path: f"JSON without {reading.text_column!r}" for path, has in zip(unclear, have) if not has}
@@ -124,7 +127,7 @@ def _files_of(source: str, reading: ReaderConfig, name: str) -> list[storage.Fil
         show(f"! {source}: {_counted(passed_over)}")
     if not files:
         raise UserError(f"{source}: no file ending in {endings} in this folder or below it.")
-    unknown = next((file for file in files if ending_of(file.path) not in ENDINGS), None)
+    unknown = next((file for file in files if ending_of(file.path) not in kinds), None)
     if unknown:
         raise UserError(f"{unknown.path}: the kind of file is not known; a source's files end in {endings}.")
     return files
@@ -147,17 +150,34 @@ def _without_corpora(files: list[storage.File], paths: list[PurePosixPath]) -> l
     return [file for file in files if corpora.isdisjoint(PurePosixPath(file.path).parents)]
 
 
-def _pieces_of_file(file: storage.File, reading: ReaderConfig, piece_bytes: int) -> list[Piece]:
+def _pieces_of_file(file: storage.File, reading: ReaderConfig, piece_bytes: int, evaluation: bool) -> list[Piece]:
     """Of about `piece_bytes` each, cut where a document ends."""
     kind, path = ending_of(file.path), file.path
     if kind in FORMATS:
         cuts = FORMATS[kind].cuts(path, file.size, piece_bytes, lambda message: Counts().bad(reading, message))
+    elif kind != "txt":
+        cuts = [0, max(1, file.size)]
+    elif evaluation and _may_be_a_text_a_line(path):
+        kind, cuts = LINES, [0, file.size]
     elif reading.documents == "file":
         cuts = [0, file.size]
     else:
         cuts = line_cuts(path, file.size, b"\n" if reading.documents == "line" else b"\n\n", piece_bytes)
     size = file.size // max(1, len(cuts) - 1)
     return [Piece(kind, path, start, stop, size, file.fingerprint) for start, stop in zip(cuts, cuts[1:]) if stop > start]
+
+
+def _may_be_a_text_a_line(path: str) -> bool:
+    """Whether a .txt has several lines, and no empty one parts them."""
+    count, gap = 0, False
+    for line in records.lines(path, bad=lambda message: None):  # its reader says what is wrong
+        if not line.strip():
+            gap = count > 0
+        elif gap:
+            return False
+        else:
+            count += 1
+    return count > 1
 
 
 def _pieces_of_tfds(source: str, piece_bytes: int) -> list[Piece]:
@@ -194,7 +214,7 @@ def read(piece: Piece, reading: ReaderConfig, counts: Counts) -> Iterator[str]:
     Raises:
       UserError: names the file, and the line where there is one.
     """
-    documents_of = _documents_of_text if piece.kind == "txt" else _documents_of_records
+    documents_of = _documents_of_text if piece.kind in ("txt", LINES) else _documents_of_records
     for document in documents_of(piece, reading, counts):
         counts.bytes += len(document)
         text = _decode(document, piece.path, reading, counts).strip()

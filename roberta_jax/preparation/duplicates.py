@@ -19,8 +19,8 @@ import numpy as np
 from roberta_jax import storage
 from roberta_jax.errors import UserError
 from roberta_jax.preparation import ngrams
-from roberta_jax.preparation.config import CorpusConfig, ReaderConfig
-from roberta_jax.preparation.documents import Counts, Piece, read
+from roberta_jax.preparation.config import CorpusConfig
+from roberta_jax.preparation.documents import Counts, read
 from roberta_jax.preparation.hashing import hash64
 from roberta_jax.preparation.plan import Preparation, plan_of
 
@@ -45,9 +45,7 @@ class Dropped:
     ngram: str | None = None  # shared with an evaluation set
 
 
-def save_overlap(work: Preparation, shards: list[list[Piece]], reading: ReaderConfig) -> None:
-    texts = (text for pieces in shards for piece in pieces for text in read(piece, reading, Counts()))
-    overlap = ngrams.Overlap.of(texts)
+def save_overlap(work: Preparation, overlap: ngrams.Overlap) -> None:
     save_arrays(work.path("exclude.npz"), grams=overlap.grams, lengths=np.array(overlap.lengths, np.int64))
 
 

@@ -19,6 +19,7 @@ from roberta_jax.preparation import processes
 from roberta_jax.preparation.config import CorpusConfig, cache_key_fields
 from roberta_jax.preparation.documents import Counts, Piece, read, resolve
 from roberta_jax.preparation.duplicates import save_overlap
+from roberta_jax.preparation.evaluation_sets import overlap_of
 from roberta_jax.preparation.hashing import hash64
 from roberta_jax.preparation.plan import Preparation, key
 from roberta_jax.preparation.shards import VERSION, is_valid, summarise
@@ -129,7 +130,7 @@ def make(
     if trains or not out or storage.is_url(out) or "docs" in (*config.source, *config.exclude):
         cache = _usable(cache)
     shards = resolve(config.source, config, cache, workers)
-    excluded = resolve(config.exclude, config, cache, workers, "data.exclude") if config.exclude else []
+    excluded = resolve(config.exclude, config, cache, workers, evaluation=True) if config.exclude else []
     tokenizer = _tokenizer(config, shards, cache)
     agree(tokenizer)
     made_of = [
@@ -153,7 +154,7 @@ def make(
             work.save_plan(config, shards)  # first: by it a folder is known to be a preparation's
             tokenizer.save(storage.join(work.folder, "tokenizer"))
             if config.exclude:
-                save_overlap(work, excluded, config)
+                save_overlap(work, overlap_of(excluded, config))
             spills = cache / f"spills-{made}" if remote else Path(work.path("spills"))
             run(work, spills, workers)
             manifest = summarise(work, tokenizer)

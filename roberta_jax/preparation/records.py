@@ -218,9 +218,9 @@ def _read_json(path: str, start: int, stop: int | None, column: str | None, bad:
 
 
 def has_column(path: str, column: str) -> bool:
-    """Whether the first record of a .json has a text in this column; True of what cannot be read, for its reader to say."""
+    """Whether a file's first record has a text in this column; True of what cannot be read, for its reader to say."""
     try:
-        _, record = next(_read_json(path, 0, None, column, refuse), ("", None))
+        _, record = next(FORMATS[ending_of(path)].read(path, 0, None, None, refuse), ("", None))
     except UserError:
         return True
     return isinstance(record, dict) and column in record and isinstance(record[column], str | None)

@@ -47,18 +47,18 @@ def read_table(
     if ending in FORMATS:
         yield from _read_records(source, ending)
     elif ending == "csv":
-        yield from _with_columns(source, _csv_records(source), columns, header, broken)
+        yield from _with_columns(source, csv_records(source), columns, header, broken)
     elif ending in ("tsv", "txt"):
-        rows = _tsv_records(source)
+        rows = tsv_records(source)
         if by_spreadsheet and _is_quoted(source):
-            rows = _csv_records(source, "\t")
+            rows = csv_records(source, "\t")
         yield from _with_columns(source, rows, columns, header, broken)
     else:
         endings = " ".join("." + ending for ending in ENDINGS)
         raise UserError(f"{source}: the kind of file is not known; a table ends in {endings} (text also .gz or .zst).")
 
 
-def _tsv_records(path: str) -> Iterator[tuple[int, list[str]]]:
+def tsv_records(path: str) -> Iterator[tuple[int, list[str]]]:
     return ((number, line.rstrip("\r\n").split("\t")) for number, line in text_lines(path))
 
 
@@ -68,7 +68,7 @@ def _is_quoted(path: str) -> bool:
     Where each line has as many fields as the first, no field goes on in the next line.
     """
     count, quoted, even = 0, False, True
-    for _, fields in _tsv_records(path):
+    for _, fields in tsv_records(path):
         if fields == [""]:
             continue
         count = count or len(fields)
@@ -81,7 +81,7 @@ def _is_quoted(path: str) -> bool:
     if not quoted or even:
         return quoted
     try:
-        return len({len(fields) for _, fields in _csv_records(path, "\t") if fields}) == 1
+        return len({len(fields) for _, fields in csv_records(path, "\t") if fields}) == 1
     except UserError:
         return False
 
@@ -99,7 +99,7 @@ def _has_blanks(path: str) -> bool:
     )
 
 
-def _csv_records(path: str, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
+def csv_records(path: str, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:
     csv.field_size_limit(max(csv.field_size_limit(), LONGEST_FIELD))
     blanks = delimiter == "," and _has_blanks(path)
     lines = (line for _, line in text_lines(path))
