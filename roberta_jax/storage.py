@@ -100,7 +100,7 @@ def find(source: str, hidden: bool = False, passed_over: dict[str, str] | None =
 
 def _stamp(info: dict) -> str:
     """What tells one content from another of the same size, by whichever name the kind of store has for it."""
-    names = ("etag", "ETag", "md5Hash", "content_md5", "mtime", "LastModified", "last_modified", "updated", "created")
+    names = "etag ETag md5Hash content_md5 blob_id mtime LastModified last_modified updated created".split()
     return next((str(info[name]) for name in names if info.get(name)), "")
 
 

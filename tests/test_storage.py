@@ -1,6 +1,7 @@
 """Behind a URL files are found, read, written and copied as on this machine."""
 
 import gzip
+import hashlib
 import json
 import os
 import shutil
@@ -12,13 +13,13 @@ import fsspec
 import pyarrow
 import pyarrow.parquet
 import pytest
-from fsspec.implementations.memory import MemoryFile
+from fsspec.implementations.memory import MemoryFile, MemoryFileSystem
 
 from roberta_jax import storage, walk
 from roberta_jax.data.corpus import Corpus, on_this_machine
 from roberta_jax.errors import UserError
 from roberta_jax.preparation import documents as D
-from roberta_jax.preparation import prepare
+from roberta_jax.preparation import prepare, shards
 from roberta_jax.preparation.config import CorpusConfig, ReaderConfig
 from roberta_jax.preparation.documents import Counts, read, resolve
 from roberta_jax.preparation.records import ending_of
@@ -152,6 +153,80 @@ def test_a_changed_file_has_another_fingerprint(place):
     storage.write_text(f"{place}/b/one.txt", "ENO/b.txtb/one.txtb/one.txt"[: before[2].size])  # the same size
     after = storage.find(place)[0]
     assert [a == b for a, b in zip(before, after)] == [True, True, False, True]
+
+
+class HubInMemory(MemoryFileSystem):
+    """As huggingface_hub's HfFileSystem tells of files: by a hash of what they hold, and by no time."""
+
+    protocol = "hf"
+    store, pseudo_dirs = {}, [""]
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return "/" + path.removeprefix("hf://").strip("/")
+
+    def unstrip_protocol(self, name):
+        return "hf://" + name.strip("/")
+
+    def _plain(self, info: dict) -> dict:
+        plain = {name: info[name] for name in ("name", "size", "type")}
+        if info["type"] == "file":
+            plain |= {
+                "blob_id": hashlib.sha1(self.store[info["name"]].getvalue()).hexdigest(),
+                "lfs": None,
+                "last_commit": None,
+            }
+        return plain
+
+    def info(self, path, **more):
+        return self._plain(super().info(path, **more))
+
+    def find(self, path, detail=False, **more):
+        found = {name: self.info(name) for name in super().find(path, **more)}
+        return found if detail else list(found)
+
+    def ls(self, path, detail=True, **more):
+        found = [self._plain(info) for info in super().ls(path, detail=True, **more)]
+        return found if detail else [info["name"] for info in found]
+
+
+@pytest.fixture
+def hub():
+    HubInMemory.store.clear()
+    known = fsspec.registry.get("hf")
+    fsspec.register_implementation("hf", HubInMemory, clobber=True)
+    yield "hf://datasets/name/of"
+    if known:
+        fsspec.register_implementation("hf", known, clobber=True)
+
+
+def test_a_data_set_of_the_hub_is_read_and_its_hashes_tell_it_apart(hub, documents, small_corpus, tmp_path):
+    lines = "".join(json.dumps({"text": text}) + "\n" for text in documents[:200]).encode()
+    files = {"data/train-00000.jsonl.gz": gzip.compress(lines, mtime=0), "README.md": b"a card", ".gitattributes": b"x"}
+    for name, content in files.items():
+        with storage.written(f"{hub}/{name}") as partial:
+            partial.write_bytes(content)
+    said: dict[str, str] = {}
+    files, is_folder = storage.find(hub, passed_over=said)
+    assert [file.path for file in files] == [f"{hub}/README.md", f"{hub}/data/train-00000.jsonl.gz"] and is_folder
+    assert said == {f"{hub}/.gitattributes": walk.HIDDEN}
+    made = []
+    for source in (hub, f"{hub}/data/*.gz", f"{hub}/data/train-00000.jsonl.gz", hub):
+        if len(made) == 3:  # other content of the same size
+            other = bytearray(gzip.compress(lines, mtime=0))
+            other[4] ^= 1  # the time in its header
+            with storage.written(f"{hub}/data/train-00000.jsonl.gz") as partial:
+                partial.write_bytes(other)
+        config = CorpusConfig((source,), str(small_corpus.folder / "tokenizer"), length=64, valid_fraction=0.2)
+        made.append(prepare.make(config, None, tmp_path / "cache", 1, run=in_this_process))
+    assert made[0] == made[1] == made[2] != made[3]
+    assert Corpus(made[0]).manifest["documents"] == 200
+
+
+def in_this_process(work, spills, processes) -> None:
+    """As `preparation.processes.run`: other processes would not know the store of a test."""
+    for shard in shards.unwritten(work):
+        shards.write_shard(work, shard)
 
 
 def test_ranges_names_and_what_is_there(place):

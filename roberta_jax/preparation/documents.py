@@ -51,7 +51,6 @@ class Counts:
     """What a reader noticed on its way."""
 
     documents: int = 0
-    bytes: int = 0  # of documents as they are read, before the white space around them is taken away
     empty: int = 0  # documents
     invalid_utf8: int = 0  # documents
     cut_long: int = 0  # times that a document went on as the next one
@@ -216,7 +215,6 @@ def read(piece: Piece, reading: ReaderConfig, counts: Counts) -> Iterator[str]:
     """
     documents_of = _documents_of_text if piece.kind in ("txt", LINES) else _documents_of_records
     for document in documents_of(piece, reading, counts):
-        counts.bytes += len(document)
         text = _decode(document, piece.path, reading, counts).strip()
         if text:
             counts.documents += 1

@@ -47,7 +47,7 @@ def write_shard(work: Preparation, shard: int, blocks: duplicates.Blocks = ()) -
     config, pieces = plan.config, plan.shards[shard]
     dropped = duplicates.verdicts(work, shard, blocks) if config.drops else {}
     counts, documents, lines, valid, ends, shown = Counts(), DistinctCounter(), DistinctCounter(), [], [], []
-    totals = dict.fromkeys(("tokens", "tokens_in_rows", "valid_documents", "cut_sentences", *duplicates.REASONS), 0)
+    totals = dict.fromkeys(("bytes", "tokens", "tokens_in_rows", "valid_documents", "cut_sentences", *duplicates.REASONS), 0)
 
     def texts() -> Iterator[str]:
         number = 0
@@ -55,7 +55,6 @@ def write_shard(work: Preparation, shard: int, blocks: duplicates.Blocks = ()) -
             for text in read(piece, config, counts):
                 if verdict := dropped.get(number):
                     counts.documents -= 1
-                    counts.bytes -= len(text.encode())
                     totals[verdict.kind] += 1
                     if totals[verdict.kind] <= SHOWN:
                         shown.append({"position": shard << 32 | number, **asdict(verdict), "text": text[:200]})
@@ -68,7 +67,9 @@ def write_shard(work: Preparation, shard: int, blocks: duplicates.Blocks = ()) -
         for text in texts():
             for line in text.split("\n"):
                 lines.add(line.encode())
-            document = [tokenizer.encode(sentence) for sentence in sentences_of(text)]
+            sentences = sentences_of(text)
+            totals["bytes"] += len("".join(sentences).encode())  # no white space that no token stands for
+            document = [tokenizer.encode(sentence) for sentence in sentences]
             totals["tokens"] += sum(map(len, document))
             totals["cut_sentences"] += sum(len(sentence) > longest for sentence in document)
             if is_valid(documents.add(text.encode()), config.valid_fraction):

@@ -36,6 +36,7 @@ def _byte_alphabet() -> dict[str, int]:
 
 
 BYTE_OF = _byte_alphabet()
+MOST_UNMADE = 20  # tokens of the byte alphabet that no merge makes, or a hundredth of all: added ones; of more, merges are gone
 CHARACTER_OF = {byte: character for character, byte in BYTE_OF.items()}
 
 
@@ -195,6 +196,13 @@ class ByteLevelBPE(Tokenizer):
         broken = next((merge for merge in merges if len(merge) != 2 or not set("".join(merge)) <= BYTE_OF.keys()), None)
         if broken is not None:
             raise UserError(f"{merges_path}: {' '.join(broken)[:60]!r} is not two tokens of the byte alphabet and a space.")
+        made = {left + right for left, right in merges}
+        others = vocab.keys() - made - set(SPECIAL_TOKENS)
+        unmade = sorted(token for token in others if len(token) > 1 and set(token) <= BYTE_OF.keys())
+        if len(unmade) > max(MOST_UNMADE, len(vocab) // 100):
+            raise UserError(
+                f"{merges_path} makes none of {len(unmade):,} tokens of vocab.json, such as {unmade[-1]!r}; it looks cut short."
+            )
         return cls(vocab, merges, origin=str(folder))
 
     @classmethod

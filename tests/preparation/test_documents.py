@@ -106,6 +106,21 @@ def range_of(rows) -> np.ndarray:
     return np.arange(len(rows))
 
 
+@pytest.mark.parametrize("format", ["full-sentences", "single-sentences-packed"])
+def test_bytes_are_those_that_tokens_stand_for(documents, small_corpus, tmp_path, format):
+    """So that bits a byte are the same however much white space surrounds a text, and of dropped ones none counts."""
+    tokenizer, made = small_corpus.tokenizer, []
+    for name, pad in (("plain", ""), ("padded", " \n" * 500)):
+        texts = [f"{pad}{text}\u3000{pad}" for text in documents[:120]] + [pad + documents[0], pad]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+        config = CorpusConfig((f"{tmp_path}/{name}.jsonl",), str(small_corpus.folder / "tokenizer"), length=64,
+                              format=format, valid_fraction=0.2, deduplicate="exact")  # fmt: skip
+        made.append(prepare(config, tmp_path / name, tmp_path / "cache", processes=1))
+    assert made[0].manifest["bytes"] == made[1].manifest["bytes"]
+    rows = np.concatenate([rows.gather(range_of(rows)) for rows in (made[1].train, made[1].valid)])
+    assert made[1].manifest["bytes"] == len(tokenizer.decode_bytes(rows[rows > tokenizer.unk]))
+
+
 def test_blank_lines_part_documents_whatever_the_white_space(tmp_path):
     (tmp_path / "a.txt").write_bytes(b"\n\n\nOne.\r\n\r\n\r\nTwo\nlines.\n \t\nThree.\n\n\n")
     assert everything([tmp_path / "a.txt"], tmp_path) == ["One.", "Two\nlines.", "Three."]

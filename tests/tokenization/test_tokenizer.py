@@ -218,6 +218,29 @@ def test_a_damaged_folder_is_named(trained, tmp_path, vocab, merges, said):
     assert str(folder) in str(error.value)
 
 
+@pytest.mark.parametrize("left", [0, 10, 210])
+def test_merges_that_were_cut_short_are_named(trained, tmp_path, left):
+    folder = broken(trained[2], tmp_path / "t", merges=lambda s: "\n".join(s.split("\n")[: 1 + left]))
+    unmade = SIZE - 261 - left
+    if unmade > 20:
+        with pytest.raises(UserError, match=rf"merges\.txt makes none of {unmade} tokens of vocab\.json, such as"):
+            ByteLevelBPE.load(folder)
+    else:  # as if some tokens had been added to the vocabulary
+        assert len(ByteLevelBPE.load(folder)) == SIZE
+
+
+@pytest.mark.parametrize("name, content, said", [
+    ("vocab.json", b"null", r"vocab\.json is not JSON: it holds null, expected an object"),
+    ("vocab.json", "{\"caf\xe9\": 1}".encode("latin-1"), r"vocab\.json is not JSON"),
+    ("merges.txt", "#version: 0.2\ncaf \xe9\n".encode("latin-1"), r"merges\.txt cannot be read as UTF-8 text"),
+])  # fmt: skip
+def test_files_of_another_encoding_or_of_nothing_are_named(trained, tmp_path, name, content, said):
+    folder = broken(trained[2], tmp_path / "t")
+    (folder / name).write_bytes(content)
+    with pytest.raises(UserError, match=said):
+        ByteLevelBPE.load(folder)
+
+
 def test_a_vocabulary_too_small_for_the_bytes_is_refused():
     with pytest.raises(UserError, match="at least 261 entries.* 260"):
         ByteLevelBPE.train(["text"], 260)
