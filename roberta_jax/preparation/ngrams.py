@@ -15,6 +15,7 @@ HASHES, BANDS = 128, 16  # of a signature; of 8 hashes each: at a Jaccard simila
 OVERLAP = 13  # words in a row that a document must not share with an evaluation set (GPT-3, arXiv 2005.14165, appendix C)
 SHORTEST_OVERLAP = 8  # words: a shorter evaluation text is too common inside others, so it counts against its equals alone
 
+SHORTEST_UNSPACED = 20  # characters, as SHORTEST_OVERLAP, of a text in a script without spaces: about five words
 UNSPACED = 3  # characters with their marks that stand for a word in scripts without spaces, about
 
 _U64 = np.uint64
@@ -138,13 +139,16 @@ def bands(signatures: np.ndarray) -> np.ndarray:
     return hashes
 
 
-def _length(count: int, first: np.ndarray, encoded: bytes) -> int:
-    """How many of an evaluation text's `count` words in a row others must not have: of all, or of OVERLAP."""
+def _is_unspaced(first: np.ndarray, encoded: bytes) -> bool:
+    """Whether most words of a text are of scripts without spaces."""
     raw = np.frombuffer(encoded, np.uint8)
     three = first[(raw[first] == 0xE0) | (raw[first] == 0xE1) | (raw[first] == 0xEA)]
-    if count <= OVERLAP or 2 * np.count_nonzero(_kinds_at(raw, three)) <= count:
-        return min(OVERLAP, count)
-    return min(UNSPACED * OVERLAP, count - count % UNSPACED)  # few lengths, since each is searched for
+    return 2 * np.count_nonzero(_kinds_at(raw, three)) > len(first)
+
+
+def _whole(hashes: np.ndarray) -> np.ndarray:
+    """The hash of a text that counts against its equals alone, where its number of words does not tell. uint64 [1]"""
+    return _mix(ngrams(hashes, len(hashes)) ^ _U64(_FACTOR))
 
 
 class Overlap:
@@ -163,7 +167,13 @@ class Overlap:
         for text in texts:
             hashes, first, _, encoded = words(text)
             if len(hashes):
-                length = _length(len(hashes), first, encoded)
+                length = min(OVERLAP, len(hashes))
+                if _is_unspaced(first, encoded):
+                    if len(text.strip()) < SHORTEST_UNSPACED:
+                        grams.append(_whole(hashes))
+                        continue
+                    # Few lengths, since each is searched for.
+                    length = max(length, min(UNSPACED * OVERLAP, len(hashes) - len(hashes) % UNSPACED))
                 grams.append(np.unique(ngrams(hashes, length)))
                 lengths.add(length)
         return cls(np.unique(np.concatenate(grams)), lengths)
@@ -174,9 +184,15 @@ class Overlap:
         for length in reversed(self.lengths):
             if length < SHORTEST_OVERLAP and len(hashes) != length:
                 continue
-            grams = ngrams(hashes, length)
-            places = np.minimum(np.searchsorted(self.grams, grams), len(self.grams) - 1)
-            hits = np.flatnonzero(self.grams[places] == grams)
-            if len(hits):
+            if len(hits := self._known(ngrams(hashes, length))):
                 return encoded[first[hits[0]] : last[hits[0] + length - 1]].decode(errors="replace")
+        if 0 < len(hashes) < SHORTEST_UNSPACED and len(self._known(_whole(hashes))):
+            return encoded[first[0] : last[-1]].decode(errors="replace")
         return None
+
+    def _known(self, grams: np.ndarray) -> np.ndarray:
+        """Which of them are of evaluation sets. int64 [at most n]"""
+        if not len(self.grams):
+            return np.empty(0, np.int64)
+        places = np.minimum(np.searchsorted(self.grams, grams), len(self.grams) - 1)
+        return np.flatnonzero(self.grams[places] == grams)

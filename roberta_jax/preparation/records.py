@@ -286,7 +286,7 @@ def _read_parquet(path: str, start: int, stop: int | None, column: str | None, b
                     records = batch.to_pylist()
                     for name, classes in classes_of.items():
                         for record in records:
-                            record[name] = record[name] and [classes[i] if i is not None else None for i in record[name]]
+                            record[name] = record[name] and list(map(dict(enumerate(classes)).get, record[name]))
                 else:
                     records = ({column: value or b""} for value in batch.column(0).cast(pyarrow.binary()).to_pylist())
                 for record in records:

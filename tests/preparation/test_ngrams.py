@@ -171,6 +171,13 @@ def test_questions_are_found_within_text_of_their_script(script):
     assert long and not any(overlap.find(ngrams.words(text)) for text in phrases)
 
 
+def test_a_short_name_in_a_script_without_spaces_counts_against_its_equals_alone():
+    name, others = "ประเทศสหรัฐอเมริกา", "ในปีนั้นมีคนเดินทางไป"
+    overlap = ngrams.Overlap.of([name, "กรุงเทพ", "13", "in Bangkok กรุงเทพ"])
+    found = [overlap.find(ngrams.words(text)) for text in (name, f" {name}. ", f"{others}{name}{others}", others)]
+    assert found == [name, name, None, None]
+
+
 @pytest.mark.parametrize("script", UNSPACED)
 def test_near_duplicates_of_scripts_without_spaces(script):
     text = syllables(script, random.Random(0), 2_000)
