@@ -69,7 +69,8 @@ def write_shard(work: Preparation, shard: int, blocks: duplicates.Blocks = ()) -
                 lines.add(line.encode())
             sentences = sentences_of(text)
             totals["bytes"] += len("".join(sentences).encode())  # no white space that no token stands for
-            document = [tokenizer.encode(sentence) for sentence in sentences]
+            whole = sum(map(len, sentences)) == len(text)
+            document = tokenizer.encode_sentences(sentences) if whole else [tokenizer.encode(each) for each in sentences]
             totals["tokens"] += sum(map(len, document))
             totals["cut_sentences"] += sum(len(sentence) > longest for sentence in document)
             if is_valid(documents.add(text.encode()), config.valid_fraction):

@@ -23,9 +23,7 @@ class Task:
     unanswerable: bool = False  # span: some questions have no answer in their context
     tfds: str = ""  # its data set of TFDS; several, parted by commas, are read in turn
     tags: tuple[str, ...] = ()  # what the numbers mean that the hub's copy has in their place
-    custom: bool = (
-        False  # a person's own data: read as spreadsheets and transformers do, texts with the white space around them
-    )
+    custom: bool = False  # a person's own data, whose texts stay as they are
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from roberta_jax.errors import UserError
+from roberta_jax.tokenization.sentences import split_sentences
 from roberta_jax.tokenization.tokenizer import BYTE_OF, MASK, SPECIAL_TOKENS, ByteLevelBPE
 
 SIZE = 480  # of the vocabulary trained here
@@ -216,6 +217,23 @@ def test_a_damaged_folder_is_named(trained, tmp_path, vocab, merges, said):
     with pytest.raises(UserError, match=said) as error:
         ByteLevelBPE.load(folder)
     assert str(folder) in str(error.value)
+
+
+@settings(max_examples=40)
+@given(TEXTS)
+def test_sentences_have_the_ids_that_each_has_alone(trained, text):
+    for pieces in (split_sentences(text), split_sentences(f"{text} A. {text}\n\nB! {text}。{text}")):
+        found = trained[0].encode_sentences(pieces)
+        assert [ids.tolist() for ids in found] == [trained[0].encode(piece).tolist() for piece in pieces]
+
+
+def test_sentences_of_real_text_have_the_ids_that_each_has_alone(assets, roberta_tokenizer):
+    texts = [text[start : start + 2_000] for text in texts_of(assets) for start in range(0, len(text), 2_000)]
+    assert len(texts) > 1_000
+    for text in texts[:: len(texts) // 200]:
+        pieces = split_sentences(text)
+        for ids, piece in zip(roberta_tokenizer.encode_sentences(pieces), pieces, strict=True):
+            assert ids.tolist() == roberta_tokenizer.encode(piece).tolist(), piece
 
 
 @pytest.mark.parametrize("left", [0, 10, 210])
