@@ -1,3 +1,3 @@
 """RoBERTa for JAX: pretrain, fine-tune, evaluate and export encoders."""
 
-__version__ = "0.3.0"
+__version__ = "0.4.0.dev0"

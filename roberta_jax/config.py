@@ -1,4 +1,4 @@
-"""From flags and a config file's fields to frozen dataclasses, so that a misspelt field is an error and not a default."""
+"""From a config file's fields to frozen dataclasses, so that a misspelt field is an error and not a default."""
 
 import dataclasses
 import difflib
@@ -6,8 +6,6 @@ import math
 import re
 from collections.abc import Collection, Mapping
 from typing import Any, TypeVar
-
-from absl import flags
 
 from roberta_jax.errors import UserError, check_choice
 
@@ -81,26 +79,6 @@ def _plain(each: dataclasses.Field, value: Any) -> Any:
 
 
 _TYPE_NAMES = {tuple[str, ...]: "str", int | str: "str"}
-
-
-def parse_flags(argv: list[str], config: flags.FlagHolder) -> list[str]:
-    """What is left of the arguments behind the flags.
-
-    Args:
-      config: the flag of a config file.
-
-    Raises:
-      UserError: a flag, the file or one of its fields cannot be used.
-    """
-    try:
-        rest = flags.FLAGS(argv)
-        config.value.to_dict()  # a file that cannot be read is noticed here
-        return rest
-    except (flags.Error, AttributeError, KeyError, OSError, TypeError, ValueError) as error:
-        while error.args and isinstance(error.args[0], Exception):  # ml_collections wraps one in another
-            error = error.args[0]
-        message = " ".join(str(error.args[-1] if error.args else error).split())
-        raise UserError(f"a flag or a config field cannot be used: {message}") from None
 
 
 def typed(cls: type[T], fields: Mapping[str, Any], prefix: str = "") -> T:

@@ -127,7 +127,7 @@ def cautions(device: Any, dtype: str, jax_version: tuple[int, ...]) -> list[str]
         sentences.append(
             f"JAX {'.'.join(map(str, jax_version))} adds the gradients of the word table on NVIDIA's GPUs hundreds of times "
             f"slower than it could, and on some wrongly; from {'.'.join(map(str, OLDEST_CUDA_JAX))} on, which needs Python "
-            "3.12, it does not: pip install -e '.[cuda]' there."
+            "3.12, it does not: pip install 'jax[cuda13]>=0.11.2,<0.13' there."
         )
     return sentences
 

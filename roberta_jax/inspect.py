@@ -12,10 +12,9 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 from absl import app, flags
-from ml_collections import config_flags
 
 from roberta_jax import storage
-from roberta_jax.config import parse_flags
+from roberta_jax.config_files import define_config, parse_flags
 from roberta_jax.errors import exit_with_sentence
 from roberta_jax.output import show, to_json
 from roberta_jax.pretraining.inspect import inspect, lines
@@ -23,7 +22,7 @@ from roberta_jax.pretraining.inspect_html import page
 
 
 def command() -> None:
-    config = config_flags.DEFINE_config_file("config", None, "The job; --config.FIELD=VALUE changes one of its fields.")
+    config = define_config()
     rows = flags.DEFINE_integer("rows", 8, "To show, of those that the run sees first.", lower_bound=1)
     html = flags.DEFINE_string("html", None, "A file to write as a page.")
     as_json = flags.DEFINE_bool("json", False, "Print one JSON object.")

@@ -6,13 +6,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from absl import app, flags, logging
-from ml_collections import config_flags
 
-from roberta_jax.config import parse_flags, typed
+from roberta_jax.config import typed
+from roberta_jax.config_files import define_config, parse_flags
 from roberta_jax.errors import UserError, check_choice, exit_with_sentence
 from roberta_jax.memory import use_huge_pages
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "The job; --config.FIELD=VALUE changes one of its fields.")
+_CONFIG = define_config()
 _WORKDIR = flags.DEFINE_string("workdir", None, "The folder for checkpoints, metrics and the tokenizer.")
 
 

@@ -9,9 +9,8 @@ import sys
 from collections.abc import Iterator
 
 from absl import app, flags
-from ml_collections import config_flags
 
-from roberta_jax.config import parse_flags
+from roberta_jax.config_files import define_config, parse_flags
 from roberta_jax.errors import exit_with_sentence
 from roberta_jax.hardware import GIB, parse_topology
 from roberta_jax.output import show, to_json
@@ -57,7 +56,7 @@ def table(report: dict) -> Iterator[str]:
 def command() -> None:
     """`python -m roberta_jax.plan`."""
     define = flags.DEFINE_string
-    config = config_flags.DEFINE_config_file("config", None, "The job; --config.FIELD=VALUE changes one of its fields.")
+    config = define_config()
     topology = define("topology", None, "A TPU slice (v5e:16x16, v4:2x2x1, v5p:4x4x4, v6e:8x8) or GPUs (gpu:h100x8).")
     price = flags.DEFINE_float("price_per_chip_hour", None, "In any currency; adds the run's cost.", lower_bound=0)
     searching = flags.DEFINE_bool("search", False, "Try microbatch_size, model.remat and fsdp; report the fastest that fits.")

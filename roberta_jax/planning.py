@@ -69,8 +69,9 @@ def read_config(fields: dict, topology: Topology) -> Any:
         raise UserError(f"config.job is {fields.get('job')!r}; plan knows 'pretrain'.")
     if not topology.gpu and importlib.util.find_spec("libtpu") is None:
         raise UserError(
-            "a TPU slice needs libtpu, which is not installed for this Python: python -m venv tpu, then "
-            "tpu/bin/pip install -e '.[tpu]', then tpu/bin/python -m roberta_jax.plan; gpu: topologies need none."
+            "a TPU slice needs libtpu, which is not installed for this Python: python -m venv tpu, "
+            "install this package and 'jax[tpu]>=0.10,<0.13' there, then tpu/bin/python -m roberta_jax.plan; gpu: topologies "
+            "need none."
         )
     # No TPU is to be looked for, here and in the child that compiles, nor another plan to be waited for.
     os.environ |= {"JAX_PLATFORMS": "cpu", "TPU_SKIP_MDS_QUERY": "1", "TPU_WORKER_HOSTNAMES": "localhost"}

@@ -70,7 +70,7 @@ def main() -> None:
         try:
             from roberta_jax.preparation import beam  # here, for Beam is an extra
         except ImportError as error:
-            raise UserError(f"--beam needs Apache Beam ({error}): pip install 'roberta_jax[beam]'.") from None
+            raise UserError(f"--beam needs Apache Beam ({error}): pip install 'apache-beam>=2.70,<3'.") from None
         how["run"] = beam.runner(others, known=vars(args))
     elif others:
         flags.error(f"unrecognized arguments: {' '.join(others)}")

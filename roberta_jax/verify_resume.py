@@ -23,10 +23,9 @@ from pathlib import Path
 from typing import Any
 
 from absl import app, flags, logging
-from ml_collections import config_flags
 
 from roberta_jax import storage
-from roberta_jax.config import parse_flags
+from roberta_jax.config_files import define_config, parse_flags
 from roberta_jax.errors import UserError, exit_with_sentence
 from roberta_jax.output import show, to_json
 from roberta_jax.training.workdir import CHECKPOINTS, METRICS_JSONL, OUTPUT_TXT, entry_of, read_metrics
@@ -209,7 +208,7 @@ def blame(fields: dict, differs: Any, found: list[str]) -> str:
 
 
 def command() -> None:
-    config = config_flags.DEFINE_config_file("config", None, "The job; --config.FIELD=VALUE changes one of its fields.")
+    config = define_config()
     steps = flags.DEFINE_integer("steps", 20, "That each run does.", lower_bound=5)
     kills = flags.DEFINE_integer("kills", 3, "That the second run lives through.", lower_bound=1)
     seed = flags.DEFINE_integer("seed", 0, "Of the places where it is killed.")

@@ -18,6 +18,7 @@ from packaging.requirements import Requirement
 from test_layering import COMMANDS, LAYERS
 
 from roberta_jax import inference
+from roberta_jax.__main__ import COMMANDS as WORDS
 from roberta_jax.ablations.config import AblationsConfig
 from roberta_jax.config import defaults
 from roberta_jax.interop import hub
@@ -33,7 +34,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 LINKED = [*PAGES, ROOT / "CHANGELOG.md", *sorted((ROOT / "reports").glob("**/*.md"))]
 SOURCES = [path for folder in ("roberta_jax", "benchmarks", "configs") for path in sorted((ROOT / folder).rglob("*.py"))]
 MOVED = {"roberta_jax.data.prepare", "roberta_jax.data.inspect", "roberta_jax.data.beam", "roberta_jax.interop.hub"}
-PROGRAMS = {"python", "pip", "./launch_tpu.sh", "srun", "ruff", "git"}
+PROGRAMS = {"python", "pip", "./launch_tpu.sh", "srun", "ruff", "git", "roberta-jax"}
 
 
 def named(paths):
@@ -75,7 +76,7 @@ def commands(path: Path) -> list[str]:
         shell = language == "sh" or not language and re.match(r"\s*(python|pip|\./launch)", text)
         lines += [line for line in text.splitlines() if shell and line.strip() and not line.startswith("#")]
     spans = re.findall(r"`([^`\n]+)`", re.sub(r"\s*\n\s*", " ", prose(path)))
-    return lines + [span for span in spans if re.match(r"(python -m|pip install|\./launch_tpu.sh) ?\S", span)]
+    return lines + [span for span in spans if re.match(r"(python -m|pip install|roberta-jax|\./launch_tpu.sh) ?\S", span)]
 
 
 ALL = [(path, line) for path in PAGES for line in commands(path)]
@@ -102,6 +103,8 @@ def check_python(words: list[str]) -> None:
 def check_module(module: str) -> None:
     """A command, by the name that it has now."""
     path = ROOT / f"{module.replace('.', '/')}.py"
+    if module == "roberta_jax":  # whose words are checked where it is called by its own name
+        return
     assert path.is_file(), f"there is no {path.relative_to(ROOT)}"
     assert "__main__" in path.read_text(), f"{module} is no command"
     assert module not in MOVED, f"{module} has moved"
@@ -154,6 +157,9 @@ def check(line: str, cloud: dict) -> None:
         assert program in PROGRAMS, f"nobody looks at {program}"
         if program == "srun":
             program, *arguments = arguments
+        if program == "roberta-jax":
+            assert arguments[0] in WORDS, f"roberta-jax has no {arguments[0]}"
+            program, arguments = "python", ["-m", f"roberta_jax.{WORDS[arguments[0]][0]}", *arguments[1:]]
         if program == "python":
             check_python(arguments)
         elif program == "pip":
@@ -187,6 +193,8 @@ WRONG = [
     "pip install -e '.[gpu]'",
     "pip install -r requirement.txt",
     "./launch_tpu.sh run --name=roberta --zone=z --types=v5litepod-256 --config=configs/large.py --workdir=gs://bucket/run",
+    "roberta-jax pretrain --config=tiny --workdir=RUN",
+    "roberta-jax train --config=smal --workdir=RUN",
     "make test",
 ]
 

@@ -21,7 +21,7 @@ try:
 except ImportError:
     if os.environ.get("ROBERTA_REQUIRE_ASSETS") == "1":
         raise
-    pytest.skip("Apache Beam is not installed (pip install 'roberta_jax[beam]')", allow_module_level=True)
+    pytest.skip("Apache Beam is not installed (pip install -e '.[beam]')", allow_module_level=True)
 
 from roberta_jax import prepare as prepare_command
 from roberta_jax.data.corpus import Corpus

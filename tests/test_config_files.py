@@ -1,0 +1,122 @@
+"""Which config a flag names, and what it builds on, wherever a command is given."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from roberta_jax.config_files import SHIPPED, find
+from roberta_jax.errors import UserError
+
+ROOT = Path(__file__).parent.parent
+FOREIGN = "raise SystemExit('a foreign config was read')\n"
+# In one process: for each folder and its arguments what the command's flags make of the config, or its error.
+READ = """
+import json, os, sys
+from absl import flags
+from roberta_jax.config_files import define_config, parse_flags
+from roberta_jax.errors import UserError
+for folder, *arguments in json.load(sys.stdin):
+    os.chdir(folder)
+    sys.path[0] = folder  # as `python -m` has it
+    for name in list(flags.FLAGS):
+        if name.startswith("config"):
+            delattr(flags.FLAGS, name)
+    flags.FLAGS.unparse_flags()
+    sys.argv[1:] = arguments
+    config = define_config()
+    try:
+        parse_flags(sys.argv, config)
+        print(json.dumps(config.value.to_dict()))
+    except UserError as error:
+        print(json.dumps(str(error)))
+"""
+
+
+def read(*cases: tuple) -> list:
+    """What `(folder, argument …)` give, each the fields of a config or a sentence."""
+    said = subprocess.run(
+        [sys.executable, "-c", READ],
+        input=json.dumps([[str(folder), *arguments] for folder, *arguments in cases]),
+        env=os.environ | {"PYTHONPATH": str(ROOT)}, cwd=ROOT, capture_output=True, text=True,
+    )  # fmt: skip
+    assert said.returncode == 0, said.stdout + said.stderr
+    return [json.loads(line) for line in said.stdout.splitlines()]
+
+
+@pytest.fixture
+def elsewhere(tmp_path) -> Path:
+    """A working directory that has a `configs` of somebody else's, in each form in which Python would find it."""
+    folder = tmp_path / "elsewhere"
+    (folder / "configs").mkdir(parents=True)
+    for name in ("configs.py", "base.py", "configs/__init__.py", "configs/base.py", "configs/tiny.py"):
+        (folder / name).write_text(FOREIGN)
+    return folder
+
+
+@pytest.fixture
+def mine(tmp_path) -> Path:
+    """A folder with configs of a user's own."""
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "small.py").write_text(
+        "from configs import base\n\n\ndef get_config(steps='7'):\n    config = base.get_config()\n"
+        "    config.steps = int(steps)\n    return config\n"
+    )
+    return folder
+
+
+def test_a_config_of_the_package_is_named_by_name_or_path_wherever_one_is(elsewhere, tmp_path):
+    names = ["tiny", "base", "large", "finetune:rte", "ablations:masking"]
+    arguments = [[f"--config={name}", "--config.seed=3"] for name in names]
+    arguments += [[f"--config={SHIPPED / name.partition(':')[0]}.py{''.join(name.partition(':')[1:])}"] for name in names]
+    found = read(*((elsewhere, *each) for each in arguments), (ROOT, "--config=configs/tiny.py"), (ROOT, "--config", "tiny"))
+    by_name, by_path, (tiny, apart) = found[: len(names)], found[len(names) : -2], found[-2:]
+    assert all(isinstance(fields, dict) for fields in found), found
+    assert [fields["seed"] for fields in by_name] == [3] * len(names)
+    assert [fields | {"seed": 0} for fields in by_name] == by_path
+    assert tiny == apart == by_path[0] and by_path[2]["model"]["num_layers"] == 24 and by_path[3]["task"] == "rte"
+
+
+def test_a_config_builds_on_what_stands_beside_it_then_on_the_packages_own(elsewhere, mine):
+    small = f"--config={mine / 'small.py'}"
+    shipped, given = read((elsewhere, small), (elsewhere, f"{small}:9", "--config.batch_size=8"))
+    assert (shipped["steps"], shipped["batch_size"]) == (7, 8_192) and (given["steps"], given["batch_size"]) == (9, 8)
+    (mine / "base.py").write_text(
+        "from ml_collections import ConfigDict\n\n\ndef get_config():\n    return ConfigDict({'a': 1, 'steps': 2})\n"
+    )
+    beside, relative = read((elsewhere, small), (mine, "--config=small.py"))
+    assert beside == relative == {"a": 1, "steps": 7}
+
+
+def test_a_path_that_is_not_there_is_a_sentence_that_says_what_there_is(elsewhere, mine):
+    (mine / "wrong.py").write_text("def get_config():\n    return 1 / 0\n")
+    (mine / "half.py").write_text("def get_config(:\n")
+    (mine / "other.py").write_text("from configs import nothing\n")
+    (mine / "empty.py").touch()
+    (mine / "none.py").write_text("def get_config():\n    pass\n")
+    cases = {
+        "configs/large.py": "--config=large comes with the package",
+        "no/such.py": "--config=no/such.py: there is no such file; by name there are ablations, base, finetune, large, tiny.",
+        "huge": "--config=huge: there is no such config; by name there are",
+        "tiny:much": "tiny.py: TypeError: get_config() takes 0 positional arguments but 1 was given.",
+        f"{mine}/wrong.py": f"{mine}/wrong.py, line 2: ZeroDivisionError: division by zero.",
+        f"{mine}/half.py": f"{mine}/half.py: SyntaxError: invalid syntax (half.py, line 1).",
+        f"{mine}/other.py": f"{mine}/other.py, line 1: ImportError: cannot import name 'nothing' from 'configs'",
+        f"{mine}/empty.py": f"{mine}/empty.py: has no function get_config; expected",
+        f"{mine}/none.py": f"{mine}/none.py: get_config gives None; expected a ConfigDict.",
+    }
+    for name, said in zip(cases, read(*((elsewhere, f"--config={name}") for name in cases))):
+        assert isinstance(said, str) and cases[name] in said and "\n" not in said, said
+
+
+def test_a_name_of_the_packages_goes_before_a_file_of_that_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("tiny").write_text(FOREIGN)
+    Path("mine").touch()
+    assert find("tiny") == SHIPPED / "tiny.py" and find("mine") == Path("mine")
+    with pytest.raises(UserError, match="there is no such config"):
+        find("min")
