@@ -1,8 +1,11 @@
 """The chips that are known, by their makers' data sheets, and how those of a slice are wired."""
 
 import math
+import os
 import re
 from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from roberta_jax.errors import UserError
@@ -130,6 +133,30 @@ def cautions(device: Any, dtype: str, jax_version: tuple[int, ...]) -> list[str]
             "3.12, it does not: pip install 'jax[cuda13]>=0.11.2,<0.13' there."
         )
     return sentences
+
+
+def unseen_gpu(platform: str, jax_version: str, devices: Path = Path("/dev")) -> str:
+    """What there is to say where this machine has a GPU and JAX computes on the CPU all the same; "" elsewhere.
+
+    Args:
+      platform: on which JAX computes.
+      devices: the folder of the system's devices.
+    """
+    asked = os.environ.get("JAX_PLATFORMS", "") or os.environ.get("CUDA_VISIBLE_DEVICES") == ""
+    if platform != "cpu" or asked or not any(devices.glob("nvidia[0-9]*")):
+        return ""
+    name, found = "jax-cuda13-plugin", ""
+    for each in metadata.distributions():
+        if re.fullmatch(r"jax-cuda1\d-plugin", each.name.lower().replace("_", "-")):
+            name, found = each.name, each.version
+    if found == jax_version:
+        why = (
+            f"{name} {found} is installed and finds none it can use: nvidia-smi tells whether the driver is well and new enough"
+        )
+    else:
+        why = f"{name} is {found} and not {jax_version}" if found else "its CUDA plugin is not installed"
+        why += f": pip install 'jax[cuda{name[8:10]}]=={jax_version}'"
+    return f"this machine has an NVIDIA GPU that JAX {jax_version} does not see, and all runs on the CPU; {why}"
 
 
 @dataclass(frozen=True)

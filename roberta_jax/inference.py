@@ -20,6 +20,7 @@ from tqdm import tqdm
 from roberta_jax import scoring
 from roberta_jax.bucketing import buckets, map_rows, power_of_two
 from roberta_jax.errors import UserError
+from roberta_jax.hardware import unseen_gpu
 from roberta_jax.interop import hub
 from roberta_jax.model.config import RobertaConfig
 from roberta_jax.model.heads import apply_encoder, apply_masked_lm, apply_with_head
@@ -101,6 +102,8 @@ class Model:
         self.params = jax.device_put(pretrained.params)
         self.max_length = pretrained.max_length or self.config.max_length  # of a task's rows
         self.lengths = buckets(self.config.max_length)
+        if sentence := unseen_gpu(jax.default_backend(), jax.__version__):
+            warnings.warn(sentence, stacklevel=3)
         self.batch_tokens = batch_tokens or (1_024 if jax.default_backend() == "cpu" else 65_536)
 
     def fill_mask(self, texts: Sequence[str], top_k: int = 5) -> list[list[list[Guess]]]:

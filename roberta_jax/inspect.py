@@ -6,7 +6,6 @@ The corpus is opened, or prepared, as training would do it; rows and masks are t
 prints all of it as one object, `--html` writes it as one page that needs nothing else.
 """
 
-import os
 import sys
 from contextlib import redirect_stdout
 from pathlib import Path
@@ -45,5 +44,4 @@ def command() -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     exit_with_sentence(command)

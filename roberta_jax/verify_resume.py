@@ -236,5 +236,4 @@ def command() -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     exit_with_sentence(command)

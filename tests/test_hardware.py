@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import jax
 import pytest
 
-from roberta_jax.hardware import CHIPS, cautions, chip_of, parse_topology
+from roberta_jax.hardware import CHIPS, cautions, chip_of, parse_topology, unseen_gpu
 
 
 @pytest.mark.parametrize(
@@ -91,3 +91,30 @@ def test_a_chip_is_a_row_of_one_table(monkeypatch):
     assert pod.compile_options == {"platform": "tpu", "chip_config_name": "megacore"}
     assert parse_topology("v6e:2x2").compile_options == {"platform": "tpu"}
     assert parse_topology("v5e:1x1").compile_options == {"platform": "tpu", "chips_per_host_bounds": (1, 1, 1)}
+
+
+PLUGINS = {  # version of a plugin that is installed → what is said of it, beside JAX 0.11.2
+    "": "its CUDA plugin is not installed: pip install 'jax[cuda13]==0.11.2'",
+    "jax-cuda12-plugin 0.7.2": "jax-cuda12-plugin is 0.7.2 and not 0.11.2: pip install 'jax[cuda12]==0.11.2'",
+    "jax_cuda13_plugin 0.11.2": "jax_cuda13_plugin 0.11.2 is installed and finds none it can use: nvidia-smi tells",
+}
+
+
+@pytest.mark.parametrize("plugin", PLUGINS)
+def test_a_gpu_that_jax_does_not_see_is_said_with_what_mends_it(plugin, tmp_path, monkeypatch):
+    (tmp_path / "nvidia0").touch()
+    if plugin:
+        name, version = plugin.split()
+        folder = tmp_path / f"{name.replace('-', '_')}-{version}.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        monkeypatch.syspath_prepend(tmp_path)
+    for name in ("JAX_PLATFORMS", "CUDA_VISIBLE_DEVICES"):
+        monkeypatch.delenv(name, raising=False)
+    said = unseen_gpu("cpu", "0.11.2", tmp_path)
+    assert said.startswith("this machine has an NVIDIA GPU that JAX 0.11.2 does not see") and PLUGINS[plugin] in said
+    assert not unseen_gpu("gpu", "0.11.2", tmp_path) and not unseen_gpu("cpu", "0.11.2", tmp_path / "none")
+    for name, value in (("JAX_PLATFORMS", "cpu"), ("CUDA_VISIBLE_DEVICES", "")):  # the CPU was asked for
+        with monkeypatch.context() as asked:
+            asked.setenv(name, value)
+            assert not unseen_gpu("cpu", "0.11.2", tmp_path)

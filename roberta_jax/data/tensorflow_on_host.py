@@ -1,11 +1,57 @@
 """TensorFlow as it is used here: for tf.data's threads on the host."""
 
 import os
+import sys
+from importlib import metadata
 
+from roberta_jax.errors import UserError
 from roberta_jax.imports import without
+from roberta_jax.output import show
 
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-with without("keras"):  # which brings scikit-learn and matplotlib where they are; `tf.keras` is there all the same, if used
-    import tensorflow as tf
+# Distributions that hold the package `tensorflow`, all of them the same files: pip unpacks one over another, and says nothing.
+DISTRIBUTIONS = ("tensorflow", "tensorflow-cpu", "tensorflow-gpu", "tensorflow-tpu", "tensorflow-rocm", "tf-nightly")
+NEEDED = "tensorflow>=2.20,<2.22"
 
-tf.config.set_visible_devices([], "GPU")  # the accelerators are JAX's
+
+def installed() -> dict[str, str]:
+    """Distribution → version, of those that are here."""
+    found = {}
+    for name in DISTRIBUTIONS:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def fault(found: dict[str, str], why: str = "") -> str:
+    """What is wrong with the distributions that are here, and the command that mends it; "" where nothing is known to be.
+
+    Args:
+      why: it cannot be imported.
+    """
+    named = " and ".join(f"{name} {version}" for name, version in found.items())
+    cannot = f", which cannot be imported ({why})" if why else ""
+    if len(found) > 1:
+        mend = f"pip uninstall -y {' '.join(found)} && pip install '{NEEDED}'"
+        return f"{named} are both installed, over each other's files{cannot}; expected one of them: {mend}"
+    if not found and why:
+        return f"TensorFlow is not installed, whose tf.data makes the batches: pip install '{NEEDED}'"
+    if why:
+        ((name, version),) = found.items()
+        return f"{named} is not whole{cannot}: pip install --force-reinstall --no-deps {name}=={version}"
+    return ""
+
+
+_asked = os.environ.get("TF_CPP_MIN_LOG_LEVEL")
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = _asked or "3"  # which it reads once; below, a build for GPUs reports that there is none
+try:
+    with without("keras"):  # which brings scikit-learn and matplotlib; `tf.keras` is there all the same, if used
+        import tensorflow as tf
+    tf.config.set_visible_devices([], "GPU")  # the accelerators are JAX's
+except Exception as error:  # a symbol that is missing, a file, a folder that is empty: each raises something else
+    reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+    raise UserError(fault(installed(), reason)) from None
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = _asked or "2"  # XLA in JAX reads it too, and its errors matter
+if _said := fault(installed()):
+    show(f"! {_said}", sys.stderr)

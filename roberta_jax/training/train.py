@@ -20,7 +20,7 @@ from jax.sharding import Mesh
 from roberta_jax import __version__, storage
 from roberta_jax.config import plain
 from roberta_jax.errors import UserError
-from roberta_jax.hardware import cautions
+from roberta_jax.hardware import cautions, unseen_gpu
 from roberta_jax.model.flops import Peak
 from roberta_jax.output import to_json
 from roberta_jax.training.checkpoint import Checkpoints
@@ -294,6 +294,8 @@ def _say_devices(job: Job, train_step: TrainStep) -> None:
     say(f"{parameters:,} parameters on {jax.device_count()} × {device.device_kind}, {jax.process_count()} host(s)")
     for sentence in cautions(device, job.dtype, jax.__version_info__):
         say(sentence)
+    if sentence := unseen_gpu(device.platform, jax.__version__):
+        say(f"! {sentence}")
 
 
 def _lacks_evaluation(config: RunConfig, checkpoints: Checkpoints, step: int) -> bool:
