@@ -4,6 +4,7 @@ import contextlib
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags, logging
 
@@ -14,6 +15,7 @@ from roberta_jax.memory import use_huge_pages
 
 _CONFIG = define_config()
 _WORKDIR = flags.DEFINE_string("workdir", None, "The folder for checkpoints, metrics and the tokenizer.")
+_PROFILE = flags.DEFINE_integer("profile", None, "Steps to trace for TensorBoard's profiler: config.profile.", lower_bound=1)
 
 
 def main(_) -> None:
@@ -32,6 +34,8 @@ def main(_) -> None:
     if flags.FLAGS.verbosity == logging.INFO:  # absl's own default; Orbax says much at it, --verbosity=1 shows all
         logging.set_verbosity(logging.WARNING)
     fields, remote = _CONFIG.value.to_dict(), storage.is_url(_WORKDIR.value)
+    if _PROFILE.value:
+        fields["profile"] = _PROFILE.value
     if remote and not _WORKDIR.value.startswith("gs://"):
         raise UserError(f"--workdir={_WORKDIR.value}: expected a path of this machine, or gs://.")
     workdir = epath.Path(_WORKDIR.value) if remote else Path(_WORKDIR.value).expanduser()
@@ -52,27 +56,31 @@ def run(fields: dict, workdir: Path) -> None:
         from roberta_jax.tasks.config import FinetuneConfig
 
         config = typed(FinetuneConfig, fields)
-        _require_writable(workdir)
+        _require_ready(config, workdir)
         with alone_in(workdir):
             runs.run_tasks(config, workdir)
     elif fields["job"] == "ablations":
         from roberta_jax.ablations import run as ablations
 
         config = typed(ablations.AblationsConfig, fields)
-        _require_writable(workdir)
+        _require_ready(config, workdir)
         ablations.run(config, workdir)
     else:
         from roberta_jax.pretraining.config import PretrainConfig
         from roberta_jax.pretraining.job import pretrain
 
         config = typed(PretrainConfig, fields)
-        _require_writable(workdir)
+        _require_ready(config, workdir)
         with alone_in(workdir):
             pretrain(config, workdir, _initial(config.init_from, workdir) if config.init_from else None)
 
 
-def _require_writable(workdir: Path) -> None:
+def _require_ready(config: Any, workdir: Path) -> None:
+    """Raises a UserError for what would end the run later, before anything is read."""
     from roberta_jax import storage
+    from roberta_jax.training import trackers
+
+    trackers.require_installed(config.tracker)
 
     if not storage.is_url(workdir):
         storage.require_writable(workdir)

@@ -125,6 +125,8 @@ WRONG = {
     "eval_every": [(0, POSITIVE), (-1, POSITIVE)],
     "checkpoint_every": [(0, POSITIVE)],
     "keep_checkpoints": [(0, POSITIVE)],
+    "tracker": [("comet", "'' or 'wandb' or 'mlflow' or 'trackio'")],
+    "profile": [(-1, "0 or more")],
     "model.vocab_size": [(-1, "0: what the data needs"), (2_049, "the tokenizer has at most 2048 entries")],
     "model.num_layers": [(0, POSITIVE)],
     "model.hidden_size": [(0, POSITIVE), (129, "a multiple of config.model.num_heads, 2")],

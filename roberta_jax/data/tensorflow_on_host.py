@@ -43,8 +43,9 @@ def fault(found: dict[str, str], why: str = "") -> str:
     return ""
 
 
-_asked = os.environ.get("TF_CPP_MIN_LOG_LEVEL")
-os.environ["TF_CPP_MIN_LOG_LEVEL"] = _asked or "3"  # which it reads once; below, a build for GPUs reports that there is none
+# Where nobody asked for another level (JAX makes it 1): TensorFlow reads it once, and would report that there is no GPU.
+_level = os.environ.get("TF_CPP_MIN_LOG_LEVEL", "1")
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "3" if _level == "1" else _level
 try:
     with without("keras"):  # which brings scikit-learn and matplotlib; `tf.keras` is there all the same, if used
         import tensorflow as tf
@@ -52,6 +53,6 @@ try:
 except Exception as error:  # a symbol that is missing, a file, a folder that is empty: each raises something else
     reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
     raise UserError(fault(installed(), reason)) from None
-os.environ["TF_CPP_MIN_LOG_LEVEL"] = _asked or "2"  # XLA in JAX reads it too, and its errors matter
+os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2" if _level == "1" else _level  # XLA in JAX reads it too, and its errors matter
 if _said := fault(installed()):
     show(f"! {_said}", sys.stderr)

@@ -57,7 +57,7 @@ class FinetuneConfig(RunConfig):
     guard: GuardConfig = field(default_factory=lambda: GuardConfig(skip_above=0.0, spike_above=0.0))
 
     POSITIVE: ClassVar = ("batch_size", "epochs", "fsdp", "log_every", "keep_checkpoints", "seeds")
-    NOT_NEGATIVE: ClassVar = ("microbatch_size", "steps", "eval_every", "checkpoint_every", "patience", "together")
+    NOT_NEGATIVE: ClassVar = ("microbatch_size", "steps", "eval_every", "checkpoint_every", "profile", "patience", "together")
 
     def __post_init__(self):
         super().__post_init__()

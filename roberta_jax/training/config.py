@@ -4,9 +4,11 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from roberta_jax.config import option
-from roberta_jax.errors import check
+from roberta_jax.errors import check, check_choice
 from roberta_jax.training.guard import GuardConfig
 from roberta_jax.training.optimizer import OptimizerConfig
+
+TRACKERS = ("wandb", "mlflow", "trackio")
 
 
 @dataclass(frozen=True)
@@ -23,15 +25,18 @@ class RunConfig:
     eval_every: int = option(5_000, "steps; the whole valid split")
     checkpoint_every: int = option(5_000, "steps")
     keep_checkpoints: int = option(2, "the newest; the best by valid loss is kept beside them")
+    tracker: str = option("", f"which gets the numbers of metrics.jsonl too: {', '.join(TRACKERS)}; empty: none")
+    profile: int = option(0, "steps that are traced for TensorBoard's profiler, from a start's fourth on; 0: none")
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     guard: GuardConfig = field(default_factory=GuardConfig)
 
     # From 1 on, and from 0 on; the largest is what an array's int32 holds.
     POSITIVE: ClassVar = ("steps", "batch_size", "fsdp", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints")
-    NOT_NEGATIVE: ClassVar = ("microbatch_size",)
+    NOT_NEGATIVE: ClassVar = ("microbatch_size", "profile")
 
     def __post_init__(self):
         for least, names in ((1, self.POSITIVE), (0, self.NOT_NEGATIVE)):
             for name in names:
                 check(least <= getattr(self, name) < 2**31, name, getattr(self, name), f"{least} or more, and less than 2³¹")
+        check_choice("tracker", self.tracker, ("", *TRACKERS))
         check(0 <= self.seed < 2**32, "seed", self.seed, "0 or more, and less than 2³²")

@@ -115,9 +115,13 @@ class Events:
 
 
 class Metrics:
-    """`<workdir>/metrics.jsonl` and TensorBoard events, from a step on: what a killed run wrote after it is dropped."""
+    """`<workdir>/metrics.jsonl` and TensorBoard events, from a step on: what a killed run wrote after it is dropped.
 
-    def __init__(self, workdir: Path, first_step: int):
+    Args:
+      tracker: begins or resumes the run elsewhere; see `trackers`.
+    """
+
+    def __init__(self, workdir: Path, first_step: int, tracker: Callable[[], Any] | None = None):
         self._active = jax.process_index() == 0
         if not self._active:
             return
@@ -127,6 +131,7 @@ class Metrics:
         except (ImportError, FileExistsError, NotADirectoryError) as error:
             say(f"no TensorBoard events in {workdir}: {error}")
             self._events = None
+        self._tracker = tracker() if tracker else None
 
     def write(self, step: int, values: dict[str, float]) -> None:
         """Appends a line and its points."""
@@ -135,12 +140,14 @@ class Metrics:
         self._journal.write({"step": step} | values)
         if self._events:
             self._events.write(step, values)
+        if self._tracker:
+            self._tracker.write(step, values)
 
     def close(self) -> None:
         if self._active:
             self._journal.close()
-            if self._events:
-                self._events.close()
+            for other in filter(None, (self._events, self._tracker)):
+                other.close()
 
 
 class ProgressLog:
@@ -154,6 +161,7 @@ class ProgressLog:
       mfu: FLOP/s → share of the devices' peak.
       derived: means → further ones.
       trials: names of those that are trained together, whose values are arrays [trials].
+      tracker: see `Metrics`.
     """
 
     def __init__(
@@ -167,8 +175,9 @@ class ProgressLog:
         mfu: Callable[[float], float],
         derived: Callable[[dict[str, float]], dict[str, float]],
         trials: Sequence[str] = (),
+        tracker: Callable[[], Any] | None = None,
     ):
-        self._metrics, self._steps, self._last_step = Metrics(workdir, first_step), steps, last_step
+        self._metrics, self._steps, self._last_step = Metrics(workdir, first_step, tracker), steps, last_step
         self._learning_rate, self._mfu, self._derived, self._trials = learning_rate, mfu, derived, trials
         self._costs: list[tuple[int, float]] = []  # of the steps since the last line that this start has made
 

@@ -15,6 +15,7 @@ from roberta_jax.errors import UserError
 # Fields of a config on which no figure depends but for rounding: of the machine, and of what is written when.
 WITHOUT_EFFECT = (
     "job", "log_every", "checkpoint_every", "keep_checkpoints", "microbatch_size", "fsdp", "model.remat", "model.attention",
+    "tracker", "profile",
 )  # fmt: skip
 
 # Fields that came when runs had been made already: where they do nothing, those runs are still the same.

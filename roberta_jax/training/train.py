@@ -23,6 +23,7 @@ from roberta_jax.errors import UserError
 from roberta_jax.hardware import cautions, unseen_gpu
 from roberta_jax.model.flops import Peak
 from roberta_jax.output import to_json
+from roberta_jax.training import provenance
 from roberta_jax.training.checkpoint import Checkpoints
 from roberta_jax.training.config import RunConfig
 from roberta_jax.training.distributed import Stop, alone_in
@@ -33,8 +34,10 @@ from roberta_jax.training.ledger import Ledger
 from roberta_jax.training.logging import ProgressLog, recovered, say
 from roberta_jax.training.notes import Memory
 from roberta_jax.training.optimizer import schedule
+from roberta_jax.training.profile import Profile
 from roberta_jax.training.sharding import make_mesh
 from roberta_jax.training.step import Loss, StepMetrics, TrainStep, build_step, place, require_finite
+from roberta_jax.training.trackers import Tracker
 from roberta_jax.training.workdir import CHECKPOINTS, COMMAND_TXT, CONFIG_JSON
 
 
@@ -150,7 +153,8 @@ def _train(job: Job, config: RunConfig, workdir: Path) -> dict | None:
         checkpoints.add_metrics(run.step, evaluate())
 
     # The host is a step ahead: it launches one, and while the device is busy with that, waits for the one before and logs it.
-    launch = _launcher(train_step, ledger)
+    profile = Profile(workdir, config.profile, run.step)
+    launch = profile.of(_launcher(train_step, ledger))
     finished: LaunchedStep | None = None  # the last one that was waited for
     launched: LaunchedStep | None = None  # the last one, until it is waited for
     postponed, ended = False, _has_ended(job, config, run)
@@ -199,6 +203,7 @@ def _train(job: Job, config: RunConfig, workdir: Path) -> dict | None:
 
     with ledger("checkpoint"):
         checkpoints.close()
+    profile.close()
     log.close()
     stop.release()
     ledger.save(run.step)
@@ -285,6 +290,7 @@ def _log_of(job: Job, config: RunConfig, workdir: Path) -> Callable[[int, list],
         mfu=Peak(job.dtype, say).mfu,
         derived=job.derived,
         trials=[trial.name for trial in job.trials],
+        tracker=partial(Tracker, config.tracker, workdir, provenance.fields(config, without=())) if config.tracker else None,
     )
 
 

@@ -6,6 +6,7 @@
     checkpoints/<step>/ see `checkpoint`
     metrics.jsonl       a JSON object a line: "step", and names such as "train/loss" and "valid/loss"
     tensorboard/        the same as TensorBoard's events
+    tracker.json        the run's name at the tracker that config.tracker names
     incidents.jsonl     what went wrong, a JSON object a line: "time", "step", "kind", "what"
     ledger.json         where the time went
     attention.json      why XLA's attention stands in for a kernel, where it does
@@ -35,6 +36,7 @@ TOKENIZER = "tokenizer"
 CHECKPOINTS = "checkpoints"
 METRICS_JSONL = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
+TRACKER_JSON = "tracker.json"
 INCIDENTS_JSONL = "incidents.jsonl"
 LEDGER_JSON = "ledger.json"
 ATTENTION_JSON = "attention.json"

@@ -64,8 +64,8 @@ def test_what_is_wrong_with_tensorflow_is_a_sentence_with_the_command_that_mends
 
 
 def test_tensorflow_says_nothing_of_its_own():
-    """It is imported, looks for GPUs and makes a batch, as it does by default."""
-    code = "from roberta_jax.data.tensorflow_on_host import tf; next(iter(tf.data.Dataset.range(8).batch(8)))"
+    """It is imported after JAX, which sets the level of such lines, looks for GPUs and makes a batch."""
+    code = "import jax; from roberta_jax.data.tensorflow_on_host import tf; next(iter(tf.data.Dataset.range(8).batch(8)))"
     environment = {name: value for name, value in os.environ.items() if name != "TF_CPP_MIN_LOG_LEVEL"}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

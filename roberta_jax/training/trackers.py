@@ -1,0 +1,101 @@
+"""The numbers of metrics.jsonl for a tracker that is installed, and that `config.tracker` names.
+
+To add another one: a function that begins or resumes a run there, and its row in `TRACKERS`.
+"""
+
+import importlib.util
+import os
+import secrets
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from roberta_jax import storage
+from roberta_jax.errors import UserError
+from roberta_jax.training.logging import recovered, say
+from roberta_jax.training.workdir import TRACKER_JSON
+
+PROJECT = "roberta_jax"  # where the tracker's own environment variable names none
+
+
+class Run(NamedTuple):
+    """A run of a tracker."""
+
+    key: str  # by which the tracker finds it again
+    log: Callable[[dict[str, float], int], Any]  # (name → value, step)
+    finish: Callable[[], Any]
+
+
+def _wandb(key: str, name: str, fields: dict[str, Any]) -> Run:
+    import wandb
+
+    key = key or f"{name}-{secrets.token_hex(4)}"
+    project = os.environ.get("WANDB_PROJECT", PROJECT)
+    run = wandb.init(project=project, id=key, name=name, resume="allow", config=fields)
+    run.define_metric("*", step_metric="step")  # its own step never goes back, as a run after a loss spike does
+    return Run(key, lambda values, step: run.log({"step": step} | values), run.finish)
+
+
+def _trackio(key: str, name: str, fields: dict[str, Any]) -> Run:
+    import trackio
+
+    key = key or f"{name}-{secrets.token_hex(4)}"
+    run = trackio.init(os.environ.get("TRACKIO_PROJECT", PROJECT), name=key, resume="allow", config=fields)
+    return Run(key, run.log, run.finish)
+
+
+def _mlflow(key: str, name: str, fields: dict[str, Any]) -> Run:
+    import mlflow
+
+    if "MLFLOW_EXPERIMENT_NAME" not in os.environ and "MLFLOW_EXPERIMENT_ID" not in os.environ:
+        mlflow.set_experiment(PROJECT)
+    run = mlflow.start_run(run_id=key or None, run_name=None if key else name)
+    if not key:
+        mlflow.log_params(fields)
+    return Run(run.info.run_id, lambda values, step: mlflow.log_metrics(values, step), mlflow.end_run)
+
+
+# name → (key of the run, "" for a new one; name for people; dotted field → value) → its run
+TRACKERS: Mapping[str, Callable[[str, str, dict[str, Any]], Run]] = {
+    "wandb": _wandb,
+    "mlflow": _mlflow,
+    "trackio": _trackio,
+}
+
+
+def require_installed(name: str) -> None:
+    """Raises a UserError where the tracker that `config.tracker` names is not there."""
+    if name and importlib.util.find_spec(name) is None:
+        raise UserError(f"config.tracker is {name!r}, which is not installed: pip install {name}.")
+
+
+class Tracker:
+    """A workdir's run at a tracker; the same one when the workdir's run resumes.
+
+    What goes wrong with it is said, and the run goes on without it: metrics.jsonl has all of it.
+    """
+
+    def __init__(self, name: str, workdir: Path, fields: dict[str, Any]):
+        self._name, self._run = name, None
+        path = workdir / TRACKER_JSON
+        keys = recovered(path, storage.parse_json, {})
+        self._run = self._try(lambda: TRACKERS[name](keys.get(name, ""), workdir.name, fields))
+        if self._run and keys.get(name) != self._run.key:
+            storage.write_json(path, keys | {name: self._run.key})
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Gives it a step's values."""
+        if self._run:
+            self._try(lambda: self._run.log(values, step))
+
+    def close(self) -> None:
+        if self._run:
+            self._try(self._run.finish)
+
+    def _try(self, call: Callable[[], Any]) -> Any:
+        try:
+            return call()
+        except Exception as error:  # no server, no key, no disk: each tracker raises its own
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            say(f"! {self._name}: {reason}; the run goes on without it")
+            self._run = None
