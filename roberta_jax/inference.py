@@ -26,8 +26,7 @@ from roberta_jax.model.config import RobertaConfig
 from roberta_jax.model.heads import apply_encoder, apply_masked_lm, apply_with_head
 from roberta_jax.tasks.definitions import Example
 from roberta_jax.tasks.kinds import multiple_choice, span, tagging
-from roberta_jax.tokenization.pretrained import PretrainedTokenizer, Sentence, encode_rows, encode_whole
-from roberta_jax.tokenization.tokenizer import MASK
+from roberta_jax.tokenization.pretrained import PretrainedTokenizer, Sentence, encode_rows, encode_whole, frame_of
 
 Texts = Sequence[str | tuple[str, str]]  # a pair becomes `<s> A </s></s> B </s>`
 POOLINGS = ("mean", "cls")
@@ -111,10 +110,11 @@ class Model:
         self._need("lm_head", "fill_mask")
         if not 1 <= top_k <= len(self.tokenizer):
             raise UserError(f"top_k is {top_k}; expected 1 to {len(self.tokenizer)}.")
+        texts, mask = list(self._listed(texts)), self.tokenizer.mask_token
         rows = self._rows(texts)
         for text in texts:
-            if MASK not in text:
-                raise UserError(f"{text!r} has no {MASK} to fill.")
+            if mask not in text:
+                raise UserError(f"{text!r} has no {mask} to fill.")
         masks = [np.flatnonzero(row == self.tokenizer.mask) for row in rows]
 
         def fill(ids, used, indices):
@@ -128,11 +128,12 @@ class Model:
             guesses = [
                 [self._guess(row, position, i, p) for i, p in zip(ids[n], probabilities[n])] for n, position in enumerate(at)
             ]
-            found.append(guesses + [[]] * (text.count(MASK) - len(at)))
+            found.append(guesses + [[]] * (text.count(mask) - len(at)))
         return found
 
     def _guess(self, row: np.ndarray, position: int, i: int, probability: float) -> Guess:
-        filled = [*row[1:position], i, *row[position + 1 : -1]]
+        before, behind = map(len, frame_of(self.tokenizer, 1))
+        filled = [*row[before:position], i, *row[position + 1 : len(row) - behind]]
         return Guess(self.tokenizer.decode([i]), int(i), float(probability), self.tokenizer.decode(filled))
 
     def embed(self, texts: Texts, pooling: str = "mean", normalize: bool = False) -> np.ndarray:
@@ -220,9 +221,12 @@ class Model:
         Source: Salazar et al. 2020, Masked Language Model Scoring. A text of n tokens costs n rows.
         """
         self._need("lm_head", "pseudo_perplexity")
-        rows, one = self._rows(texts), [True]
-        sentences = [Sentence(row, np.array(one + [False] * (len(row) - 2) + one), np.zeros_like(row)) for row in rows]
-        counts = np.array([len(row) - 2 for row in rows])
+        rows, sentences = self._rows(texts), []
+        before, behind = map(len, frame_of(self.tokenizer, 1))
+        for row in rows:
+            at = np.arange(len(row))
+            sentences.append(Sentence(row, (at < before) | (at >= len(row) - behind), np.zeros_like(row)))
+        counts = np.array([(~sentence.special).sum() for sentence in sentences])
         return np.exp(-self._score(sentences, "pll") / np.maximum(counts, 1))
 
     def score(self, texts: Sequence[str], metric: str = "pll", show_progress: bool = False) -> np.ndarray:
@@ -239,8 +243,9 @@ class Model:
         if metric not in scoring.METRICS:
             raise UserError(f"metric is {metric!r}; it can be {' or '.join(map(repr, scoring.METRICS))}.")
         unique = list(dict.fromkeys(self._listed(texts)))
-        if masked := next((text for text in unique if MASK in text), None):
-            raise UserError(f"{masked!r} has {MASK} in it: what stands there cannot be scored.")
+        mask = self.tokenizer.mask_token
+        if masked := next((text for text in unique if mask in text), None):
+            raise UserError(f"{masked!r} has {mask} in it: what stands there cannot be scored.")
         sentences = encode_whole(self._fast, unique)
         lengths = [len(sentence.ids) for sentence in sentences]
         if (longest := max(lengths, default=0)) > self.config.max_length:

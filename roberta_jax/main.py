@@ -99,7 +99,7 @@ def _initial(init_from: str, workdir: Path):
     distributed.require_same(f"what config.init_from {init_from} holds", json.dumps(held))
     if source.head != "lm_head":
         say(f"config.init_from has no masked-LM head but {source.head or 'an encoder alone'}: a new one begins")
-    return source.config, lambda: source.params, getattr(source.tokenizer, "base", None)
+    return source.config, lambda: source.params, source.tokenizer and source.tokenizer.base
 
 
 if __name__ == "__main__":

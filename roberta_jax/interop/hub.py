@@ -25,9 +25,9 @@ from roberta_jax.interop.model_card import model_card
 from roberta_jax.interop.pretrained import Pretrained
 from roberta_jax.model.config import RobertaConfig
 from roberta_jax.storage import read_json
-from roberta_jax.tokenization import encodings
+from roberta_jax.tokenization import encodings, published
 from roberta_jax.tokenization.pretrained import load_tokenizer
-from roberta_jax.tokenization.tokenizer import BOS, EOS, MASK, PAD, UNK, ByteLevelBPE
+from roberta_jax.tokenization.tokenizer import MASK, PAD, ByteLevelBPE
 from roberta_jax.training.workdir import (
     CHECKPOINTS,
     COMMAND_TXT,
@@ -41,7 +41,7 @@ from roberta_jax.training.workdir import (
 )
 
 # Files of a hub repository: the small ones, and the weights in the order of preference.
-_SMALL_FILES = ["config.json", "vocab.json", "merges.txt", "tokenizer.json", "tokenizer_config.json"]
+_SMALL_FILES = [*published.FILES]
 _WEIGHTS = [["model.safetensors", "model-*.safetensors", "model.safetensors.index.json"], ["pytorch_model*.bin*"]]
 
 # A task's kind, in task.json → transformers' problem_type.
@@ -91,7 +91,12 @@ def load(source: str | Path, checkpoint: str | int = "newest") -> Pretrained:
         )
     tokenizer, vocab_size = pretrained.tokenizer, pretrained.config.vocab_size
     if tokenizer is not None and len(tokenizer) > vocab_size:
-        raise UserError(f"{source}: the tokenizer has {len(tokenizer)} entries, the model {vocab_size}.")
+        raise UserError(
+            f"{source}: the tokenizer's ids go up to {len(tokenizer) - 1}, the model's up to {vocab_size - 1}; tokens were "
+            "added to the one and no rows to the other, or they are of two models."
+        )
+    if tokenizer is not None and pretrained.config.num_token_types == 1:
+        tokenizer.types_of_pairs = False  # there is no other type
     if tokenizer is not None and tokenizer.pad != pretrained.config.pad_id:
         raise UserError(f"{source}: {PAD} is {tokenizer.pad} in the tokenizer and {pretrained.config.pad_id} in the model.")
     return pretrained
@@ -264,21 +269,14 @@ def save(pretrained: Pretrained, folder: Path, card: str = "") -> None:
     with storage.written(folder / "model.safetensors") as partial:
         safetensors.numpy.save_file(to_transformers(pretrained.params), partial, {"format": "pt"})
     tokenizer.save(folder)
-    tokens = {
-        "bos_token": BOS,
-        "eos_token": EOS,
-        "sep_token": EOS,
-        "cls_token": BOS,
-        "unk_token": UNK,
-        "pad_token": PAD,
-    }
-    mask = {"content": MASK, "lstrip": True, "rstrip": False, "normalized": False, "single_word": False}
-    storage.write_json(folder / "special_tokens_map.json", tokens | {"mask_token": mask}, 2)
-    tokenizer_class = "RobertaTokenizer" if isinstance(tokenizer.base, ByteLevelBPE) else "PreTrainedTokenizerFast"
-    length = pretrained.max_length or config.max_length
-    settings = {"tokenizer_class": tokenizer_class, "model_max_length": length, "add_prefix_space": False}
-    mask |= {"__type": "AddedToken", "special": True}
-    storage.write_json(folder / "tokenizer_config.json", settings | tokens | {"mask_token": mask}, 2)
+    settings = tokenizer.settings() | {"model_max_length": pretrained.max_length or config.max_length}
+    tokens = {name: token for name, token in settings.items() if name.endswith("_token")}
+    if isinstance(tokenizer.base, ByteLevelBPE):
+        settings["tokenizer_class"] = "RobertaTokenizer"
+        mask = {"content": MASK, "lstrip": True, "rstrip": False, "normalized": False, "single_word": False}
+        tokens["mask_token"], settings["mask_token"] = mask, mask | {"__type": "AddedToken", "special": True}
+    storage.write_json(folder / "special_tokens_map.json", tokens, 2)
+    storage.write_json(folder / "tokenizer_config.json", settings, 2)
     storage.write_text(folder / "README.md", card or f"Converted from {pretrained.origin}.\n")
     storage.write_json(folder / "config.json", fields, 2)
 

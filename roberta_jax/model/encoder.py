@@ -48,7 +48,7 @@ class Embeddings(nn.Module):
 
     def __call__(self, input_ids, segment_ids, token_type_ids, keys):
         """See `Encoder.__call__`, whose arguments these are."""
-        x = self.word(input_ids) + self.position(position_ids(segment_ids, self.config.pad_id))
+        x = self.word(input_ids) + self.position(position_ids(input_ids, segment_ids, self.config.pad_id))
         if token_type_ids is None:
             token_type_ids = jnp.zeros((1, 1), jnp.int32)  # every token's
         x = (x + self.token_type(token_type_ids)).astype(self.config.dtype)  # not before: gradients are summed in float32
@@ -61,12 +61,16 @@ class Embeddings(nn.Module):
         return add_wide_bias(logits, bias).reshape(*x.shape[:-1], -1)
 
 
-def position_ids(segment_ids: jax.Array, pad_id: int) -> jax.Array:
-    """From `pad_id` + 1 on in each segment, as fairseq's; padding (segment 0) takes `pad_id`. int32 [B, L] → [B, L]"""
-    index = jnp.arange(segment_ids.shape[1], dtype=jnp.int32)[None]
+def position_ids(input_ids: jax.Array, segment_ids: jax.Array, pad_id: int) -> jax.Array:
+    """From `pad_id` + 1 on in each segment, as fairseq's. int32 [B, L] → [B, L]
+
+    Padding (segment 0) takes `pad_id`, and so does a `<pad>` within a text, which is not counted.
+    """
+    counted = ((segment_ids != 0) & (input_ids != pad_id)).astype(jnp.int32)
+    index = jnp.cumsum(counted, axis=1)
     before = jnp.pad(segment_ids, ((0, 0), (1, 0)), constant_values=-1)[:, :-1]
-    start = jax.lax.cummax(jnp.where(segment_ids != before, index, 0), axis=1)
-    return jnp.where(segment_ids == 0, pad_id, index - start + pad_id + 1)
+    start = jax.lax.cummax(jnp.where(segment_ids != before, index - counted, 0), axis=1)
+    return pad_id + jnp.where(counted == 1, index - start, 0)
 
 
 class Block(nn.Module):

@@ -121,14 +121,13 @@ def made_by(config: FinetuneConfig, splits: Splits, source: hub.Pretrained) -> d
     without = {*provenance.WITHOUT_EFFECT, *_OF_THE_COMMAND, "epochs" if config.steps else "steps"}
     if config.sweep:
         without.add("optimizer.learning_rate")
-    base = source.tokenizer.base
     inputs = {
         "task": config.task,
         "labels": splits.labels,
         "the train split of hash": splits.hashes["train"],
         "the valid split of hash": splits.hashes["valid"],
         "init_from's parameters of hash": "" if config.from_scratch else provenance.hash_of(source.params),
-        "init_from's tokenizer of hash": base.hash if base else key(source.tokenizer.to_json()),
+        "init_from's tokenizer of hash": source.tokenizer.base.hash,
     }
     return inputs | provenance.fields(config, without)
 

@@ -28,6 +28,8 @@ import tokenizers
 
 from roberta_jax import storage
 from roberta_jax.errors import UserError
+from roberta_jax.tokenization import published
+from roberta_jax.tokenization.published import JsonTokenizer
 from roberta_jax.tokenization.scripts import script_of
 from roberta_jax.tokenization.sentences import split_sentences
 from roberta_jax.tokenization.tokenizer import BOS, EOS, MASK, PAD, SPECIAL_TOKENS, UNK, ByteLevelBPE, Tokenizer, raw_bytes
@@ -47,22 +49,44 @@ _SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 def encoding_in(folder: str | Path) -> str | None:
-    """Which encoding's file lies in a folder."""
+    """Which encoding's file lies in a folder; "tokenizer.json" where that is somebody else's."""
     there = storage.names(folder)
-    return next((encoding for encoding, name in FILES.items() if name in there), None)
+    found = (encoding for encoding, name in FILES.items() if name in there)
+    return next(found, published.JSON if published.JSON in there else None)
+
+
+def find(folder: str | Path) -> Tokenizer | None:
+    """The tokenizer of a folder: what `save` of any encoding wrote, or the files of transformers; None where there is none.
+
+    Raises:
+      UserError: the files are damaged, or only such that nothing here reads.
+    """
+    storage.check_hashes(folder)
+    there, encoding = storage.names(folder), encoding_in(folder)
+    if encoding in FILES.keys() - {"bytes"}:
+        return _of_file(storage.join(folder, FILES[encoding]), encoding)
+    if {"vocab.json", "merges.txt"} <= there and there.isdisjoint(_BESIDE):
+        return ByteLevelBPE.load(folder)
+    if found := published.read(folder):
+        return published.byte_level(found) or JsonTokenizer(found.fields, found.names, str(folder), found.types)
+    for name in ("sentencepiece.bpe.model", "spiece.model", "bpe.codes", "vocab.txt", "vocab.json"):
+        if name in there:
+            raise UserError(
+                f"{folder} has {name} but no tokenizer.json; load its tokenizer in transformers and save it there "
+                "(AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)), which writes one."
+            )
+    return None
+
+
+_BESIDE = {*published.FILES} - {"vocab.json", "merges.txt", "vocab.txt", "config.json"}
 
 
 def load(folder: str | Path) -> Tokenizer:
-    """Reads what `save` of any encoding wrote.
+    """`find`, where it is an error that there is none."""
+    return find(folder) or ByteLevelBPE.load(folder)  # whose error names what is missing
 
-    Raises:
-      UserError: no such file is there, or it is damaged.
-    """
-    storage.check_hashes(folder)
-    encoding = encoding_in(folder) or "bytes"  # whose error names what is missing
-    if encoding == "bytes":
-        return ByteLevelBPE.load(folder)
-    path = storage.join(folder, FILES[encoding])
+
+def _of_file(path: str, encoding: str) -> Tokenizer:
     try:
         content = storage.read_bytes(path)
     except OSError as error:

@@ -1,22 +1,25 @@
 """The tokenizer of a model that was read: one of ours, or any `tokenizer.json`, behind one interface.
 
-Ids here hold no `<s>` and `</s>` around the text; the five special tokens inside a text are recognised, and `<mask>`
-swallows the white space before it, as in transformers.
+Ids here hold no `<s>` and `</s>` around the text, `join` puts them there; special tokens inside a text are recognised, and
+`<mask>` swallows the white space before it, both as in transformers.
 """
 
+import functools
 import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tokenizers
 
 from roberta_jax import storage
 from roberta_jax.errors import UserError
-from roberta_jax.tokenization import encodings
-from roberta_jax.tokenization.tokenizer import BOS, EOS, MASK, PAD, SPECIAL_TOKENS, UNK, ByteLevelBPE, Tokenizer, raw_bytes
+from roberta_jax.output import to_json
+from roberta_jax.tokenization import encodings, published
+from roberta_jax.tokenization.published import Frame, JsonTokenizer
+from roberta_jax.tokenization.tokenizer import BOS, EOS, MASK, PAD, SPECIAL_TOKENS, UNK, Tokenizer, raw_bytes
 
 # Unicode's White_Space, which is what `tokenizers` strips; Python's \s would take four control characters too.
 _SPACE = "[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
@@ -31,8 +34,8 @@ class Sentence(NamedTuple):
     words: np.ndarray  # int32 [n]: which piece of the text, as it is first cut, the token is of; -1 where it was added
 
 
-def _to_json(tokenizer: Tokenizer) -> str:
-    """The same as `tokenizer.json`, for the `tokenizers` library and transformers."""
+def _fields(tokenizer: Tokenizer) -> dict[str, Any]:
+    """A tokenizer of ours as `tokenizer.json`, for the `tokenizers` library and transformers."""
     whole, special = tokenizer.fast(), tokenizer.special
     whole.post_processor = tokenizers.processors.RobertaProcessing(
         (EOS, tokenizer.eos), (BOS, tokenizer.bos), trim_offsets=True, add_prefix_space=False
@@ -43,19 +46,78 @@ def _to_json(tokenizer: Tokenizer) -> str:
             for token in sorted(SPECIAL_TOKENS, key=special.get)
         ]
     )
-    return whole.to_str()
+    return json.loads(whole.to_str())
+
+
+_NAMES = dict(zip(("bos", "pad", "eos", "unk", "mask"), SPECIAL_TOKENS))
+
+
+class FastTokenizer:
+    """A tokenizer through the `tokenizers` library: a `tokenizer.json` of any model family, and any of ours.
+
+    Args:
+      base: the tokenizer for texts without special tokens.
+      whole: the same as a tokenizer.json that knows them, where `base` is one of ours.
+    """
+
+    def __init__(self, base: Tokenizer, origin: str = "", whole: JsonTokenizer | None = None):
+        self.base = base
+        self._whole = whole or (base if isinstance(base, JsonTokenizer) else JsonTokenizer(_fields(base), _NAMES, origin))
+        self._fast = self._whole.fast()
+        self.bos, self.pad, self.eos, self.mask = (getattr(self._whole, name) for name in ("bos", "pad", "eos", "mask"))
+        self.mask_token = self._whole.names["mask"]
+        *self.frames, typed = published.frames(self._fast, origin)
+        self.types_of_pairs = typed and self._whole.types
+
+    def __len__(self) -> int:
+        return len(self._whole)
+
+    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """int32 [n] for each text."""
+        encodings = self._fast.encode_batch_fast([published.readable(text) for text in texts], add_special_tokens=False)
+        return [np.array(encoding.ids, np.int32) for encoding in encodings]
+
+    def encode_with_spans(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """(ids int32 [n], int [n, 2]: where in the text each token begins and ends; white space may stand at both ends)."""
+        encoding = self._untrimmed.encode(published.readable(text), add_special_tokens=False)
+        ids, spans = np.array(encoding.ids, np.int32), np.array(encoding.offsets, int).reshape(-1, 2)
+        blank = np.array([self._whole.token_bytes[i].isspace() for i in ids], bool)
+        spans[blank, 1] = spans[blank, 0]  # a space that is not in the text is said to be the letter behind it
+        return ids, spans
+
+    @functools.cached_property
+    def _untrimmed(self) -> tokenizers.Tokenizer:
+        """Post-processors take a letter for the space that a pre-tokenizer has put in front of it."""
+        return tokenizers.Tokenizer.from_str(to_json(self._whole.fields | {"post_processor": None}))
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return self._fast.decode([int(i) for i in ids], skip_special_tokens=False)
+
+    def to_json(self) -> str:
+        return published.dumped(self._whole.fields)
+
+    def fast(self) -> tokenizers.Tokenizer:
+        return self._whole.fast()
+
+    def settings(self) -> dict[str, Any]:
+        """What tokenizer_config.json must say for transformers to give the same ids."""
+        return self._whole.settings()
+
+    def save(self, folder: Path) -> None:
+        """Writes a file of ours too, where there is one."""
+        self.base.save(folder)
+        storage.write_text(folder / published.JSON, self.to_json())
 
 
 class LosslessTokenizer:
-    """A tokenizer of ours that keeps every byte, on texts in which special tokens may stand.
+    """A tokenizer of ours that keeps every byte, on texts in which special tokens may stand."""
 
-    Args:
-      source: the tokenizer.json that it was read from, if it was.
-    """
+    mask_token, types_of_pairs = MASK, False
 
-    def __init__(self, base: Tokenizer, source: str = ""):
-        self.base, self._source = base, source
+    def __init__(self, base: Tokenizer):
+        self.base = base
         self.bos, self.pad, self.eos, self.mask = base.bos, base.pad, base.eos, base.mask
+        self.frames = published.usual_frames(base.bos, base.eos)
 
     def __len__(self) -> int:
         return len(self.base)
@@ -76,6 +138,8 @@ class LosslessTokenizer:
 
     def encode_with_spans(self, text: str) -> tuple[np.ndarray, np.ndarray]:
         """(ids int32 [n], int [n, 2]: where in the text each token begins and ends, its leading space left out)."""
+        if _SPECIAL.search(text):
+            return self._library.encode_with_spans(text)
         ids = self.base.encode(text)
         # Byte → the character that it belongs to. A token may be part of a character: its span is the whole of it.
         lengths = [len(raw_bytes(one) if "\ud800" <= one <= "\udfff" else one.encode()) for one in text]
@@ -86,70 +150,25 @@ class LosslessTokenizer:
         last = character[np.maximum(ends - 1, 0)] + 1
         return ids, np.stack([np.minimum(character[starts], last), last], axis=1)
 
+    @functools.cached_property
+    def _library(self) -> FastTokenizer:
+        return FastTokenizer(self.base)
+
     def decode(self, ids: Iterable[int]) -> str:
         return self.base.decode(ids)
 
     def to_json(self) -> str:
-        return _to_json(self.base)
+        return self._library.to_json()
 
     def fast(self) -> tokenizers.Tokenizer:
-        return tokenizers.Tokenizer.from_str(self._source or self.to_json())
+        return self._library.fast()
+
+    def settings(self) -> dict[str, Any]:
+        """What tokenizer_config.json must say for transformers to give the same ids."""
+        return self._library.settings()
 
     def save(self, folder: Path) -> None:
-        self.base.save(folder)
-        storage.write_text(folder / "tokenizer.json", self.to_json())
-
-
-_HALF = re.compile("[\ud800-\udfff]")
-
-
-def _whole(text: str) -> str:
-    """The text as `tokenizers` takes it: half of a pair of surrogates, as a cut tweet has, is U+FFFD."""
-    return _HALF.sub("\ufffd", text)
-
-
-class FastTokenizer:
-    """A `tokenizer.json` of any model family (XLM-R's, CamemBERT's), through the `tokenizers` library.
-
-    Args:
-      base: the tokenizer of ours that it was made from, if it was.
-    """
-
-    def __init__(self, fast: tokenizers.Tokenizer, origin: str, base: Tokenizer | None = None):
-        fast.no_truncation()
-        fast.no_padding()
-        self._fast, self.base = fast, base
-        ids = [fast.token_to_id(token) for token in (BOS, PAD, EOS, MASK)]
-        missing = [token for token, i in zip((BOS, PAD, EOS, MASK), ids) if i is None]
-        if missing:
-            raise UserError(f"{origin} has no token {missing[0]}, which RoBERTa's texts need.")
-        self.bos, self.pad, self.eos, self.mask = ids
-
-    def __len__(self) -> int:
-        return self._fast.get_vocab_size(with_added_tokens=True)
-
-    def encode(self, texts: Sequence[str]) -> list[np.ndarray]:
-        encodings = self._fast.encode_batch_fast([_whole(text) for text in texts], add_special_tokens=False)
-        return [np.array(encoding.ids, np.int32) for encoding in encodings]
-
-    def encode_with_spans(self, text: str) -> tuple[np.ndarray, np.ndarray]:
-        encoding = self._fast.encode(_whole(text), add_special_tokens=False)
-        spans = np.array(encoding.offsets, int).reshape(-1, 2)
-        return np.array(encoding.ids, np.int32), spans
-
-    def decode(self, ids: Iterable[int]) -> str:
-        return self._fast.decode([int(i) for i in ids], skip_special_tokens=False)
-
-    def to_json(self) -> str:
-        return self._fast.to_str()
-
-    def fast(self) -> tokenizers.Tokenizer:
-        return self._fast
-
-    def save(self, folder: Path) -> None:
-        if self.base:
-            self.base.save(folder)
-        storage.write_text(folder / "tokenizer.json", self.to_json())
+        self._library.save(folder)
 
 
 PretrainedTokenizer = LosslessTokenizer | FastTokenizer
@@ -165,14 +184,15 @@ def encode_whole(fast: tokenizers.Tokenizer, texts: Sequence[str]) -> list[Sente
             np.array(encoding.special_tokens_mask, bool),
             np.array([-1 if word is None else word for word in encoding.word_ids], np.int32),
         )
-        for encoding in fast.encode_batch([_whole(text) for text in texts])
+        for encoding in fast.encode_batch([published.readable(text) for text in texts])
     ]
 
 
 def encode_rows(
     tokenizer: PretrainedTokenizer, texts: Sequence[Sequence[str]], max_length: int
 ) -> tuple[list[np.ndarray], int]:
-    """`<s> A </s>` of each (A,), `<s> A </s></s> B </s>` of each (A, B), at most `max_length` ids, the longer cut first.
+    """`<s> A </s>` of each (A,), `<s> A </s></s> B </s>` of each (A, B), or as the tokenizer joins them, at most `max_length`
+    ids, the longer cut first.
 
     Returns:
       (int32 [n] for each; how many were cut).
@@ -181,16 +201,31 @@ def encode_rows(
     rows, cut = [], 0
     for parts in texts:
         ids = [next(encoded) for _ in parts]
-        room = max_length - 2 * len(ids)
+        room = max_length - added(tokenizer, len(ids))
         cut += sum(map(len, ids)) > room
         rows.append(join(tokenizer, _cut(ids, room)))
     return rows, cut
 
 
+def frame_of(tokenizer: PretrainedTokenizer, texts: int) -> Frame:
+    """The ids before, between and behind a row's texts, one or two of them."""
+    if texts > 1 and tokenizer.types_of_pairs:
+        raise UserError(
+            "this model has token types, and its tokenizer gives those of a pair's second text the type 1 (BERT's way), which "
+            "nothing here does for a model that was read; give it single texts."
+        )
+    return tokenizer.frames[texts - 1]
+
+
+def added(tokenizer: PretrainedTokenizer, texts: int) -> int:
+    """How many ids a row has beside those of its texts."""
+    return sum(map(len, frame_of(tokenizer, texts)))
+
+
 def join(tokenizer: PretrainedTokenizer, ids: Sequence[np.ndarray]) -> np.ndarray:
     """One or two texts' ids as a row."""
-    second = [tokenizer.eos, *ids[1], tokenizer.eos] if len(ids) > 1 else []
-    return np.array([tokenizer.bos, *ids[0], tokenizer.eos, *second], np.int32)
+    before, *behind = frame_of(tokenizer, len(ids))
+    return np.array([*before, *(i for text, after in zip(ids, behind) for i in (*text, *after))], np.int32)
 
 
 def _cut(ids: list[np.ndarray], room: int) -> list[np.ndarray]:
@@ -204,55 +239,13 @@ def _cut(ids: list[np.ndarray], room: int) -> list[np.ndarray]:
     return parts
 
 
-def load_tokenizer(folder: Path) -> PretrainedTokenizer | None:
-    """The tokenizer of a folder: a file of tokenization.encodings, tokenizer.json; None where there is neither.
+def load_tokenizer(folder: str | Path) -> PretrainedTokenizer | None:
+    """The tokenizer of a folder, of ours or of transformers' files; None where there is none.
 
     Raises:
       UserError: the files are damaged, or only such that nothing here reads.
     """
-    storage.check_hashes(folder)
-    encoding = encodings.encoding_in(folder)
-    if encoding not in (None, ByteLevelBPE.encoding):
-        tokenizer = encodings.load(folder)
-        if encoding in encodings.LOSSLESS:
-            return LosslessTokenizer(tokenizer)
-        return FastTokenizer(tokenizers.Tokenizer.from_str(_to_json(tokenizer)), str(folder), tokenizer)
-    path = folder / "tokenizer.json"
-    if path.is_file():
-        try:
-            fields = json.loads(path.read_text("utf-8"))
-            byte_level = _byte_level(fields)
-            return byte_level or FastTokenizer(tokenizers.Tokenizer.from_file(str(path)), str(path))
-        except UserError:
-            raise
-        except Exception as error:  # the library raises Exception itself
-            raise UserError(f"{path} is no tokenizer that the tokenizers library reads: {error}.") from None
-    if (folder / "vocab.json").is_file() and (folder / "merges.txt").is_file():
-        return LosslessTokenizer(ByteLevelBPE.load(folder))
-    for name in ("sentencepiece.bpe.model", "vocab.json"):
-        if (folder / name).is_file():
-            raise UserError(
-                f"{folder} has {name} but no tokenizer.json; load its tokenizer in transformers and save it there "
-                "(AutoTokenizer.from_pretrained(DIR).save_pretrained(DIR)), which writes one."
-            )
-    return None
-
-
-def _byte_level(fields: dict) -> LosslessTokenizer | None:
-    """Our `ByteLevelBPE` for a tokenizer.json, where that says exactly what ours does."""
-    model, before = fields["model"], fields["pre_tokenizer"] or {}
-    plain = (
-        model.get("type") == "BPE"
-        and fields["normalizer"] is None
-        and (before.get("type"), before.get("add_prefix_space"), before.get("use_regex", True)) == ("ByteLevel", False, True)
-        and not any(model.get(name) for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix"))
-        and {token["content"] for token in fields["added_tokens"]} <= set(SPECIAL_TOKENS)
-    )
-    if not plain:
-        return None
-    vocab = model["vocab"] | {token["content"]: token["id"] for token in fields["added_tokens"]}
-    merges = [tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in model["merges"]]
-    try:
-        return LosslessTokenizer(ByteLevelBPE(vocab, merges), json.dumps(fields))
-    except (UserError, KeyError):
-        return None
+    base = encodings.find(folder)
+    if base is None or base.encoding in encodings.LOSSLESS:
+        return base and LosslessTokenizer(base)
+    return FastTokenizer(base, str(folder))

@@ -197,6 +197,11 @@ class ByteLevelBPE(Tokenizer):
     @classmethod
     def load(cls, folder: str | Path) -> "ByteLevelBPE":
         """Reads a folder with `vocab.json` and `merges.txt`."""
+        return cls(*cls.read_files(folder), origin=str(folder))
+
+    @staticmethod
+    def read_files(folder: str | Path) -> tuple[dict[str, int], list[tuple[str, str]]]:
+        """The vocabulary and the merges of these files."""
         vocab_path, merges_path = (storage.join(folder, name) for name in ("vocab.json", "merges.txt"))
         for path in (vocab_path, merges_path):
             if not storage.exists(path):
@@ -220,7 +225,7 @@ class ByteLevelBPE(Tokenizer):
             raise UserError(
                 f"{merges_path} makes none of {len(unmade):,} tokens of vocab.json, such as {unmade[-1]!r}; it looks cut short."
             )
-        return cls(vocab, merges, origin=str(folder))
+        return vocab, merges
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> "ByteLevelBPE":

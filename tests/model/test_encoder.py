@@ -34,7 +34,10 @@ def ids():
 
 def test_positions_start_behind_the_padding_id_in_each_segment():
     segments = jnp.array([[1, 1, 1, 2, 2, 0, 0], [0, 0, 1, 1, 1, 1, 1]])
-    assert position_ids(segments, 1).tolist() == [[2, 3, 4, 2, 3, 1, 1], [1, 1, 2, 3, 4, 5, 6]]
+    ids = np.full_like(segments, 7)
+    assert position_ids(ids, segments, 1).tolist() == [[2, 3, 4, 2, 3, 1, 1], [1, 1, 2, 3, 4, 5, 6]]
+    ids[:, 1], ids[:, 3] = 1, 1  # <pad> within a text, as in transformers
+    assert position_ids(ids, segments, 1).tolist() == [[2, 1, 3, 1, 2, 1, 1], [1, 1, 2, 1, 3, 4, 5]]
 
 
 def test_layers_are_stacked(params):

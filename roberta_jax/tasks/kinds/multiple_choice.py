@@ -15,7 +15,7 @@ from roberta_jax.tasks.columns import columns_of, label_value, list_of, read_jso
 from roberta_jax.tasks.definitions import Example, Task
 from roberta_jax.tasks.features import Encoded, Features, Logits
 from roberta_jax.tasks.kinds.kind import Kind, Labels, class_loss, same_shape
-from roberta_jax.tokenization.pretrained import PretrainedTokenizer, join
+from roberta_jax.tokenization.pretrained import PretrainedTokenizer, added, join
 
 LONGEST_OPTION = 128  # ids of a question joined with an option (fairseq's RACE)
 
@@ -85,12 +85,13 @@ def encode(examples: Sequence[Example], tokenizer: PretrainedTokenizer, labels: 
     """`<s> passage </s></s> question and option </s>` for each option; the passage is cut so that all fit. Labels int32 [N]."""
     passages = tokenizer.encode([example.texts[0] for example in examples])
     options = iter(tokenizer.encode([option for example in examples for option in example.texts[1:]]))
-    longest = min(LONGEST_OPTION, max_length - 4)
+    room = max_length - added(tokenizer, 2)
+    longest = min(LONGEST_OPTION, room)
     rows, cut = [], 0
     for passage, example in zip(passages, examples):
         shortened = [next(options)[:longest] for _ in example.texts[1:]]
-        cut += len(passage) + max(map(len, shortened)) > max_length - 4
-        rows.append(tuple(join(tokenizer, [passage[: max_length - 4 - len(option)], option]) for option in shortened))
+        cut += len(passage) + max(map(len, shortened)) > room
+        rows.append(tuple(join(tokenizer, [passage[: room - len(option)], option]) for option in shortened))
     known = all(example.label is not None for example in examples)
     return Features(rows, np.array([example.label for example in examples], np.int32) if known else None, cut=cut)
 

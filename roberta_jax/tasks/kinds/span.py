@@ -19,23 +19,20 @@ from roberta_jax.tasks.definitions import Example, Task
 from roberta_jax.tasks.features import Encoded, Features, Logits
 from roberta_jax.tasks.kinds import squad
 from roberta_jax.tasks.kinds.kind import ALSO_VALID, VALID, Kind, Labels
-from roberta_jax.tokenization.pretrained import PretrainedTokenizer
+from roberta_jax.tokenization.pretrained import PretrainedTokenizer, frame_of
+from roberta_jax.tokenization.published import Frame
 from roberta_jax.training.cross_entropy import cross_entropy
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A row `<s> question </s></s> part of the context </s>`."""
+    """A row `<s> question </s></s> part of the context </s>`, or as the tokenizer joins two texts."""
 
     example: int
     ids: np.ndarray  # int32 [n]
     head: int  # where the context begins in the row
     start: int  # which token of the context this is
-
-    @property
-    def count(self) -> int:
-        """Tokens of the context."""
-        return len(self.ids) - self.head - 1
+    count: int  # tokens of the context
 
 
 @dataclass(frozen=True)
@@ -71,8 +68,7 @@ class Candidates:
 def split_context(
     question: np.ndarray,
     context: np.ndarray,
-    bos: int,
-    eos: int,
+    frame: Frame,
     max_length: int,
     stride: int = 128,
     max_question: int = 64,
@@ -81,6 +77,7 @@ def split_context(
     """All rows of one question, ids int32 [n] each.
 
     Args:
+      frame: the ids before, between and behind two texts.
       max_length: ids in a row.
       stride: tokens by which neighbours overlap, as transformers has it (BERT's doc_stride is the step from one to the
         next); half of the room for the context at most.
@@ -93,13 +90,15 @@ def split_context(
         raise UserError(
             f"max_length is {max_length}, stride {stride}, max_question {max_question}; expected 8, 0 and 1 or more."
         )
-    head = [bos, *question[: question_limit(max_length, max_question)], eos, eos]
-    room = max_length - len(head) - 1
+    before, between, behind = frame
+    head = [*before, *question[: question_limit(max_length, max_question)], *between]
+    room = max_length - len(head) - len(behind)
     step = room - min(stride, room // 2)
-    return [
-        Window(example, np.array([*head, *context[start : start + room], eos], np.int32), len(head), start)
-        for start in range(0, max(1, len(context) - room + step), step)
-    ]
+    windows = []
+    for start in range(0, max(1, len(context) - room + step), step):
+        part = context[start : start + room]
+        windows.append(Window(example, np.array([*head, *part, *behind], np.int32), len(head), start, len(part)))
+    return windows
 
 
 def question_limit(max_length: int, max_question: int = 64) -> int:
@@ -133,7 +132,7 @@ def encode_windows(
         if answers and example.label:
             answer, begin = example.label[0]
             first, last = _cover(spans, begin, begin + len(answer))
-        for window in split_context(question, ids, tokenizer.bos, tokenizer.eos, max_length, stride, max_question, i):
+        for window in split_context(question, ids, frame_of(tokenizer, 2), max_length, stride, max_question, i):
             inside = window.start <= first and last < window.start + window.count
             shift = window.head - window.start
             targets.append((first + shift, last + shift) if inside else (0, 0))

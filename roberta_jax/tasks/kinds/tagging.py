@@ -13,7 +13,7 @@ from roberta_jax.tasks.columns import columns_of, label_value, list_of
 from roberta_jax.tasks.definitions import Example, Task
 from roberta_jax.tasks.features import UNLABELLED, Encoded, Features, Logits, label_index
 from roberta_jax.tasks.kinds.kind import Kind, Labels, class_loss
-from roberta_jax.tokenization.pretrained import PretrainedTokenizer, join
+from roberta_jax.tokenization.pretrained import PretrainedTokenizer, added, frame_of, join
 
 
 def _read_row(task: Task, place: str, id: str, row: dict[str, Any], split: str, broken: list[str]) -> Iterator[Example]:
@@ -142,17 +142,18 @@ def encode(examples: Sequence[Example], tokenizer: PretrainedTokenizer, labels: 
       layout: (example, its first word here, where each word begins) for each row.
     """
     indices, rows, targets, words, cut = {tag: i for i, tag in enumerate(labels)}, [], [], [], 0
+    head, room = len(frame_of(tokenizer, 1)[0]), max_length - added(tokenizer, 1)
     for i, example in enumerate(examples):
         ids, spans = tokenizer.encode_with_spans(" ".join(example.texts))
         lengths = np.array([len(word) for word in example.texts])
         starts = np.cumsum(lengths + 1) - lengths - 1
         firsts = np.searchsorted(spans[:, 1], starts, side="right")  # the first token that ends behind the word's start
-        parts = _parts(np.append(firsts, len(ids)), max_length - 2)
+        parts = _parts(np.append(firsts, len(ids)), room)
         cut += len(parts) > 1
         for first, last in parts:
-            part = ids[firsts[first] : firsts[last] if last < len(firsts) else None][: max_length - 2]
+            part = ids[firsts[first] : firsts[last] if last < len(firsts) else None][:room]
             row = join(tokenizer, [part])
-            at = np.minimum(firsts[first:last] - firsts[first] + 1, len(row) - 1)
+            at = np.minimum(firsts[first:last] - firsts[first] + head, len(row) - 1)
             tags = np.full(len(row), UNLABELLED, np.int32)
             if example.label is not None:
                 tags[at] = [label_index(indices, tag, example) for tag in example.label[first:last]]

@@ -1,0 +1,383 @@
+"""Tokenizers as others publish them: all files of a folder as one tokenizer.json, and that tokenizer.
+
+A text's ids do not hang on tokenizer.json alone: tokenizer_config.json may ask for a space before the text or name other
+special tokens, added_tokens.json and special_tokens_map.json add more. Here they are put together as transformers'
+AutoTokenizer does it, by the `tokenizers` library. Where its versions differ, tokenizer.json holds, as it does up to 4.57: 5
+drops a normalizer and a post-processor from a folder of RobertaTokenizer, and lets `<mask>` keep the space before it where
+there are but vocab.json and merges.txt.
+"""
+
+import functools
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import tokenizers
+
+from roberta_jax import storage
+from roberta_jax.errors import UserError
+from roberta_jax.output import to_json
+from roberta_jax.tokenization.tokenizer import BYTE_OF, ByteLevelBPE, Tokenizer
+
+JSON = "tokenizer.json"
+# What is read of a folder.
+FILES = (
+    *(JSON, "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"),
+    *("vocab.json", "merges.txt", "vocab.txt", "config.json"),
+)
+_ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")  # in the order in which transformers adds their tokens
+# Of each, the roles whose token is taken for it, and names that it has where no file says one.
+_NAMES = {
+    "bos": (("cls", "bos"), ("<s>", "[CLS]")),
+    "pad": (("pad",), ("<pad>", "[PAD]")),
+    "eos": (("sep", "eos"), ("</s>", "[SEP]")),
+    "unk": (("unk",), ("<unk>", "[UNK]")),
+    "mask": (("mask",), ("<mask>", "[MASK]")),
+}
+# Classes of transformers that change what tokenizer.json says, by what tokenizer_config.json does, and a model's own one.
+_BYTE_LEVEL = ("RobertaTokenizer", "BartTokenizer", "LongformerTokenizer", "GPT2Tokenizer")
+_OF_BERT = ("BertTokenizer", "ElectraTokenizer", "DistilBertTokenizer")
+_OF_MODEL = {"roberta": "RobertaTokenizer", "xlm-roberta": "XLMRobertaTokenizer", "camembert": "CamembertTokenizer"}
+_SURROGATE = re.compile("[\ud800-\udfff]")
+
+Frame = tuple[tuple[int, ...], ...]  # the ids before, between and behind a row's texts
+
+
+class Published(NamedTuple):
+    """What a folder's files say together."""
+
+    fields: dict[str, Any]  # a tokenizer.json
+    names: dict[str, str]  # of the tokens that are bos, pad, eos, unk and mask; unk may be missing
+    types: bool  # whether transformers tells the model which token is of the second text
+
+
+def read(folder: str | Path) -> Published | None:
+    """A folder's tokenizer; None where no file there says one that is read here.
+
+    Raises:
+      UserError: a file is damaged, or a token that RoBERTa's texts need is missing.
+    """
+    there = storage.names(folder)
+    config, settings = (_object(folder, name, there) for name in ("config.json", "tokenizer_config.json"))
+    kind = settings.get("tokenizer_class") or config.get("tokenizer_class") or _OF_MODEL.get(config.get("model_type"), "")
+    kind = str(kind).removesuffix("Fast")
+    if "added_tokens_decoder" not in settings:  # as it was before that
+        settings = settings | _object(folder, "special_tokens_map.json", there)
+    origin = storage.join(folder, JSON if JSON in there else "vocab.txt" if "vocab.json" not in there else "vocab.json")
+    try:
+        if JSON in there:
+            fields = _of_class(storage.parse_json(storage.read_bytes(origin)), kind, settings)
+        elif {"vocab.json", "merges.txt"} <= there:
+            fields = _of_byte_level(*ByteLevelBPE.read_files(folder), settings)
+        elif "vocab.txt" in there and kind in _OF_BERT:
+            fields = _of_vocab_txt(storage.read_text(origin), settings)
+        else:
+            return None
+        fast = tokenizers.Tokenizer.from_str(to_json(fields))
+        _add_tokens(fast, kind, settings, _object(folder, "added_tokens.json", there))
+    except UserError:
+        raise
+    except Exception as error:  # the library raises Exception itself
+        raise UserError(
+            f"{origin} is no tokenizer that the tokenizers library reads, by itself or with tokenizer_config.json, "
+            f"special_tokens_map.json and added_tokens.json beside it: {storage.reason(error)}."
+        ) from None
+    if settings.get("split_special_tokens"):
+        raise UserError(f"{folder}: tokenizer_config.json has split_special_tokens, special tokens as text; expected it false.")
+    fast.no_truncation()
+    fast.no_padding()
+    inputs = settings.get("model_input_names")
+    types = "token_type_ids" in inputs if isinstance(inputs, list) else kind in _OF_BERT
+    return Published(json.loads(fast.to_str()), _names(fast, settings, origin), types)
+
+
+def _object(folder: str | Path, name: str, there: set[str]) -> dict[str, Any]:
+    return storage.read_json(storage.join(folder, name)) if name in there else {}
+
+
+def _content(token: Any) -> str:
+    """A token's text, which stands alone or among its flags."""
+    return str(token.get("content", "")) if isinstance(token, dict) else str(token or "")
+
+
+def _of_class(fields: dict[str, Any], kind: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """tokenizer.json with what transformers' class changes by tokenizer_config.json."""
+    before, normalizer = fields.get("pre_tokenizer"), fields.get("normalizer")
+    if kind in _BYTE_LEVEL and before and before["type"] == "ByteLevel":
+        before["add_prefix_space"] = bool(settings.get("add_prefix_space", False))
+    if kind in _OF_BERT and normalizer and normalizer["type"] == "BertNormalizer":
+        normalizer.update(_bert_normalizer(settings))
+    return fields
+
+
+def _bert_normalizer(settings: dict[str, Any]) -> dict[str, Any]:
+    return {
+        "lowercase": bool(settings.get("do_lower_case", True)),
+        "strip_accents": settings.get("strip_accents"),
+        "handle_chinese_chars": bool(settings.get("tokenize_chinese_chars", True)),
+    }
+
+
+def _name(settings: dict[str, Any], role: str, otherwise: str) -> str:
+    return _content(settings.get(f"{role}_token")) or otherwise
+
+
+def _of_byte_level(vocab: dict[str, int], merges: list[tuple[str, str]], settings: dict[str, Any]) -> dict[str, Any]:
+    """RobertaTokenizer's tokenizer.json for a vocabulary and its merges."""
+    whole = tokenizers.Tokenizer(tokenizers.models.BPE(vocab, merges))
+    whole.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=bool(settings.get("add_prefix_space", False)))
+    whole.decoder = tokenizers.decoders.ByteLevel()
+    cls, sep = _name(settings, "cls", "<s>"), _name(settings, "sep", "</s>")
+    _require(vocab, (cls, sep), "vocab.json")
+    whole.post_processor = tokenizers.processors.RobertaProcessing((sep, vocab[sep]), (cls, vocab[cls]))
+    names = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>", "mask": "<mask>"}
+    tokens = {role: settings.get(f"{role}_token") or name for role, name in names.items()}
+    whole.add_special_tokens(
+        [
+            _added(token) if isinstance(token, dict) else _special(str(token), lstrip=role == "mask")
+            for role, token in tokens.items()
+            if _content(token) in vocab
+        ]
+    )
+    return json.loads(whole.to_str())
+
+
+def _of_vocab_txt(text: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """BertTokenizer's tokenizer.json for its vocab.txt, a token a line."""
+    vocab = {line.rstrip("\r"): i for i, line in enumerate(text.removesuffix("\n").split("\n"))}
+    unk, cls, sep = (_name(settings, role, f"[{role.upper()}]") for role in ("unk", "cls", "sep"))
+    _require(vocab, (unk, cls, sep), "vocab.txt")
+    whole = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocab, unk_token=unk))
+    whole.normalizer = tokenizers.normalizers.BertNormalizer(**_bert_normalizer(settings))
+    whole.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    whole.decoder = tokenizers.decoders.WordPiece()
+    whole.post_processor = tokenizers.processors.TemplateProcessing(
+        single=f"{cls} $A {sep}", pair=f"{cls} $A {sep} $B:1 {sep}:1", special_tokens=[(cls, vocab[cls]), (sep, vocab[sep])]
+    )
+    names = [unk, cls, sep, *(_name(settings, role, f"[{role.upper()}]") for role in ("pad", "mask"))]
+    whole.add_special_tokens([_special(name) for name in names if name in vocab])
+    return json.loads(whole.to_str())
+
+
+def _require(vocab: dict[str, int], names: Iterable[str], where: str) -> None:
+    if missing := next((name for name in names if name not in vocab), None):
+        raise UserError(f"{where} has no token {missing}, which RoBERTa's texts need.")
+
+
+def _special(token: str, lstrip: bool = False) -> tokenizers.AddedToken:
+    return tokenizers.AddedToken(token, lstrip=lstrip, normalized=False, special=True)
+
+
+def _add_tokens(fast: tokenizers.Tokenizer, kind: str, settings: dict[str, Any], older: dict[str, Any]) -> None:
+    """The tokens that stand beside tokenizer.json, in transformers' order: each not yet known takes the next id.
+
+    Args:
+      older: added_tokens.json, token → id.
+    """
+    more = [*(settings.get("additional_special_tokens") or ()), *(settings.get("extra_special_tokens") or ())]
+    tokens = [settings[f"{role}_token"] for role in _ROLES if settings.get(f"{role}_token")] + more
+    special = {_content(token) for token in tokens}
+    listed: dict[int, tokenizers.AddedToken] = {}
+    if "added_tokens_decoder" in settings:
+        listed = {int(i): _added(flags) for i, flags in settings["added_tokens_decoder"].items()}
+    else:
+        for token, i in older.items():
+            listed[int(i)] = tokenizers.AddedToken(token, normalized=token not in special, special=token in special)
+    known = {repr(token) for token in fast.get_added_tokens_decoder().values()}
+    new = [token for _, token in sorted(listed.items(), key=lambda item: item[0]) if repr(token) not in known]
+    for token in new:
+        token.special = token.special or token.content in special
+    fast.add_tokens(new)
+    there = {token.content for token in fast.get_added_tokens_decoder().values()}
+    for token in tokens:
+        if _content(token) not in there:
+            there.add(_content(token))
+            swallows = kind in _BYTE_LEVEL and not isinstance(token, dict) and token == settings.get("mask_token")
+            fast.add_tokens([_added(token) if isinstance(token, dict) else _special(str(token), lstrip=swallows)])
+
+
+def _added(flags: dict[str, Any]) -> tokenizers.AddedToken:
+    names = ("single_word", "lstrip", "rstrip", "normalized", "special")
+    return tokenizers.AddedToken(flags["content"], **{name: bool(flags[name]) for name in names if name in flags})
+
+
+def _names(fast: tokenizers.Tokenizer, settings: dict[str, Any], origin: str) -> dict[str, str]:
+    found = {}
+    for name, (roles, usual) in _NAMES.items():
+        candidates = (*(_content(settings.get(f"{role}_token")) for role in roles), *usual)
+        token = next((token for token in candidates if token and fast.token_to_id(token) is not None), None)
+        if token is not None:
+            found[name] = token
+        elif name != "unk":
+            raise UserError(
+                f"{origin} has no token {usual[0]}, which RoBERTa's texts need, and tokenizer_config.json no other."
+            )
+    return found
+
+
+def frames(fast: tokenizers.Tokenizer, origin: str) -> tuple[Frame, Frame, bool]:
+    """What the post-processor puts around one text and around two, and whether it gives the second another type."""
+    probe = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}, unk_token="a"))
+    if fast.post_processor:
+        probe.post_processor = fast.post_processor
+    found = []
+    for texts in (["a"], ["a", "a"]):
+        encoding = probe.encode(*texts)
+        at = [i for i, text in enumerate(encoding.sequence_ids) if text is not None]
+        if [encoding.sequence_ids[i] for i in at] != list(range(len(texts))):
+            raise UserError(f"{origin}: its post-processor does not put each text once and in order; nothing here reads that.")
+        cuts = [-1, *at, len(encoding.ids)]
+        found.append(tuple(tuple(encoding.ids[start + 1 : end]) for start, end in zip(cuts, cuts[1:])))
+    return *found, len(set(encoding.type_ids)) > 1
+
+
+def dumped(fields: dict[str, Any]) -> str:
+    """A tokenizer.json that old versions of the library open too: there a merge is one string."""
+    model = fields["model"]
+    merges = model.get("merges")
+    if merges and not any(" " in part for merge in merges for part in merge if not isinstance(merge, str)):
+        model = model | {"merges": [merge if isinstance(merge, str) else " ".join(merge) for merge in merges]}
+    return to_json(fields | {"model": model})
+
+
+class JsonTokenizer(Tokenizer):
+    """Any tokenizer.json. Names of special tokens in a text are text, other tokens that were added are themselves."""
+
+    encoding = JSON
+
+    def __init__(self, fields: dict[str, Any], names: dict[str, str], origin: str, types: bool = False):
+        self.fields, self.names, self.types = fields, names, types
+        fast = tokenizers.Tokenizer.from_str(to_json(fields))
+        # A post-processor may have tokens of its own around a text, and what it puts there parts the texts of a row.
+        single, _, _ = frames(fast, origin)
+        ids = {name: fast.token_to_id(token) for name, token in names.items()}
+        self.bos, self.eos = (single[0] or (ids["bos"],))[0], (single[1] or (ids["eos"],))[-1]
+        self.pad, self.mask, self.unk = ids["pad"], ids["mask"], ids.get("unk", ids["pad"])
+        self._vocab = fast.get_vocab(with_added_tokens=True)
+        self.token_bytes = self._bytes_of_tokens()
+
+    def __len__(self) -> int:
+        """One more than the greatest id: there may be gaps."""
+        return max(self._vocab.values()) + 1
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """SHA-256 over all of it, in one canonical form."""
+        return hashlib.sha256(to_json([self.fields, self.names]).encode()).hexdigest()
+
+    @functools.cached_property
+    def text_ids(self) -> np.ndarray:
+        """Every id that there is but those of the special tokens, ascending. int32 [n]."""
+        return np.setdiff1d(np.array(sorted(self._vocab.values()), np.int32), list(self.special.values()))
+
+    def _bytes_of_tokens(self) -> list[bytes]:
+        kinds = {part["type"] for part in _parts(self.fields.get("decoder"), "decoders")}
+        found = [b""] * len(self)
+        for token, i in self._vocab.items():
+            if "ByteLevel" in kinds and BYTE_OF.keys() >= set(token):
+                found[i] = bytes(BYTE_OF[character] for character in token)
+            elif "ByteFallback" in kinds and re.fullmatch("<0x[0-9A-F]{2}>", token):
+                found[i] = bytes([int(token[3:5], 16)])
+            elif "Metaspace" in kinds or "Replace" in kinds:
+                found[i] = token.replace("▁", " ").encode()
+            elif "WordPiece" in kinds and len(token) > 2 and token.startswith("##"):
+                found[i] = token[2:].encode()
+            else:
+                found[i] = token.encode() if "ByteLevel" in kinds else f" {token}".encode()
+        for i in (self.bos, self.pad, self.eos, self.mask):
+            found[i] = b""
+        found[self.unk] = b"" if "ByteLevel" in kinds or self.unk == self.pad else " \ufffd".encode()
+        return found
+
+    @functools.cached_property
+    def _plain(self) -> tokenizers.Tokenizer:
+        """The same with names for the special tokens that no text has."""
+        fields, hidden = json.loads(to_json(self.fields)), {name: f"\ue000{name}\ue001" for name in self.names.values()}
+        model = fields["model"]
+        if isinstance(model["vocab"], dict):
+            model["vocab"] = {hidden.get(token, token): i for token, i in model["vocab"].items()}
+        else:
+            model["vocab"] = [[hidden.get(token, token), score] for token, score in model["vocab"]]
+        if model.get("unk_token"):
+            model["unk_token"] = hidden.get(model["unk_token"], model["unk_token"])
+        for token in fields["added_tokens"]:
+            token["content"] = hidden.get(token["content"], token["content"])
+        return tokenizers.Tokenizer.from_str(to_json(fields | {"post_processor": None}))
+
+    def encode(self, text: str | bytes) -> np.ndarray:
+        """Ids of a text, or of any bytes, without special tokens: `<mask>` in the text is six characters. int32 [n]."""
+        return np.array(self._plain.encode(readable(text), add_special_tokens=False).ids, np.int32)
+
+    def bytes_lost(self, text: str) -> int:
+        """How many bytes of a text `<unk>` stands for."""
+        text = readable(text)
+        encoded = self._plain.encode(text, add_special_tokens=False)
+        unknown = (span for i, span in zip(encoded.ids, encoded.offsets) if i == self.unk)
+        return sum(len(text[start:end].encode()) for start, end in unknown)
+
+    def fast(self) -> tokenizers.Tokenizer:
+        """The same for the `tokenizers` library."""
+        return tokenizers.Tokenizer.from_str(to_json(self.fields))
+
+    def save(self, folder: str | Path) -> None:
+        storage.write_text(storage.join(folder, JSON), dumped(self.fields))
+        storage.write_json(storage.join(folder, "tokenizer_config.json"), self.settings())
+
+    def settings(self) -> dict[str, Any]:
+        """What tokenizer_config.json must say for every version of transformers to take tokenizer.json as it is."""
+        names = {
+            f"{role}_token": self.names[name] for name, (roles, _) in _NAMES.items() if name in self.names for role in roles
+        }
+        names |= {f"{role}_token": token for role, token in zip(("cls", "sep"), self._around()) if token}
+        spaced = [part.get("add_prefix_space", False) for part in _parts(self.fields.get("pre_tokenizer"), "pretokenizers")]
+        inputs = ["input_ids", *(["token_type_ids"] if self.types else []), "attention_mask"]
+        whole = {"tokenizer_class": "PreTrainedTokenizerFast", "add_prefix_space": any(spaced), "model_input_names": inputs}
+        return whole | names
+
+    def _around(self) -> Iterator[str | None]:
+        by_id = {i: token for token, i in self._vocab.items()}
+        return (by_id.get(i) for i in (self.bos, self.eos))
+
+
+def _parts(section: dict[str, Any] | None, name: str) -> Sequence[dict[str, Any]]:
+    """The parts of a section of tokenizer.json, which is one of them or a sequence."""
+    return () if not section else section.get(name) or (section,)
+
+
+def readable(text: str | bytes) -> str:
+    """The text that the library takes: U+FFFD for what is no character."""
+    text = text.decode("utf-8", "surrogateescape") if isinstance(text, bytes) else text
+    return _SURROGATE.sub("\ufffd", text)
+
+
+def byte_level(published: Published) -> ByteLevelBPE | None:
+    """Ours for a tokenizer.json that says exactly what ours does, in all that changes ids."""
+    fields, model = published.fields, published.fields["model"]
+    before = fields["pre_tokenizer"] or {}
+    if (
+        model.get("type") != "BPE"
+        or fields["normalizer"] is not None
+        or (before.get("type"), before.get("add_prefix_space"), before.get("use_regex", True)) != ("ByteLevel", False, True)
+        or any(model.get(name) for name in ("dropout", "continuing_subword_prefix", "end_of_word_suffix", "ignore_merges"))
+    ):
+        return None
+    vocab = model["vocab"] | {token["content"]: token["id"] for token in fields["added_tokens"]}
+    merges = [tuple(merge.split(" ")) if isinstance(merge, str) else tuple(merge) for merge in model["merges"]]
+    flags = {(t["content"], t["single_word"], t["lstrip"], t["rstrip"], t["special"]) for t in fields["added_tokens"]}
+    try:
+        found = ByteLevelBPE(vocab, merges)
+    except UserError:
+        return None
+    ours = {(token, False, token == "<mask>", False, True) for token in found.special}
+    single, pair, _ = frames(tokenizers.Tokenizer.from_str(to_json(fields)), "")
+    same = (single, pair) == usual_frames(found.bos, found.eos) and flags == ours
+    return found if same and set(published.names.values()) == set(found.special) else None
+
+
+def usual_frames(bos: int, eos: int) -> tuple[Frame, Frame]:
+    """RoBERTa's own: `<s> A </s>`, `<s> A </s></s> B </s>`."""
+    return ((bos,), (eos,)), ((bos,), (eos, eos), (eos,))
