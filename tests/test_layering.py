@@ -14,7 +14,7 @@ SOURCES = {path: (PACKAGE / path).read_text() for path in MODULES}
 LAYERS = [
     {"output"},
     {"errors", "imports", "memory", "bucketing", "hlo_analysis", "html_page", "walk"},
-    {"storage", "config", "config_files", "hardware"},
+    {"storage", "config", "config_files", "hardware", "snapshot"},
     {"lock"},
     {"model", "tokenization"},
     {"training", "data"},

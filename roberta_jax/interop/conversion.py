@@ -164,6 +164,8 @@ def gather(
             raise UserError(f"{origin} lacks the tensor {name}, expected with shape {shape}.")
         if left[name].shape != shape:
             raise UserError(f"{origin}: the tensor {name} has shape {left[name].shape}, expected {shape}.")
+        if left[name].dtype.kind in "biu":
+            raise UserError(f"{origin}: the tensor {name} is of {left[name].dtype}, as quantized models are; expected floats.")
         return np.asarray(left.pop(name), np.float32)
 
     params = {}
@@ -206,6 +208,8 @@ def head_of(tensors: Tensors, architectures: list[str]) -> str:
                 f"the architecture {architectures[0]} is none of those read here: Roberta, XLMRoberta or Camembert "
                 f"{', '.join(row.architecture for row in TRANSFORMERS_HEADS.values())}."
             )
+        if not named[0] and "lm_head.dense.weight" in tensors:  # saved by a class without one, from a file that has it
+            return "lm_head"
         return named[0]
     marks = {
         "lm_head.dense.weight": "lm_head",
@@ -221,15 +225,31 @@ def head_of(tensors: Tensors, architectures: list[str]) -> str:
 def from_transformers(
     tensors: Tensors, config: RobertaConfig, architectures: list[str], origin: str
 ) -> tuple[dict, str, dict[str, str]]:
-    """(parameters, name of the head, ignored tensors) of a transformers model's tensors; errors as `gather`."""
+    """(parameters, name of the head, ignored tensors) of a transformers model's tensors; errors as `gather`.
+
+    Where there is no tensor of the head that the config names, as in sentence-transformers' folders, the head is "".
+    """
+    tensors = _as_named_today(tensors)
     head = head_of(tensors, architectures)
     rows = TRANSFORMERS_HEADS[head].rows
+    if not any(name in tensors for _, name in rows):
+        head, rows = "", []
     bias = next((name for path, name in rows if path.endswith("out/bias")), None)
     outputs = tensors[bias].shape[0] if bias in tensors else 1
     bare = not any(name.startswith("roberta.") for name in tensors)  # RobertaModel alone
     rename = (lambda name: name.removeprefix("roberta.")) if bare else (lambda name: name)
     params, ignored = gather(tensors, ENCODER + rows, shapes(config, head, outputs), origin, rename=rename)
     return params, head, ignored
+
+
+def _as_named_today(tensors: Tensors) -> dict[str, np.ndarray]:
+    """Of checkpoints that TensorFlow's names went through, and of heads whose bias stands at the decoder alone."""
+    today = {"gamma": "weight", "beta": "bias"}
+    norm = re.compile(r"(?<=LayerNorm\.)(gamma|beta)$|(?<=layer_norm\.)(gamma|beta)$")
+    renamed = {norm.sub(lambda found: today[found[0]], name): array for name, array in tensors.items()}
+    if "lm_head.bias" not in renamed and "lm_head.decoder.bias" in renamed:
+        renamed["lm_head.bias"] = renamed.pop("lm_head.decoder.bias")
+    return renamed
 
 
 def to_transformers(params: dict) -> dict[str, np.ndarray]:
@@ -263,35 +283,71 @@ FIXED = {
 }
 
 
+# What is read of config.json: (its kind, the least, the greatest value, what holds where it is not there or null).
+_WHOLE, _MOST = int, 2**31 - 1
+_FIELDS = {
+    **dict.fromkeys(("vocab_size", "num_hidden_layers", "hidden_size", "intermediate_size"), (_WHOLE, 1, _MOST, None)),
+    **dict.fromkeys(("num_attention_heads", "max_position_embeddings"), (_WHOLE, 1, _MOST, None)),
+    "type_vocab_size": (_WHOLE, 1, _MOST, 2),
+    "pad_token_id": (_WHOLE, 0, _MOST, 1),
+    "layer_norm_eps": (float, 0, 1, 1e-12),
+    "hidden_dropout_prob": (float, 0, 0.999, 0.1),
+    "attention_probs_dropout_prob": (float, 0, 0.999, 0.1),
+    "initializer_range": (float, 1e-9, 100, 0.02),
+}
+
+
+def _field(fields: Mapping[str, Any], name: str, origin: str) -> Any:
+    kind, least, most, otherwise = _FIELDS[name]
+    value = fields.get(name)
+    value = otherwise if value is None else value
+    if value is None:
+        raise UserError(f"{origin} lacks {name}, expected as a whole number.")
+    number = isinstance(value, int if kind is int else (int, float)) and not isinstance(value, bool)
+    if not number or not least <= value <= most:
+        expected = f"a {'whole ' if kind is int else ''}number from {least} to {most}"
+        raise UserError(f"{origin}: {name} is {str(value)[:60]!r}; expected {expected}.")
+    return kind(value)
+
+
+def architectures_of(fields: Mapping[str, Any], origin: str) -> list[str]:
+    """The classes that config.json names; [] where it names none."""
+    found = fields.get("architectures") or []
+    if not isinstance(found, list) or not all(isinstance(name, str) for name in found):
+        raise UserError(f"{origin}: architectures is {str(found)[:60]!r}; expected a list of names.")
+    return found
+
+
 def config_from_transformers(fields: Mapping[str, Any], origin: str) -> RobertaConfig:
-    """Raises: UserError where the fields are of another architecture."""
-    if fields.get("model_type") not in MODEL_TYPES:
-        raise UserError(
-            f"{origin} is the config of a {fields.get('model_type', 'model without a model_type')!r}; "
-            f"this package reads {', '.join(MODEL_TYPES)}."
-        )
+    """Raises: UserError where the fields are of another architecture, or no such values."""
+    model_type = fields.get("model_type", "model without a model_type")
+    if not isinstance(model_type, str) or model_type not in MODEL_TYPES:
+        raise UserError(f"{origin} is the config of a {str(model_type)[:60]!r}; this package reads {', '.join(MODEL_TYPES)}.")
     for name, values in FIXED.items():
         if fields.get(name, values[0]) not in values:
-            raise UserError(f"{origin}: {name} is {fields[name]!r}; this package computes {values[0]!r} alone.")
-    sizes = ("vocab_size", "num_hidden_layers", "hidden_size", "intermediate_size", "num_attention_heads")
-    sizes += ("max_position_embeddings",)
-    missing = [name for name in sizes if not isinstance(fields.get(name), int)]
-    if missing:
-        raise UserError(f"{origin} lacks {missing[0]}, expected as a whole number.")
-    pad_id = fields.get("pad_token_id", 1)
+            raise UserError(f"{origin}: {name} is {str(fields[name])[:60]!r}; this package computes {values[0]!r} alone.")
+    found = {name: _field(fields, name, origin) for name in _FIELDS}
+    pad_id, hidden, heads = (found[name] for name in ("pad_token_id", "hidden_size", "num_attention_heads"))
+    if hidden % heads:
+        raise UserError(f"{origin}: hidden_size is {hidden}, no multiple of num_attention_heads, {heads}.")
+    if pad_id >= found["vocab_size"] or found["max_position_embeddings"] <= pad_id + 1:
+        raise UserError(
+            f"{origin}: pad_token_id is {pad_id}, which leaves no id or no position for text; vocab_size is "
+            f"{found['vocab_size']}, max_position_embeddings {found['max_position_embeddings']}."
+        )
     return RobertaConfig(
-        vocab_size=fields["vocab_size"],
-        num_layers=fields["num_hidden_layers"],
-        hidden_size=fields["hidden_size"],
-        intermediate_size=fields["intermediate_size"],
-        num_heads=fields["num_attention_heads"],
-        max_length=fields["max_position_embeddings"] - pad_id - 1,
-        num_token_types=fields.get("type_vocab_size", 2),
+        vocab_size=found["vocab_size"],
+        num_layers=found["num_hidden_layers"],
+        hidden_size=hidden,
+        intermediate_size=found["intermediate_size"],
+        num_heads=heads,
+        max_length=found["max_position_embeddings"] - pad_id - 1,
+        num_token_types=found["type_vocab_size"],
         pad_id=pad_id,
-        layer_norm_eps=fields.get("layer_norm_eps", 1e-12),
-        dropout=float(fields.get("hidden_dropout_prob", 0.1)),
-        attention_dropout=float(fields.get("attention_probs_dropout_prob", 0.1)),
-        initializer_range=fields.get("initializer_range", 0.02),
+        layer_norm_eps=found["layer_norm_eps"],
+        dropout=found["hidden_dropout_prob"],
+        attention_dropout=found["attention_probs_dropout_prob"],
+        initializer_range=found["initializer_range"],
     )
 
 

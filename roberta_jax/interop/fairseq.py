@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from roberta_jax import storage
 from roberta_jax.errors import UserError
 from roberta_jax.interop import torch_files
 from roberta_jax.interop.conversion import Rows, Tensors, gather, shapes
 from roberta_jax.model.config import RobertaConfig
-from roberta_jax.tokenization.pretrained import LosslessTokenizer, PretrainedTokenizer, load_tokenizer
-from roberta_jax.tokenization.tokenizer import BYTE_OF, MASK, SPECIAL_TOKENS, ByteLevelBPE
+from roberta_jax.tokenization import fairseq as dictionary
+from roberta_jax.tokenization.pretrained import PretrainedTokenizer, load_tokenizer
+from roberta_jax.tokenization.tokenizer import SPECIAL_TOKENS
 
 _LAYER = "encoder.sentence_encoder.layers.{layer}."
 
@@ -129,18 +129,9 @@ def _tokenizer(folder: Path, vocab_size: int) -> PretrainedTokenizer | None:
     path = folder / "dict.txt"
     if not path.is_file():
         raise UserError(f"{folder} has model.pt but no dict.txt, which says what its ids mean; put it there.")
-    lines = storage.read_text(path).splitlines()
-    tokens = [*SPECIAL_TOKENS[:4], *(line.rsplit(" ", 1)[0] for line in lines), MASK]
-    if len(tokens) != vocab_size:
+    if (found := len(dictionary.tokens(folder))) != vocab_size:
         raise UserError(
-            f"{path} makes a vocabulary of {len(tokens)} tokens ({len(lines)} lines and 5 special ones), "
+            f"{path} makes a vocabulary of {found} tokens ({found - 5} lines and 5 special ones), "
             f"model.pt has {vocab_size} embeddings."
         )
-    merges_path = next((folder / name for name in ("vocab.bpe", "merges.txt") if (folder / name).is_file()), None)
-    if merges_path is None or not any(token.isdigit() for token in tokens):
-        return load_tokenizer(folder)
-    merges = [tuple(line.split(" ")) for line in storage.read_text(merges_path).split("\n")]
-    merges = [merge for merge in merges if len(merge) == 2 and not merge[0].startswith("#version")]
-    gpt2 = [*sorted(BYTE_OF), *(left + right for left, right in merges), "<|endoftext|>"]
-    named = [gpt2[int(token)] if token.isdigit() and int(token) < len(gpt2) else token for token in tokens]
-    return LosslessTokenizer(ByteLevelBPE({token: i for i, token in enumerate(named)}, merges, origin=str(folder)))
+    return load_tokenizer(folder)

@@ -1,6 +1,6 @@
 """Pretrained models in, whatever wrote them, and out as transformers loads them."""
 
-import re
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,11 +9,12 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from roberta_jax import storage
+from roberta_jax import snapshot, storage
 from roberta_jax.config import typed
 from roberta_jax.errors import UserError
 from roberta_jax.interop import fairseq, remote, torch_files
 from roberta_jax.interop.conversion import (
+    architectures_of,
     config_from_transformers,
     config_to_transformers,
     flatten,
@@ -44,6 +45,8 @@ from roberta_jax.training.workdir import (
 _SMALL_FILES = [*published.FILES]
 _WEIGHTS = [["model.safetensors", "model-*.safetensors", "model.safetensors.index.json"], ["pytorch_model*.bin*"]]
 
+_DTYPES = ("F32", "F16", "BF16", "F64", "I64", "I32", "I16", "I8", "U8", "BOOL")  # of safetensors; the last are of constants
+
 # A task's kind, in task.json → transformers' problem_type.
 PROBLEMS = {
     "classification": "single_label_classification",
@@ -71,7 +74,7 @@ def load(source: str | Path, checkpoint: str | int = "newest") -> Pretrained:
         return replace(pretrained, origin=pretrained.origin.replace(str(folder), str(source), 1))
     folder = Path(source).expanduser()
     if not folder.exists():
-        if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", str(source)) or str(source).startswith("."):
+        if not snapshot.is_name(str(source)):
             raise UserError(f"{source}: there is no such folder.")
         folder = _download(str(source))
     if (folder / CHECKPOINTS).is_dir():
@@ -111,25 +114,11 @@ def steps_of(source: str | Path) -> list[int]:
 
 def _download(name: str) -> Path:
     """The snapshot of a hub repository, from the cache where it is there."""
-    import huggingface_hub
-    from huggingface_hub import constants, errors
-
-    where = constants.ENDPOINT
-    try:
-        for weights in _WEIGHTS:
-            folder = Path(huggingface_hub.snapshot_download(name, allow_patterns=_SMALL_FILES + weights))
-            if any(path for pattern in weights for path in folder.glob(pattern)):
-                return folder
-    except errors.GatedRepoError:
-        raise UserError(f"{name} on {where} asks to be allowed in: accept its terms there, then `hf auth login`.") from None
-    except (errors.RepositoryNotFoundError, errors.HFValidationError):
-        raise UserError(f"{name} is neither a folder here nor a repository on {where} that you may read.") from None
-    except Exception as error:  # its HTTP library raises its own kinds
-        raise UserError(
-            f"the hub {where} did not give {name} and the cache lacks it ({type(error).__name__}): see to the network, "
-            "HF_ENDPOINT and HF_HUB_OFFLINE, or give a folder."
-        ) from None
-    raise UserError(f"{name} on {where} has neither safetensors nor pytorch_model.bin.")
+    for weights in _WEIGHTS:
+        folder = snapshot.download(name, _SMALL_FILES + weights)
+        if any(path for pattern in weights for path in folder.glob(pattern)):
+            return folder
+    raise UserError(f"{name} on the hub has neither safetensors nor pytorch_model.bin.")
 
 
 def _load_workdir(workdir: Path, checkpoint: str | int) -> Pretrained:
@@ -195,7 +184,13 @@ def _load_transformers(folder: Path) -> Pretrained:
     fields = read_json(folder / "config.json")
     config = config_from_transformers(fields, str(folder / "config.json"))
     tensors, path = _read_tensors(folder)
-    params, head, ignored = from_transformers(tensors, config, fields.get("architectures") or [], str(path))
+    architectures = architectures_of(fields, str(folder / "config.json"))
+    params, head, ignored = from_transformers(tensors, config, architectures, str(path))
+    if not head and architectures and not architectures[0].endswith("Model"):
+        warnings.warn(
+            f"{folder}: config.json says {architectures[0]}, but there is no tensor of its head: it is an encoder alone.",
+            stacklevel=3,
+        )
     try:
         named = {int(i): label for i, label in (fields.get("id2label") or {}).items()}
     except (AttributeError, TypeError, ValueError):
@@ -204,7 +199,7 @@ def _load_transformers(folder: Path) -> Pretrained:
         ) from None
     labels = _labels(params, head, named)
     problem = (fields.get("problem_type") or "") if head == "classification" else ""
-    if problem and problem not in PROBLEMS.values():
+    if problem and problem not in [*PROBLEMS.values()]:
         raise UserError(f"{folder / 'config.json'}: problem_type is {problem!r}; expected {', '.join(PROBLEMS.values())}.")
     model_type = fields["model_type"]
     settings = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
@@ -243,6 +238,12 @@ def _read_tensors(folder: Path) -> tuple[dict[str, np.ndarray], Path]:
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
     try:
+        with safetensors.safe_open(path, "numpy") as file:
+            for name in file.keys():  # noqa: SIM118
+                if (dtype := file.get_slice(name).get_dtype()) not in _DTYPES:
+                    raise UserError(
+                        f"{path}: the tensor {name} is of {dtype}, as quantized models are; expected {', '.join(_DTYPES[:4])}."
+                    )
         return safetensors.numpy.load_file(path)
     except safetensors.SafetensorError as error:
         raise UserError(f"{path} is not a whole safetensors file ({error}); copy or download it again.") from None
@@ -263,6 +264,8 @@ def save(pretrained: Pretrained, folder: Path, card: str = "") -> None:
     require_room(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").unlink(missing_ok=True)  # without it there is no model, until it comes again as the last file
+    for name in (*published.FILES, *encodings.FILES.values()):  # of an export before, whose tokenizer had other files
+        (folder / name).unlink(missing_ok=True)
     fields = config_to_transformers(
         config, pretrained.head, pretrained.labels, tokenizer.bos, tokenizer.eos, pretrained.model_type, pretrained.problem
     )

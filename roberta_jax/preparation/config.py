@@ -40,7 +40,11 @@ class CorpusConfig(ReaderConfig):
         "files, folders and globs of .txt, .jsonl, .json, .parquet (plain, .gz, .zst), here or behind a URL (gs://, s3://); a "
         "prepared corpus; tfds:NAME[:split]; or docs, the docstrings of the Python packages installed here",
     )
-    tokenizer: int | str = option(50_265, "a folder with vocab.json and merges.txt, or the size of a vocabulary to train")
+    tokenizer: int | str = option(
+        50_265,
+        "the size of a vocabulary to train, or whose to take: a folder with a tokenizer, a model's, a hub name; with init_from "
+        "a size means that model's own",
+    )
     format: str = option("full-sentences", "how sentences fill rows", choices=tuple(packing.FORMATS))
     length: int = option(512, "ids a row")
     valid_fraction: float = option(0.01, "of the documents that are held out, by their hash")

@@ -31,13 +31,13 @@ LOCK = ".lock"  # in a folder that was there before
 NOTHING = {LOCK, lock.NAME, "lost+found"}  # what an empty folder may hold: the latter is what a new disk is mounted with
 
 
+def _named(config: CorpusConfig) -> Tokenizer | None:
+    """The one that the config names; None where it is to be trained."""
+    return None if isinstance(config.tokenizer, int) else encodings.of_model(config.tokenizer)
+
+
 def _tokenizer(config: CorpusConfig, shards: list[list[Piece]], cache: Path) -> Tokenizer:
-    """The one the config names, or one trained on the train documents and kept in the cache."""
-    if not isinstance(config.tokenizer, int):
-        tokenizer = encodings.load(config.tokenizer)
-        if config.encoding not in (CorpusConfig.encoding, tokenizer.encoding):
-            raise UserError(f"data.encoding is {config.encoding!r}; {config.tokenizer} holds {tokenizer.encoding!r}.")
-        return tokenizer
+    """One trained on the train documents and kept in the cache."""
     fingerprints = [asdict(piece) for pieces in shards for piece in pieces]
     reading = cache_key_fields(config)["reading"]
     other = [config.encoding] if config.encoding != CorpusConfig.encoding else []
@@ -78,6 +78,7 @@ def prepare(
     cache: Path = storage.CACHE,
     processes: int | None = None,
     agree: Callable[[Tokenizer], None] = lambda tokenizer: None,
+    tokenizer: Tokenizer | None = None,
 ) -> Corpus:
     """The corpus that the config describes: made, or found in `out` (by default a folder in the cache).
 
@@ -85,17 +86,18 @@ def prepare(
 
     Args:
       agree: raises a UserError where the tokenizer is not the right one; it is asked before any row is made.
+      tokenizer: in the place of the one that the config names.
 
     Raises:
       UserError: for a source, a tokenizer or a document that cannot be used.
     """
-    if not isinstance(config.tokenizer, int):
-        agree(encodings.load(config.tokenizer))
+    if (tokenizer := tokenizer or _named(config)) is not None:
+        agree(tokenizer)
     if len(config.source) == 1 and storage.exists(storage.join(config.source[0], "manifest.json")):
-        _refuse_another(config.source[0], config)
+        _refuse_another(config.source[0], config, tokenizer)
         agree(encodings.load(storage.join(config.source[0], "tokenizer")))
         return Corpus(on_this_machine(config.source[0], cache))
-    return Corpus(on_this_machine(make(config, out, cache, processes, agree=agree), cache))
+    return Corpus(on_this_machine(make(config, out, cache, processes, agree=agree, tokenizer=tokenizer), cache))
 
 
 def _usable(cache: Path) -> Path:
@@ -117,21 +119,24 @@ def make(
     workers: int | None = None,
     run: Callable[[Preparation, Path, int], None] = processes.run,
     agree: Callable[[Tokenizer], None] = lambda tokenizer: None,
+    tokenizer: Tokenizer | None = None,
 ) -> str:
     """The folder of the corpus that the config describes, which may be a URL: made, or found.
 
     Args:
       run: what writes the shards: (work, a folder for what goes between stages, processes).
-      agree: as in `prepare`.
+      agree, tokenizer: as in `prepare`.
     """
     if out:
         _refuse_foreign(out)
-    workers, trains = workers or os.cpu_count(), isinstance(config.tokenizer, int)
-    if trains or not out or storage.is_url(out) or "docs" in (*config.source, *config.exclude):
+    workers, tokenizer = workers or os.cpu_count(), tokenizer or _named(config)
+    if tokenizer and config.encoding not in (CorpusConfig.encoding, tokenizer.encoding):
+        raise UserError(f"data.encoding is {config.encoding!r}; {config.tokenizer} holds {tokenizer.encoding!r}.")
+    if tokenizer is None or not out or storage.is_url(out) or "docs" in (*config.source, *config.exclude):
         cache = _usable(cache)
     shards = resolve(config.source, config, cache, workers)
     excluded = resolve(config.exclude, config, cache, workers, evaluation=True) if config.exclude else []
-    tokenizer = _tokenizer(config, shards, cache)
+    tokenizer = tokenizer or _tokenizer(config, shards, cache)
     agree(tokenizer)
     made_of = [
         cache_key_fields(config) | {"source": None, "tokenizer": tokenizer.hash},
@@ -185,12 +190,12 @@ def _refuse_foreign(out: str | Path) -> None:
         storage.require_writable(there if os.path.lexists(there) else there.parent)
 
 
-def _refuse_another(folder: str, config: CorpusConfig) -> None:
-    """A prepared corpus that is not what the config asks for."""
+def _refuse_another(folder: str, config: CorpusConfig, tokenizer: Tokenizer | None) -> None:
+    """A prepared corpus that is not what the config asks for, with that tokenizer if there is one."""
     manifest = read_manifest(folder)
     wanted = {"length": config.length, "format": config.format}
-    if not isinstance(config.tokenizer, int):
-        wanted["tokenizer"] = encodings.load(config.tokenizer).hash
+    if tokenizer is not None:
+        wanted["tokenizer"] = tokenizer.hash
     elif config.tokenizer != manifest["recipe"]["tokenizer"]:  # a text may not give as many entries as were asked for
         wanted["vocabulary"] = config.tokenizer
     if config.encoding != CorpusConfig.encoding:

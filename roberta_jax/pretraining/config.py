@@ -45,17 +45,20 @@ class PretrainConfig(RunConfig):
     model: RobertaConfig = field(default_factory=RobertaConfig)
     data: DataConfig = field(default_factory=DataConfig)
 
+    @property
+    def takes_tokenizer_of_init_from(self) -> bool:
+        """Whether there is a model to go on with, and data.tokenizer names none: a new vocabulary would not fit its table."""
+        return bool(self.init_from) and isinstance(self.data.tokenizer, int)
+
     def check_together(self) -> None:
         """Raises a UserError where fields do not go together."""
         warmup(self.optimizer, self.steps)
         model, entries = self.model, self.data.tokenizer
-        if isinstance(entries, int) and model.vocab_size > entries:  # a text may give fewer than it is asked for, but not more
-            whose, instead = "config.model.vocab_size", "set it to 0, which takes as many as there are"
-            if self.init_from:
-                whose, instead = f"config.init_from {self.init_from}: its vocab_size", "name its tokenizer's folder there"
+        trained = isinstance(entries, int) and not self.takes_tokenizer_of_init_from
+        if trained and model.vocab_size > entries:  # a text may give fewer than it is asked for, but not more
             raise UserError(
-                f"{whose} is {model.vocab_size}, the tokenizer has at most {entries} entries, by config.data.tokenizer; "
-                f"{instead}."
+                f"config.model.vocab_size is {model.vocab_size}, the tokenizer has at most {entries} entries, by "
+                "config.data.tokenizer; set it to 0, which takes as many as there are."
             )
         expected = f"at least config.data.length, {self.data.length}, or 0: that"
         check(not 0 < model.max_length < self.data.length, "model.max_length", model.max_length, expected)
@@ -69,5 +72,5 @@ def with_sizes(config: PretrainConfig) -> PretrainConfig:
     model = config.model
     if not model.vocab_size:
         tokenizer = config.data.tokenizer
-        model = replace(model, vocab_size=tokenizer if isinstance(tokenizer, int) else len(encodings.load(tokenizer)))
+        model = replace(model, vocab_size=tokenizer if isinstance(tokenizer, int) else len(encodings.of_model(tokenizer)))
     return replace(config, model=replace(model, max_length=model.max_length or config.data.length))

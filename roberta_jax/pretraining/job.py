@@ -43,13 +43,18 @@ def check_devices(config: PretrainConfig) -> None:
     accumulation(config.batch_size, config.microbatch_size, make_mesh(config.fsdp))
 
 
-def open_corpus(data: DataConfig, agree: Callable[[Tokenizer], None] = lambda tokenizer: None) -> Corpus:
+def open_corpus(
+    data: DataConfig,
+    agree: Callable[[Tokenizer], None] = lambda tokenizer: None,
+    tokenizer: Tokenizer | None = None,
+) -> Corpus:
     """The prepared corpus that `source` names, or the one that it becomes.
 
     Args:
       agree: raises a UserError where the tokenizer is not the right one; it is asked before any row is made.
+      tokenizer: in the place of `data.tokenizer`.
     """
-    corpus = prepare(data, cache=Path(data.cache), processes=data.processes or None, agree=agree)
+    corpus = prepare(data, cache=Path(data.cache), processes=data.processes or None, agree=agree, tokenizer=tokenizer)
     corpus.train.fraction = data.fraction
     return corpus
 
@@ -87,8 +92,8 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
 
     Args:
       initial: what `config.init_from` names: its sizes take the place of `config.model`'s, its parameters are the
-        first, and its tokenizer, where that is one of `tokenization.encodings`, must be the corpus'. A run that resumes does
-        not ask for the parameters.
+        first, and its tokenizer must be the corpus'; it is, where `data.tokenizer` names no other. A run that resumes does
+        not ask for the parameters, and has the tokenizer in its workdir.
 
     Returns:
       Whether it has done all its steps; a signal ends it before.
@@ -104,7 +109,13 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
             raise UserError(
                 f"config.init_from {config.init_from} has another tokenizer than the corpus; name it in data.tokenizer."
             )
-        if wanted not in (0, len(tokenizer)):
+        if initial:  # whose table may have more rows than there are ids
+            if len(tokenizer) > wanted or tokenizer.pad != config.model.pad_id:
+                raise UserError(
+                    f"config.init_from {config.init_from} has {wanted} rows of embeddings and <pad> {config.model.pad_id}, "
+                    f"data.tokenizer {config.data.tokenizer} ids up to {len(tokenizer) - 1} and <pad> {tokenizer.pad}."
+                )
+        elif wanted not in (0, len(tokenizer)):
             raise UserError(
                 f"config.model.vocab_size is {wanted}, the tokenizer has {len(tokenizer)} entries; set it to that, or to 0."
             )
@@ -116,8 +127,15 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
         if another:
             raise UserError(f"{kept} is another tokenizer than the corpus'; take another workdir or that run's corpus.")
 
-    corpus, pairs, masking = open_corpus(config.data, agree), of_pairs(config), masking_of(config.data)
-    model = replace(model_of(config), vocab_size=len(corpus.tokenizer), max_length=config.model.max_length or corpus.length)
+    own = None
+    if initial and config.takes_tokenizer_of_init_from:
+        own = initial[2] or encodings.find(kept)
+        if own is None:
+            raise UserError(f"config.init_from {config.init_from} has no tokenizer; name one in config.data.tokenizer.")
+    corpus, pairs, masking = open_corpus(config.data, agree, own), of_pairs(config), masking_of(config.data)
+    model = replace(model_of(config), max_length=config.model.max_length or corpus.length)
+    if not initial:
+        model = replace(model, vocab_size=len(corpus.tokenizer), pad_id=corpus.tokenizer.pad)
     config = replace(config, model=model)
     for split in ("train", "valid"):
         if not len(getattr(corpus, split)):
@@ -257,7 +275,8 @@ def examples(params: dict, config: RobertaConfig, corpus: Corpus, number: int = 
     segment_ids = (input_ids != tokenizer.pad).astype(np.int32)
     logits = jax.jit(apply_masked_lm, static_argnums=1)(params, config, input_ids, segment_ids, positions)
     words = np.array([any(map(str.isalpha, tokenizer.decode([i]))) for i in range(len(tokenizer))])
-    probabilities, best = jax.lax.top_k(jax.nn.softmax(gather_to_host(logits)[:, 0]) * words, answers)
+    known = jax.nn.softmax(gather_to_host(logits)[:, 0])[:, : len(tokenizer)]  # a published table may have more rows
+    probabilities, best = jax.lax.top_k(known * words, answers)
     lines = []
     for (ids, at), p, b in zip(found, np.asarray(probabilities), np.asarray(best)):
         shown = f"{tokenizer.decode(ids[:at])} <mask>{tokenizer.decode(ids[at + 1 :])}"

@@ -26,9 +26,9 @@ import numpy as np
 import sentencepiece
 import tokenizers
 
-from roberta_jax import storage
+from roberta_jax import snapshot, storage
 from roberta_jax.errors import UserError
-from roberta_jax.tokenization import published
+from roberta_jax.tokenization import fairseq, published
 from roberta_jax.tokenization.published import JsonTokenizer
 from roberta_jax.tokenization.scripts import script_of
 from roberta_jax.tokenization.sentences import split_sentences
@@ -67,8 +67,10 @@ def find(folder: str | Path) -> Tokenizer | None:
         return _of_file(storage.join(folder, FILES[encoding]), encoding)
     if {"vocab.json", "merges.txt"} <= there and there.isdisjoint(_BESIDE):
         return ByteLevelBPE.load(folder)
+    if published.JSON not in there and (of_fairseq := fairseq.read(folder)):
+        return of_fairseq
     if found := published.read(folder):
-        return published.byte_level(found) or JsonTokenizer(found.fields, found.names, str(folder), found.types)
+        return published.byte_level(found) or JsonTokenizer(found.fields, found.names, str(folder), found.types, found.library)
     for name in ("sentencepiece.bpe.model", "spiece.model", "bpe.codes", "vocab.txt", "vocab.json"):
         if name in there:
             raise UserError(
@@ -84,6 +86,18 @@ _BESIDE = {*published.FILES} - {"vocab.json", "merges.txt", "vocab.txt", "config
 def load(folder: str | Path) -> Tokenizer:
     """`find`, where it is an error that there is none."""
     return find(folder) or ByteLevelBPE.load(folder)  # whose error names what is missing
+
+
+def of_model(source: str) -> Tokenizer:
+    """The tokenizer that a config names: its own folder, or that of a model, a workdir or a name on the hub.
+
+    Raises:
+      UserError: there is none, or it is damaged, or the hub does not answer.
+    """
+    if not storage.is_url(source) and not Path(source).expanduser().exists() and snapshot.is_name(source):
+        source = str(snapshot.download(source, published.FILES))
+    within = storage.join(source, "tokenizer")
+    return find(source) or find(within) or ByteLevelBPE.load(source)
 
 
 def _of_file(path: str, encoding: str) -> Tokenizer:

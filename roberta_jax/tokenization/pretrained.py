@@ -63,7 +63,7 @@ class FastTokenizer:
     def __init__(self, base: Tokenizer, origin: str = "", whole: JsonTokenizer | None = None):
         self.base = base
         self._whole = whole or (base if isinstance(base, JsonTokenizer) else JsonTokenizer(_fields(base), _NAMES, origin))
-        self._fast = self._whole.fast()
+        self._fast = self._whole.library
         self.bos, self.pad, self.eos, self.mask = (getattr(self._whole, name) for name in ("bos", "pad", "eos", "mask"))
         self.mask_token = self._whole.names["mask"]
         *self.frames, typed = published.frames(self._fast, origin)

@@ -53,6 +53,7 @@ class Published(NamedTuple):
     fields: dict[str, Any]  # a tokenizer.json
     names: dict[str, str]  # of the tokens that are bos, pad, eos, unk and mask; unk may be missing
     types: bool  # whether transformers tells the model which token is of the second text
+    library: tokenizers.Tokenizer  # the same: a large one takes seconds to make
 
 
 def read(folder: str | Path) -> Published | None:
@@ -63,7 +64,7 @@ def read(folder: str | Path) -> Published | None:
     """
     there = storage.names(folder)
     config, settings = (_object(folder, name, there) for name in ("config.json", "tokenizer_config.json"))
-    kind = settings.get("tokenizer_class") or config.get("tokenizer_class") or _OF_MODEL.get(config.get("model_type"), "")
+    kind = settings.get("tokenizer_class") or config.get("tokenizer_class") or _OF_MODEL.get(str(config.get("model_type")), "")
     kind = str(kind).removesuffix("Fast")
     if "added_tokens_decoder" not in settings:  # as it was before that
         settings = settings | _object(folder, "special_tokens_map.json", there)
@@ -72,9 +73,9 @@ def read(folder: str | Path) -> Published | None:
         if JSON in there:
             fields = _of_class(storage.parse_json(storage.read_bytes(origin)), kind, settings)
         elif {"vocab.json", "merges.txt"} <= there:
-            fields = _of_byte_level(*ByteLevelBPE.read_files(folder), settings)
+            fields = _of_byte_level(*ByteLevelBPE.read_files(folder), settings, origin)
         elif "vocab.txt" in there and kind in _OF_BERT:
-            fields = _of_vocab_txt(storage.read_text(origin), settings)
+            fields = _of_vocab_txt(storage.read_text(origin), settings, origin)
         else:
             return None
         fast = tokenizers.Tokenizer.from_str(to_json(fields))
@@ -92,7 +93,7 @@ def read(folder: str | Path) -> Published | None:
     fast.no_padding()
     inputs = settings.get("model_input_names")
     types = "token_type_ids" in inputs if isinstance(inputs, list) else kind in _OF_BERT
-    return Published(json.loads(fast.to_str()), _names(fast, settings, origin), types)
+    return Published(json.loads(fast.to_str()), _names(fast, settings, origin), types, fast)
 
 
 def _object(folder: str | Path, name: str, there: set[str]) -> dict[str, Any]:
@@ -126,13 +127,15 @@ def _name(settings: dict[str, Any], role: str, otherwise: str) -> str:
     return _content(settings.get(f"{role}_token")) or otherwise
 
 
-def _of_byte_level(vocab: dict[str, int], merges: list[tuple[str, str]], settings: dict[str, Any]) -> dict[str, Any]:
+def _of_byte_level(
+    vocab: dict[str, int], merges: list[tuple[str, str]], settings: dict[str, Any], origin: str
+) -> dict[str, Any]:
     """RobertaTokenizer's tokenizer.json for a vocabulary and its merges."""
     whole = tokenizers.Tokenizer(tokenizers.models.BPE(vocab, merges))
     whole.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=bool(settings.get("add_prefix_space", False)))
     whole.decoder = tokenizers.decoders.ByteLevel()
     cls, sep = _name(settings, "cls", "<s>"), _name(settings, "sep", "</s>")
-    _require(vocab, (cls, sep), "vocab.json")
+    _require(vocab, (cls, sep), origin)
     whole.post_processor = tokenizers.processors.RobertaProcessing((sep, vocab[sep]), (cls, vocab[cls]))
     names = {"bos": "<s>", "pad": "<pad>", "eos": "</s>", "unk": "<unk>", "mask": "<mask>"}
     tokens = {role: settings.get(f"{role}_token") or name for role, name in names.items()}
@@ -146,11 +149,11 @@ def _of_byte_level(vocab: dict[str, int], merges: list[tuple[str, str]], setting
     return json.loads(whole.to_str())
 
 
-def _of_vocab_txt(text: str, settings: dict[str, Any]) -> dict[str, Any]:
+def _of_vocab_txt(text: str, settings: dict[str, Any], origin: str) -> dict[str, Any]:
     """BertTokenizer's tokenizer.json for its vocab.txt, a token a line."""
     vocab = {line.rstrip("\r"): i for i, line in enumerate(text.removesuffix("\n").split("\n"))}
     unk, cls, sep = (_name(settings, role, f"[{role.upper()}]") for role in ("unk", "cls", "sep"))
-    _require(vocab, (unk, cls, sep), "vocab.txt")
+    _require(vocab, (unk, cls, sep), origin)
     whole = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocab, unk_token=unk))
     whole.normalizer = tokenizers.normalizers.BertNormalizer(**_bert_normalizer(settings))
     whole.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
@@ -163,9 +166,9 @@ def _of_vocab_txt(text: str, settings: dict[str, Any]) -> dict[str, Any]:
     return json.loads(whole.to_str())
 
 
-def _require(vocab: dict[str, int], names: Iterable[str], where: str) -> None:
+def _require(vocab: dict[str, int], names: Iterable[str], origin: str) -> None:
     if missing := next((name for name in names if name not in vocab), None):
-        raise UserError(f"{where} has no token {missing}, which RoBERTa's texts need.")
+        raise UserError(f"{origin} has no token {missing}, which RoBERTa's texts need.")
 
 
 def _special(token: str, lstrip: bool = False) -> tokenizers.AddedToken:
@@ -249,9 +252,16 @@ class JsonTokenizer(Tokenizer):
 
     encoding = JSON
 
-    def __init__(self, fields: dict[str, Any], names: dict[str, str], origin: str, types: bool = False):
+    def __init__(
+        self,
+        fields: dict[str, Any],
+        names: dict[str, str],
+        origin: str,
+        types: bool = False,
+        library: tokenizers.Tokenizer | None = None,
+    ):
         self.fields, self.names, self.types = fields, names, types
-        fast = tokenizers.Tokenizer.from_str(to_json(fields))
+        self.library = fast = library or tokenizers.Tokenizer.from_str(to_json(fields))
         # A post-processor may have tokens of its own around a text, and what it puts there parts the texts of a row.
         single, _, _ = frames(fast, origin)
         ids = {name: fast.token_to_id(token) for name, token in names.items()}
@@ -296,17 +306,18 @@ class JsonTokenizer(Tokenizer):
     @functools.cached_property
     def _plain(self) -> tokenizers.Tokenizer:
         """The same with names for the special tokens that no text has."""
-        fields, hidden = json.loads(to_json(self.fields)), {name: f"\ue000{name}\ue001" for name in self.names.values()}
-        model = fields["model"]
+        hidden = {name: f"\ue000{name}\ue001" for name in self.names.values()}
+        model = dict(self.fields["model"])
         if isinstance(model["vocab"], dict):
             model["vocab"] = {hidden.get(token, token): i for token, i in model["vocab"].items()}
         else:
             model["vocab"] = [[hidden.get(token, token), score] for token, score in model["vocab"]]
         if model.get("unk_token"):
             model["unk_token"] = hidden.get(model["unk_token"], model["unk_token"])
-        for token in fields["added_tokens"]:
-            token["content"] = hidden.get(token["content"], token["content"])
-        return tokenizers.Tokenizer.from_str(to_json(fields | {"post_processor": None}))
+        added = [token | {"content": hidden.get(token["content"], token["content"])} for token in self.fields["added_tokens"]]
+        return tokenizers.Tokenizer.from_str(
+            to_json(self.fields | {"model": model, "added_tokens": added, "post_processor": None})
+        )
 
     def encode(self, text: str | bytes) -> np.ndarray:
         """Ids of a text, or of any bytes, without special tokens: `<mask>` in the text is six characters. int32 [n]."""
@@ -320,7 +331,7 @@ class JsonTokenizer(Tokenizer):
         return sum(len(text[start:end].encode()) for start, end in unknown)
 
     def fast(self) -> tokenizers.Tokenizer:
-        """The same for the `tokenizers` library."""
+        """A new one of the `tokenizers` library, for who changes it; `library` is this one's own."""
         return tokenizers.Tokenizer.from_str(to_json(self.fields))
 
     def save(self, folder: str | Path) -> None:
@@ -373,7 +384,7 @@ def byte_level(published: Published) -> ByteLevelBPE | None:
     except UserError:
         return None
     ours = {(token, False, token == "<mask>", False, True) for token in found.special}
-    single, pair, _ = frames(tokenizers.Tokenizer.from_str(to_json(fields)), "")
+    single, pair, _ = frames(published.library, "")
     same = (single, pair) == usual_frames(found.bos, found.eos) and flags == ours
     return found if same and set(published.names.values()) == set(found.special) else None
 

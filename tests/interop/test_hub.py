@@ -20,7 +20,7 @@ from reference import config, randomised, rows, tensors
 
 from roberta_jax import export
 from roberta_jax.errors import UserError
-from roberta_jax.interop import hub
+from roberta_jax.interop import conversion, hub
 from roberta_jax.interop.conversion import flatten, nest, shapes, to_transformers
 from roberta_jax.model.heads import apply_with_head
 from roberta_jax.training.checkpoint import Checkpoints
@@ -362,3 +362,95 @@ def test_nothing_here_imports_tensorflow_or_torch():
     root = Path(hub.__file__).parents[2]
     done = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=120)
     assert done.stdout.strip() == "[]", done.stderr
+
+
+def edited(folder, **changes):
+    fields = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(fields | changes))
+    return folder
+
+
+def test_an_encoder_whose_config_names_a_head_is_read_without_it(tmp_path, small, text):
+    """sentence-transformers/all-distilroberta-v1 says RobertaForMaskedLM."""
+    transformers.RobertaModel(config(**small)).save_pretrained(tmp_path)
+    text.save(tmp_path)
+    edited(tmp_path, architectures=["RobertaForMaskedLM"])
+    with pytest.warns(UserWarning, match="says RobertaForMaskedLM, but there is no tensor of its head"):
+        found = hub.load(tmp_path)
+    assert found.head == "" and found.params.keys() == {"encoder"}
+
+
+def test_a_head_that_the_config_does_not_name_is_read(folder):
+    assert hub.load(edited(folder, architectures=["RobertaModel"])).head == "lm_head"
+
+
+@pytest.mark.parametrize("names", ["gamma and beta", "the decoder's bias"])
+def test_older_names_of_tensors_give_the_same(folder, model, names):
+    expected, state = hub.load(folder).params, {k: v.clone() for k, v in model.state_dict().items()}
+    if names == "gamma and beta":
+        for module in ("LayerNorm", "layer_norm"):
+            for old, new in ((".weight", ".gamma"), (".bias", ".beta")):
+                state = {name.replace(module + old, module + new): array for name, array in state.items()}
+        assert sum(name.endswith((".gamma", ".beta")) for name in state) == 12
+    else:
+        del state["lm_head.bias"]
+        assert "lm_head.decoder.bias" in state
+    (folder / "model.safetensors").unlink()
+    torch.save(state, folder / "pytorch_model.bin")
+    assert same(hub.load(folder).params, expected)
+
+
+WRONG = [None, -1, 0, 1.5, "7", [], {}, True, 10**30]
+
+
+@pytest.mark.parametrize("name", [*conversion._FIELDS, "architectures", "id2label", "problem_type", "model_type", "is_decoder"])
+def test_whatever_stands_in_a_field_of_config_json_is_read_or_one_sentence(folder, name):
+    """Nothing but a UserError, of one line, that names the field, or what does not go together with it."""
+    whole = json.loads((folder / "config.json").read_text())
+    for value in WRONG:
+        (folder / "config.json").write_text(json.dumps(whole | {name: value}))
+        try:
+            hub.load(folder)
+        except UserError as error:
+            assert "\n" not in str(error) and len(str(error)) < 600
+            assert any(part in str(error) for part in (name, "config.json", "tensor", "architecture", "<pad>", "ids go up")), (
+                error
+            )
+
+
+INDEXES = ["[]", "null"] + [
+    json.dumps({"weight_map": places}) for places in ([], {"a": []}, {"a": 1}, {"a": "../b"}, {"a": "config.json"})
+]
+
+
+@pytest.mark.parametrize("content", INDEXES)
+def test_an_index_of_another_shape_is_one_sentence(folder, content):
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(UserError) as caught:
+        hub.load(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_quantized_tensors_are_one_sentence(folder):
+    path = folder / "model.safetensors"
+    loaded = safetensors.torch.load_file(path)
+    name = "roberta.embeddings.word_embeddings.weight"
+    for dtype, word in ((torch.float8_e4m3fn, "F8_E4M3"), (torch.int8, "int8")):
+        safetensors.torch.save_file(loaded | {name: loaded[name].to(dtype)}, path)
+        with pytest.raises(UserError, match=f"{name} is of {word}"):
+            hub.load(folder)
+
+
+@pytest.mark.parametrize("name", ["tokenizer_config", "special_tokens_map", "added_tokens", "tokenizer"])
+def test_whatever_stands_beside_a_tokenizer_is_read_or_one_sentence(folder, name):
+    path = folder / f"{name}.json"
+    for content in ("", "[]", "null", "{", '{"mask_token": 5}', '{"mask_token": []}', '{"added_tokens_decoder": []}',
+                    '{"added_tokens_decoder": {"a": 1}}', '{"additional_special_tokens": 5}', '{"tokenizer_class": []}',
+                    '{"a": "b"}', '{"a": null}', '{"<x>": 1e30}', '{"model": null}'):  # fmt: skip
+        path.write_text(content)
+        try:
+            hub.load(folder)
+        except UserError as error:
+            known = (name, "<mask>", "ids go up to")
+            assert "\n" not in str(error) and any(part in str(error) for part in known), (content, error)
