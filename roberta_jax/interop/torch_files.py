@@ -6,7 +6,10 @@ the stream of pickles before it.
 """
 
 import collections
+import io
+import math
 import pickle
+import pickletools
 import sys
 import zipfile
 from pathlib import Path
@@ -47,13 +50,15 @@ class Record:
 def _tensor(storage: np.ndarray, offset: int, shape: tuple, stride: tuple, *_) -> np.ndarray:
     """A view of a storage, after a look at where it ends."""
     last = offset + sum((size - 1) * step for size, step in zip(shape, stride))
-    numbers = (offset, *shape, *stride)
+    numbers, count = (offset, *shape, *stride), math.prod(shape)
     if len(shape) != len(stride) or not all(isinstance(n, int) and n >= 0 for n in numbers):
         raise pickle.UnpicklingError("a tensor with an impossible shape")
     if 0 in shape:
         return np.zeros(shape, storage.dtype)
     if last >= storage.size:
         raise pickle.UnpicklingError("a tensor that ends behind its storage")
+    if count > max(storage.size, 1 << 20):  # a stride of 0 makes much of little; a constant may be stored so
+        raise pickle.UnpicklingError(f"a tensor of {count:,} values from a storage of {storage.size:,}")
     strides = [step * storage.itemsize for step in stride]
     return np.lib.stride_tricks.as_strided(storage[offset:], shape, strides, writeable=False)
 
@@ -116,6 +121,11 @@ def read(path: str | Path) -> Any:
 
 def _read_zip(path: Path) -> Any:
     with zipfile.ZipFile(path) as archive:
+        members, size = archive.infolist(), path.stat().st_size
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+            raise UserError(f"{path} is a compressed archive, which torch.save never writes; it is not to be trusted.")
+        if sum(member.file_size for member in members) > size:
+            raise zipfile.BadZipFile("its members are larger than itself")
         names = {name.split("/", 1)[-1]: name for name in archive.namelist()}
         if "byteorder" in names and archive.read(names["byteorder"]) != b"little":
             raise UserError(f"{path} was written by a big-endian machine; expected a little-endian file.")
@@ -123,13 +133,25 @@ def _read_zip(path: Path) -> Any:
 
         def storage(key: str, dtype: np.dtype, size: int) -> np.ndarray:
             if key not in storages:
+                if archive.getinfo(names[f"data/{key}"]).file_size != size * dtype.itemsize:
+                    raise pickle.UnpicklingError(f"storage {key} has another size than the pickle says")
                 storages[key] = np.frombuffer(archive.read(names[f"data/{key}"]), dtype)
             if storages[key].size != size or storages[key].dtype != dtype:
                 raise pickle.UnpicklingError(f"storage {key} has another size than the pickle says")
             return storages[key]
 
-        with archive.open(names["data.pkl"]) as file:
-            return _Unpickler(file, path, storage).load()
+        file = io.BytesIO(archive.read(names["data.pkl"]))
+        _check_memo(file, size)
+        return _Unpickler(file, path, storage).load()
+
+
+def _check_memo(file, size: int) -> None:
+    """Looks at a pickle without running it: a number of its memo takes memory, and none need be larger than the file."""
+    start = file.tell()
+    for operation, argument, _ in pickletools.genops(file):
+        if operation.name in ("PUT", "BINPUT", "LONG_BINPUT") and int(argument) > size:
+            raise pickle.UnpicklingError(f"a memo of {argument:,} entries")
+    file.seek(start)
 
 
 def _read_stream(file, path: Path) -> Any:
@@ -138,7 +160,8 @@ def _read_stream(file, path: Path) -> Any:
 
     def storage(key: str, dtype: np.dtype, size: int) -> np.ndarray:
         if key not in storages:
-            if not 0 <= size * dtype.itemsize <= left:
+            taken = sum(array.nbytes for array in storages.values())
+            if not 0 <= size * dtype.itemsize <= left - taken:
                 raise pickle.UnpicklingError(f"storage {key} is larger than the file")
             storages[key] = np.empty(size, dtype)  # filled below: its bytes follow the pickles
         if storages[key].size < size or storages[key].dtype != dtype:
@@ -146,6 +169,7 @@ def _read_stream(file, path: Path) -> Any:
         return storages[key]
 
     def load() -> Any:
+        _check_memo(file, left)
         return _Unpickler(file, path, storage).load()
 
     magic, _, system, result, keys = load(), load(), load(), load(), load()

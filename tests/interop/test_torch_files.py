@@ -3,6 +3,7 @@
 import argparse
 import os
 import pickle
+import resource
 import zipfile
 
 import numpy as np
@@ -115,4 +116,42 @@ def test_a_storage_larger_than_the_file_is_not_made(tmp_path, size):
     old, new = pickle.dumps(1000, 2)[2:-1], pickle.dumps(size, 2)[2:-1]
     path.write_bytes(path.read_bytes().replace(old, new))
     with pytest.raises(UserError, match="not a whole file"):
+        torch_files.read(path)
+
+
+def test_an_archive_that_unpacks_to_more_is_refused_before_memory_is_taken(tmp_path):
+    """Less than 1 MB that would be 256 MB; torch.save stores, it never compresses."""
+    path = tmp_path / "pytorch_model.bin"
+    save({"a": torch.zeros(4)}, path, True)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, bytes(1 << 28) if name.endswith("data/0") else content)
+    assert path.stat().st_size < 1 << 20
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(UserError, match="compressed archive"):
+        torch_files.read(path)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10  # KiB
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_stride_of_0_makes_no_giant_of_a_number(tmp_path, zipped):
+    path = tmp_path / "pytorch_model.bin"
+    save({"a": torch.zeros(1).expand(1 << 20, 1 << 20)}, path, zipped)
+    with pytest.raises(UserError, match="a tensor of 1,099,511,627,776 values from a storage of 1"):
+        torch_files.read(path)
+    save({"a": torch.arange(7).expand(3, 7)}, path, zipped)  # a constant, as position_ids
+    assert torch_files.read(path)["a"].shape == (3, 7)
+
+
+def test_a_memo_of_billions_is_refused_before_memory_is_taken(tmp_path):
+    path = tmp_path / "pytorch_model.bin"
+    save({"a": torch.zeros(4)}, path, True)
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, b"\x80\x02}r\xff\xff\xff\x3f." if name.endswith("data.pkl") else content)
+    with pytest.raises(UserError, match="a memo of 1,073,741,823 entries"):
         torch_files.read(path)
