@@ -9,7 +9,7 @@ import itertools
 import sys
 from collections.abc import Iterable, Iterator
 
-from roberta_jax.errors import exit_with_sentence
+from roberta_jax.errors import UserError, exit_with_sentence
 from roberta_jax.output import show, to_json
 
 CHUNK = 1_024  # texts that are answered together
@@ -27,8 +27,9 @@ def main() -> None:
     from roberta_jax.inference import load  # here, so that --help does not wait for JAX
 
     model = load(args.model, args.checkpoint, args.dtype)
-    texts = _lines() if args.texts == ["-"] else iter(args.texts)
-    while chunk := list(itertools.islice(texts, CHUNK)):
+    texts = itertools.chain.from_iterable(_lines() if text == "-" else [text] for text in args.texts)
+    at_once = 1 if args.texts == ["-"] and sys.stdin and sys.stdin.isatty() else CHUNK  # who types waits for each answer
+    while chunk := list(itertools.islice(texts, at_once)):
         for text, masks in zip(chunk, model.fill_mask(chunk, args.top_k)):
             if args.json:
                 guesses = [[dataclasses.asdict(guess) for guess in mask] for mask in masks]
@@ -38,7 +39,13 @@ def main() -> None:
 
 
 def _lines() -> Iterator[str]:
-    return (line.rstrip("\n") for line in sys.stdin if line.strip())
+    for number, line in enumerate(sys.stdin.buffer if sys.stdin else (), 1):
+        try:
+            text = line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+        except UnicodeDecodeError as error:
+            raise UserError(f"line {number} of standard input is not UTF-8 ({error}).") from None
+        if text.strip():
+            yield text
 
 
 def _table(text: str, masks: Iterable[list]) -> Iterator[str]:

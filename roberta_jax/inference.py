@@ -7,7 +7,7 @@ model.fill_mask(["Paris is the <mask> of France."])
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -110,7 +110,7 @@ class Model:
         self._need("lm_head", "fill_mask")
         if not 1 <= top_k <= len(self.tokenizer):
             raise UserError(f"top_k is {top_k}; expected 1 to {len(self.tokenizer)}.")
-        texts, mask = list(self._listed(texts)), self.tokenizer.mask_token
+        texts, mask = self._listed(texts), self.tokenizer.mask_token
         rows = self._rows(texts)
         for text in texts:
             if mask not in text:
@@ -180,7 +180,8 @@ class Model:
     def choose(self, passage: str, candidates: Sequence[str]) -> list[float]:
         """The probability of each candidate: how a story goes on, or, of a passage's question, that and one option."""
         self._need("multiple_choice", "choose")
-        if not self._listed(candidates):
+        candidates = self._listed(candidates)
+        if not candidates:
             return []
         example = Example("", "", (passage, *candidates))
         features = multiple_choice.encode([example], self.tokenizer, (), self.max_length)
@@ -202,9 +203,9 @@ class Model:
           stride: tokens by which windows overlap where a context is longer than a row.
         """
         self._need("span", "answer")
-        examples = [Example("", "", question) for question in questions]
+        examples = [Example("", "", tuple(question)) for question in self._listed(questions)]
         windows = span.encode_windows(examples, self.tokenizer, self.max_length, stride, answers=False)
-        self._say_cut(windows.cut, len(questions), "questions", span.question_limit(self.max_length))
+        self._say_cut(windows.cut, len(examples), "questions", span.question_limit(self.max_length))
         logits = self._logits([window.ids for window in windows.rows])
         answers = []
         for candidates in span.best_spans(windows, logits, 1, max_answer_tokens):
@@ -242,7 +243,8 @@ class Model:
         self._need("lm_head", "score")
         if metric not in scoring.METRICS:
             raise UserError(f"metric is {metric!r}; it can be {' or '.join(map(repr, scoring.METRICS))}.")
-        unique = list(dict.fromkeys(self._listed(texts)))
+        texts = self._listed(texts)
+        unique = list(dict.fromkeys(texts))
         mask = self.tokenizer.mask_token
         if masked := next((text for text in unique if mask in text), None):
             raise UserError(f"{masked!r} has {mask} in it: what stands there cannot be scored.")
@@ -304,10 +306,10 @@ class Model:
         self._say_cut(cut, len(rows), "texts", max_length)
         return rows
 
-    def _listed(self, texts: Sequence) -> Sequence:
+    def _listed(self, texts: Iterable) -> list:
         if isinstance(texts, str):
             raise UserError("expected a list of texts, not one text.")
-        return texts
+        return list(texts)
 
     def _say_cut(self, cut: int, of: int, what: str, limit: int) -> None:
         if cut:

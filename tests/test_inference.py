@@ -1,6 +1,7 @@
 """A loaded model answers as transformers does, and the same whatever the padding, the batch and the bucket."""
 
 import dataclasses
+import io
 import itertools
 import json
 import subprocess
@@ -9,6 +10,8 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -327,11 +330,85 @@ def run(monkeypatch, main, *arguments):
     main()
 
 
+def stdin(content: bytes) -> io.TextIOWrapper:
+    return io.TextIOWrapper(io.BytesIO(content))
+
+
+def test_standard_input_that_is_not_text_is_one_sentence(masked_lm, monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "stdin", stdin(b"a <mask>\n\xff <mask>\n"))
+    with pytest.raises(UserError, match="line 2 of standard input is not UTF-8"):
+        run(monkeypatch, fill_mask.main, f"--model={masked_lm[0]}", "-")
+    monkeypatch.setattr(sys, "stdin", stdin(b"\xff"))
+    with pytest.raises(UserError, match="--texts is -, which cannot be read as UTF-8"):
+        run(monkeypatch, embed.main, f"--model={masked_lm[0]}", "--texts=-", f"--out={tmp_path / 'x.npy'}")
+    monkeypatch.setattr(sys, "stdin", None)  # closed
+    run(monkeypatch, fill_mask.main, f"--model={masked_lm[0]}", "-")
+
+
+def test_a_serving_file_in_a_folder_that_is_not_there_yet(masked_lm, monkeypatch, tmp_path):
+    out = tmp_path / "new" / "model.zip"
+    run(monkeypatch, serving.main, f"--model={masked_lm[0]}", f"--out={out}", "--lengths", "16")
+    assert out.is_file()
+
+
+def test_generators_are_lists(model):
+    assert model.fill_mask(iter(SENTENCES[:2])) == model.fill_mask(SENTENCES[:2])
+    np.testing.assert_array_equal(model.score(iter(PLAIN[:2])), model.score(PLAIN[:2]))
+    np.testing.assert_array_equal(model.embed(iter(PLAIN)), model.embed(PLAIN))
+    np.testing.assert_array_equal(model.pseudo_perplexity(iter(PLAIN[:1])), model.pseudo_perplexity(PLAIN[:1]))
+
+
+def test_embed_reads_tables_and_standard_input(masked_lm, model, monkeypatch, tmp_path):
+    expected = model.embed(PLAIN[:4])
+
+    def embedded(source, *more) -> np.ndarray:
+        run(monkeypatch, embed.main, f"--model={masked_lm[0]}", f"--texts={source}", f"--out={tmp_path / 'x.npy'}", *more)
+        return np.load(tmp_path / "x.npy")
+
+    frame = pa.table({"id": [1, 2, 3, 4], "body": PLAIN[:4]})
+    pq.write_table(frame, tmp_path / "t.parquet")
+    pyarrow.csv.write_csv(frame, tmp_path / "t.csv")
+    (tmp_path / "t.jsonl").write_text("".join(json.dumps(row) + "\n" for row in frame.to_pylist()))
+    for name in ("t.parquet", "t.csv", "t.jsonl"):
+        np.testing.assert_allclose(embedded(tmp_path / name, "--column=body"), expected, atol=1e-5)
+    with pytest.raises(UserError, match=r"t.csv:2: the column 'text' is not there; .* There are id, body"):
+        embedded(tmp_path / "t.csv")
+    # A byte-order mark is no text, a lone \r ends no line: as many vectors as there are lines.
+    monkeypatch.setattr(sys, "stdin", stdin(b"\xef\xbb\xbf" + "\r\n".join(PLAIN[:4]).encode()))
+    np.testing.assert_allclose(embedded("-"), expected, atol=1e-5)
+    (tmp_path / "cr.txt").write_bytes(b"one\rline\ntwo\n")
+    np.testing.assert_allclose(embedded(tmp_path / "cr.txt"), model.embed(["one\rline", "two"]), atol=1e-5)
+
+
+def test_embed_goes_on_where_it_was_stopped(masked_lm, model, monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(embed, "CHUNK", 2)
+    (tmp_path / "lines.txt").write_text("\n".join(PLAIN) + "\n", "utf-8")
+    arguments = [f"--model={masked_lm[0]}", f"--texts={tmp_path / 'lines.txt'}", f"--out={tmp_path / 'x.npy'}"]
+    asked, whole = [], inference.Model.embed
+
+    def stopped(self, texts, *how):
+        asked.append(texts)
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return whole(self, texts, *how)
+
+    monkeypatch.setattr(inference.Model, "embed", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run(monkeypatch, embed.main, *arguments)
+    assert not (tmp_path / "x.npy").exists()
+    run(monkeypatch, embed.main, *arguments)
+    assert "goes on: 2 of 4 parts" in capsys.readouterr().err
+    assert asked[3:] == [PLAIN[start : start + 2] for start in (4, 6)]  # the first two were there
+    monkeypatch.undo()
+    np.testing.assert_allclose(np.load(tmp_path / "x.npy"), model.embed(PLAIN), atol=1e-5)
+    assert {path.name for path in tmp_path.iterdir()} == {"lines.txt", "x.npy"}
+
+
 def test_fill_mask_prints_a_table_or_json(masked_lm, monkeypatch, capsys):
     run(monkeypatch, fill_mask.main, f"--model={masked_lm[0]}", "--top_k=2", SENTENCES[1])
     lines = capsys.readouterr().out.splitlines()
     assert lines[:2] == [SENTENCES[1], "  mask 1"] and len(lines) == 7 and lines[2].split()[0].endswith("%")
-    monkeypatch.setattr(sys, "stdin", [f"{sentence}\n" for sentence in SENTENCES[:2]] + ["\n"])
+    monkeypatch.setattr(sys, "stdin", stdin(b"\xef\xbb\xbf" + "\r\n".join(SENTENCES[:2]).encode() + b"\n\n"))  # with a BOM
     run(monkeypatch, fill_mask.main, f"--model={masked_lm[0]}", "--json", "-")
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [entry["text"] for entry in found] == SENTENCES[:2] and len(found[1]["masks"]) == 2
