@@ -102,36 +102,13 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
         config = replace(config, model=config.model.with_shape_of(initial[0]))
     check_devices(config)
     config.check_together()
-    kept, wanted = workdir / TOKENIZER, config.model.vocab_size
-
-    def agree(tokenizer: Tokenizer) -> None:
-        if initial and initial[2] and initial[2].hash != tokenizer.hash:
-            raise UserError(
-                f"config.init_from {config.init_from} has another tokenizer than the corpus; name it in data.tokenizer."
-            )
-        if initial:  # whose table may have more rows than there are ids
-            if len(tokenizer) > wanted or tokenizer.pad != config.model.pad_id:
-                raise UserError(
-                    f"config.init_from {config.init_from} has {wanted} rows of embeddings and <pad> {config.model.pad_id}, "
-                    f"data.tokenizer {config.data.tokenizer} ids up to {len(tokenizer) - 1} and <pad> {tokenizer.pad}."
-                )
-        elif wanted not in (0, len(tokenizer)):
-            raise UserError(
-                f"config.model.vocab_size is {wanted}, the tokenizer has {len(tokenizer)} entries; set it to that, or to 0."
-            )
-        try:
-            another = encodings.encoding_in(kept) and encodings.load(kept).hash != tokenizer.hash
-        except UserError as error:
-            put_aside(kept, str(error))
-            another = False
-        if another:
-            raise UserError(f"{kept} is another tokenizer than the corpus'; take another workdir or that run's corpus.")
-
+    kept = workdir / TOKENIZER
     own = None
     if initial and config.takes_tokenizer_of_init_from:
         own = initial[2] or encodings.find(kept)
         if own is None:
             raise UserError(f"config.init_from {config.init_from} has no tokenizer; name one in config.data.tokenizer.")
+    agree = partial(_require_agreement, config, initial, kept)
     corpus, pairs, masking = open_corpus(config.data, agree, own), of_pairs(config), masking_of(config.data)
     model = replace(model_of(config), max_length=config.model.max_length or corpus.length)
     if not initial:
@@ -200,6 +177,36 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
         for line in examples(state["params"], model, corpus):
             say(line)
     return state is not None
+
+
+def _require_agreement(config: PretrainConfig, initial: Initial | None, kept: Path, tokenizer: Tokenizer) -> None:
+    """Raises a UserError where a corpus' tokenizer is not that of the config, of `initial` or of the run begun in a workdir.
+
+    Args:
+      kept: the workdir's tokenizer.
+    """
+    wanted = config.model.vocab_size
+    if initial and initial[2] and initial[2].hash != tokenizer.hash:
+        raise UserError(
+            f"config.init_from {config.init_from} has another tokenizer than the corpus; name it in data.tokenizer."
+        )
+    if initial:  # whose table may have more rows than there are ids
+        if len(tokenizer) > wanted or tokenizer.pad != config.model.pad_id:
+            raise UserError(
+                f"config.init_from {config.init_from} has {wanted} rows of embeddings and <pad> {config.model.pad_id}, "
+                f"data.tokenizer {config.data.tokenizer} ids up to {len(tokenizer) - 1} and <pad> {tokenizer.pad}."
+            )
+    elif wanted not in (0, len(tokenizer)):
+        raise UserError(
+            f"config.model.vocab_size is {wanted}, the tokenizer has {len(tokenizer)} entries; set it to that, or to 0."
+        )
+    try:
+        another = encodings.encoding_in(kept) and encodings.load(kept).hash != tokenizer.hash
+    except UserError as error:
+        put_aside(kept, str(error))
+        another = False
+    if another:
+        raise UserError(f"{kept} is another tokenizer than the corpus'; take another workdir or that run's corpus.")
 
 
 def _note_order(workdir: Path) -> None:

@@ -157,16 +157,7 @@ def train_trials(
     task, model, kind = prepared.task, config.model, KINDS[prepared.task.kind]
     several = trials if len(trials) > 1 else ()
     in_epoch = -(-len(prepared.train.features) // config.batch_size)
-    steps = config.steps or config.epochs * in_epoch
-    eval_every = min(config.eval_every or in_epoch, steps)
-    config = replace(
-        config,
-        seed=trials[0].seed,
-        steps=steps,
-        eval_every=eval_every,
-        checkpoint_every=config.checkpoint_every or eval_every,
-        optimizer=replace(config.optimizer, learning_rate=trials[0].learning_rate),
-    )
+    config = _of_trial(config, trials[0], in_epoch)
     mesh = make_mesh(config.fsdp, len(trials))
     model = with_sound_attention(model, prepared.lengths, mesh, workdir)
     size = padded_size(config.batch_size, mesh, config.microbatch_size)
@@ -228,7 +219,9 @@ def train_trials(
     best = state["best"]["params"]
     metrics, logits_by_part = measured_on_valid(best)
     value, at = (np.atleast_1d(gather_to_host(state["best"][name])) for name in ("value", "step"))
-    ends = np.minimum(steps, at + config.patience * eval_every) if config.patience else np.full(len(trials), steps)
+    ends = np.full(len(trials), config.steps)
+    if config.patience:
+        ends = np.minimum(ends, at + config.patience * config.eval_every)
     winner = int(np.argmax(value))
     chosen = jax.tree.map(lambda x: x[winner], best) if several else best
     of_test = {name: logits_of(chosen, split)[0] for name, split in prepared.test.items()}
@@ -237,6 +230,20 @@ def train_trials(
         logits = of_test[name] if split is prepared.test[name] else logits_of(chosen, split)[0]
         of_labelled[name] = kind.measure(task, prepared.splits.labels, split, logits)
     return metrics, ends, (logits_by_part[winner], of_test), of_labelled
+
+
+def _of_trial(config: FinetuneConfig, trial: Trial, in_epoch: int) -> FinetuneConfig:
+    """`config` with a trial's seed and rate, and with the steps that it leaves open; an epoch has `in_epoch`."""
+    steps = config.steps or config.epochs * in_epoch
+    eval_every = min(config.eval_every or in_epoch, steps)
+    return replace(
+        config,
+        seed=trial.seed,
+        steps=steps,
+        eval_every=eval_every,
+        checkpoint_every=config.checkpoint_every or eval_every,
+        optimizer=replace(config.optimizer, learning_rate=trial.learning_rate),
+    )
 
 
 def _write_task(config: FinetuneConfig, prepared: Prepared, source: Pretrained, workdir: Path, made_by: dict) -> None:
