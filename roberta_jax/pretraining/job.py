@@ -103,11 +103,7 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
     check_devices(config)
     config.check_together()
     kept = workdir / TOKENIZER
-    own = None
-    if initial and config.takes_tokenizer_of_init_from:
-        own = initial[2] or encodings.find(kept)
-        if own is None:
-            raise UserError(f"config.init_from {config.init_from} has no tokenizer; name one in config.data.tokenizer.")
+    own = _tokenizer_of(initial, config, kept)
     agree = partial(_require_agreement, config, initial, kept)
     corpus, pairs, masking = open_corpus(config.data, agree, own), of_pairs(config), masking_of(config.data)
     model = replace(model_of(config), max_length=config.model.max_length or corpus.length)
@@ -177,6 +173,16 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
         for line in examples(state["params"], model, corpus):
             say(line)
     return state is not None
+
+
+def _tokenizer_of(initial: Initial | None, config: PretrainConfig, kept: Path) -> Tokenizer | None:
+    """That of the model to go on with, which a run that resumes has in its workdir; None where the config says another."""
+    if not initial or not config.takes_tokenizer_of_init_from:
+        return None
+    found = initial[2] or encodings.find(kept)
+    if found is None:
+        raise UserError(f"config.init_from {config.init_from} has no tokenizer; name one in config.data.tokenizer.")
+    return found
 
 
 def _require_agreement(config: PretrainConfig, initial: Initial | None, kept: Path, tokenizer: Tokenizer) -> None:
