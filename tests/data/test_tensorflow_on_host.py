@@ -18,6 +18,13 @@ WORKS = """
 class config:
     set_visible_devices = lambda *devices: None
 """
+SPEAKS = """
+import os
+os.write(2, b"WARNING: All log messages before absl::InitializeLog() is called are written to STDERR\\n")
+os.write(2, b"I0000 00:00:1795765906.340416    1069 cudart_stub.cc:31] Could not find cuda drivers on your machine\\n")
+os.write(2, b"2026-11-27 07:12:14.915358: E external/cuda_platform.cc:51] failed call to cuInit\\n")
+os.write(2, b"somebody else's line\\n")
+"""
 BROKEN = 'raise ImportError("Traceback of its own\\n\\nundefined symbol: _ZN10tensorflow3foo")'
 BOTH = (
     "tensorflow 2.20.0 and tensorflow-cpu 2.21.0 are both installed, over each other's files{}; expected one of them: "
@@ -27,6 +34,7 @@ CANNOT = ", which cannot be imported (undefined symbol: _ZN10tensorflow3foo)"
 CASES = {  # the package's text, distributions → exit status, what is said
     "one that works": (WORKS, ["tensorflow 2.20.0"], 0, ""),
     "another one that works": (WORKS, ["tensorflow-cpu 2.20.0"], 0, ""),
+    "one that speaks of GPUs that are not there": (SPEAKS + WORKS, ["tensorflow 2.21.0"], 0, "somebody else's line\n"),
     "both, and still it works": (WORKS, ["tensorflow 2.20.0", "tensorflow-cpu 2.21.0"], 0, "! " + BOTH.format("")),
     "both, and broken": (BROKEN, ["tensorflow 2.20.0", "tensorflow_cpu 2.21.0"], 2, "error: " + BOTH.format(CANNOT)),
     "broken": (
@@ -58,7 +66,7 @@ def test_what_is_wrong_with_tensorflow_is_a_sentence_with_the_command_that_mends
         folder.mkdir()
         (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
     # Without site-packages, whose TensorFlow would be found too; the ground needs nothing of it.
-    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}"}
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}:{tmp_path}", "TF_CPP_MIN_LOG_LEVEL": "1"}
     done = subprocess.run([sys.executable, "-S", "-c", IMPORT], env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stderr, done.stdout) == (code, expected, "")
 
