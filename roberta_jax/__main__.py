@@ -17,6 +17,7 @@ COMMANDS = {  # word → its module, and what it does
     "embed": ("embed", "make a vector of each text"),
     "minimal_pairs": ("minimal_pairs", "measure grammar by BLiMP, Zorro or pairs of your own"),
     "serving": ("serving", "write a model as one file that serves without this package"),
+    "demo": ("demo", "try a model on a page in a browser"),
     "verify_resume": ("verify_resume", "prove that a run that is killed ends as an undisturbed one"),
 }
 

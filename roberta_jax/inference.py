@@ -202,19 +202,31 @@ class Model:
             `<s>` as the span.
           stride: tokens by which windows overlap where a context is longer than a row.
         """
-        self._need("span", "answer")
-        examples = [Example("", "", tuple(question)) for question in self._listed(questions)]
-        windows = span.encode_windows(examples, self.tokenizer, self.max_length, stride, answers=False)
-        self._say_cut(windows.cut, len(examples), "questions", span.question_limit(self.max_length))
-        logits = self._logits([window.ids for window in windows.rows])
         answers = []
-        for candidates in span.best_spans(windows, logits, 1, max_answer_tokens):
+        for candidates in self._spans(questions, 1, max_answer_tokens, stride):
             if not candidates.spans or (may_be_empty and candidates.null_score > 0):
                 answers.append(Answer("", 0, 0, candidates.null_score))
             else:
                 (best,) = candidates.spans
                 answers.append(Answer(best.text, best.start, best.end, best.score))
         return answers
+
+    def answers(self, question: str, context: str, top_k: int = 5, may_be_empty: bool = False) -> list[Answer]:
+        """The best spans for one question, the best first; `may_be_empty` as in `answer`, an empty one stands first."""
+        (candidates,) = self._spans([(question, context)], top_k)
+        spans = [Answer(each.text, each.start, each.end, each.score) for each in candidates.spans]
+        is_empty = not spans or (may_be_empty and candidates.null_score > 0)
+        empty = [Answer("", 0, 0, candidates.null_score)] if is_empty else []
+        return (empty + spans)[:top_k]
+
+    def _spans(
+        self, questions: Sequence[tuple[str, str]], n_best: int, max_answer_tokens: int = 30, stride: int = 128
+    ) -> list[span.Candidates]:
+        self._need("span", "answer")
+        examples = [Example("", "", tuple(question)) for question in self._listed(questions)]
+        windows = span.encode_windows(examples, self.tokenizer, self.max_length, stride, answers=False)
+        self._say_cut(windows.cut, len(examples), "questions", span.question_limit(self.max_length))
+        return span.best_spans(windows, self._logits([window.ids for window in windows.rows]), n_best, max_answer_tokens)
 
     def pseudo_perplexity(self, texts: Sequence[str]) -> np.ndarray:
         """exp of the mean loss over a text's tokens, each masked in its turn: float64 [n]; NaN for an empty text.

@@ -69,6 +69,7 @@ def command(wheel, tmp_path_factory) -> Path:
 
 def run(command: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProcess:
     environment = os.environ | simulated(1) | {"PYTHONPATH": str(command.parent.parent)}
+    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)  # the tests' own wish
     return subprocess.run([command, *arguments], cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
 
 
@@ -89,10 +90,10 @@ def test_the_wheel_has_the_package_and_the_configs_and_no_other_name(wheel):
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     package = {path.relative_to(ROOT).as_posix() for path in (ROOT / "roberta_jax").rglob("*.py")}
     configs = {f"roberta_jax/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "configs").glob("*.py")}
-    assert names == package | configs | {"roberta_jax/py.typed"} and len(configs) == 5
+    assert names == package | configs | {"roberta_jax/py.typed", "roberta_jax/demo.html"} and len(configs) == 5
 
 
-def test_the_installed_command_trains_in_any_folder(command, documents, tmp_path):
+def test_the_installed_command_trains_in_any_folder_and_says_nothing_of_others(command, documents, tmp_path):
     """Whatever stands in that folder: a `configs`, and a `roberta_jax` too."""
     cwd = tmp_path / "somewhere"
     for name in ("configs/base.py", "configs/__init__.py", "base.py", "roberta_jax/__init__.py"):
@@ -106,6 +107,10 @@ def test_the_installed_command_trains_in_any_folder(command, documents, tmp_path
     more = [f"--config.{name}={value}" for name, value in fields.items()]
     done = run(command, "train", "--config=tiny", "--workdir=W", *more, cwd=cwd)
     assert done.returncode == 0 and "step 2: valid/accuracy" in done.stdout, done.stdout + done.stderr
+    # No line of TensorFlow's, Orbax' or JAX's: beside the run's own there is the bar of the preparation alone.
+    lines = re.split(r"[\r\n]+", done.stderr.strip())
+    assert all(line.startswith("preparing:") for line in lines), done.stderr
+    assert not re.search(r"^(WARNING|ERROR|INFO|[IWEF]\d{4}|\d{4}-\d\d-\d\d)|Warning:", done.stdout, re.M), done.stdout
     done = run(command, "train", "--config=configs/tiny.py", "--workdir=V", cwd=cwd)
     assert done.returncode == 2 and "--config=tiny comes with the package" in done.stderr
 

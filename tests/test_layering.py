@@ -21,11 +21,11 @@ LAYERS = [
     {"interop", "preparation"},
     {"pretraining", "tasks", "pairs", "scoring"},
     {"inference", "planning"},
-    {"ablations"},
+    {"ablations", "explain"},
 ]
 NEVER = {("training", "tokenization")}  # below it, but what every job shares knows arrays alone
 COMMANDS = {  # which nothing imports
-    "main", "prepare", "inspect", "plan", "export", "fill_mask", "embed", "minimal_pairs", "serving", "verify_resume"
+    "main", "prepare", "inspect", "plan", "export", "fill_mask", "embed", "minimal_pairs", "serving", "demo", "verify_resume"
 }  # fmt: skip
 DOOR = "__main__"  # runs each command by its name
 MOVED = {"data/prepare.py", "data/inspect.py", "data/beam.py", "interop/hub.py"}  # say what their command is called now

@@ -1,0 +1,101 @@
+"""What a model's answer rests on: how each token surprises it, and what each word does to a label."""
+
+import functools
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from roberta_jax.bucketing import map_rows, power_of_two
+from roberta_jax.errors import UserError
+from roberta_jax.inference import Model, segments
+from roberta_jax.model.config import RobertaConfig
+from roberta_jax.model.heads import apply_masked_lm
+from roberta_jax.tokenization.pretrained import encode_rows
+from roberta_jax.tokenization.tokenizer import MASK
+
+ROWS = 64  # that a text is asked about in; of a longer one several tokens or words are masked at once
+
+
+@dataclass(frozen=True)
+class Surprise:
+    """A token of a text, masked."""
+
+    token: str
+    nats: float  # -log of the probability that it had
+    best: str  # the token that had most
+    probability: float  # the best one's
+
+
+@dataclass(frozen=True)
+class Effect:
+    """A word of a text, masked, or several words that stand together."""
+
+    text: str
+    change: float  # the label's probability, or of a regression its value, less what it is without the word
+
+
+@functools.partial(jax.jit, static_argnames=("config", "known"))
+def _predict(params, ids, used, positions, labels, config: RobertaConfig, known: int):
+    logits = apply_masked_lm(params, config, ids, segments(ids, used), positions)[..., :known]
+    logs = jax.nn.log_softmax(logits.astype(jnp.float32))  # [B, S, V]
+    return jnp.take_along_axis(logs, labels[..., None], axis=-1)[..., 0], logs.argmax(-1), logs.max(-1)
+
+
+def surprises(model: Model, text: str) -> list[Surprise]:
+    """Of each token of the text, as far as it fits a row: what a masked LM makes of its place without it.
+
+    Raises:
+      UserError: the model has no masked-LM head.
+    """
+    if model.head != "lm_head":
+        raise UserError(f"{model.origin} has no masked-LM head, which is needed to tell how probable a token is.")
+    ((row,), cut) = encode_rows(model.tokenizer, [(text,)], model.config.max_length)
+    if cut:
+        warnings.warn(f"the text is too long for the model's {model.config.max_length} tokens and was cut.", stacklevel=2)
+    places = np.arange(1, len(row) - 1)
+    masked = [places[number::ROWS] for number in range(min(ROWS, len(places)))]
+    rows = []
+    for at in masked:
+        rows.append(row.copy())
+        rows[-1][at] = model.tokenizer.mask
+
+    def predict(ids, used, indices):
+        positions = np.zeros((len(ids), power_of_two(max(len(masked[i]) for i in indices))), np.int32)
+        labels = np.zeros_like(positions)
+        for number, i in enumerate(indices):
+            positions[number, : len(masked[i])], labels[number, : len(masked[i])] = masked[i], row[masked[i]]
+        return _predict(model.params, ids, used, positions, labels, model.config, len(model.tokenizer))
+
+    found: list[Surprise | None] = [None] * len(row)
+    predicted = map_rows(predict, rows, model.lengths, model.batch_tokens, model.config.pad_id)
+    for at, (logs, best, best_logs) in zip(masked, predicted):
+        for place, log, other, other_log in zip(at, logs, best, best_logs):
+            decode = model.tokenizer.decode
+            found[place] = Surprise(decode([row[place]]), float(-log), decode([other]), float(np.exp(other_log)))
+    return found[1:-1]
+
+
+def effects(model: Model, texts: Sequence[str], label: str) -> list[list[Effect]]:
+    """What each word of a text, or of a pair, does to a label: masked, and the label asked for again.
+
+    Raises:
+      UserError: the model does not classify, or has no such label.
+    """
+    words = [text.split() for text in texts]
+    together = max(1, -(-sum(map(len, words)) // ROWS))  # words that are masked at once
+    parts = [[slice(start, start + together) for start in range(0, len(of), together)] for of in words]
+    variants = [tuple(texts)]
+    for number, slices in enumerate(parts):
+        for each in slices:
+            changed = [*words[number][: each.start], *[MASK] * len(words[number][each]), *words[number][each.stop :]]
+            variants.append((*texts[:number], " ".join(changed), *texts[number + 1 :]))
+    answers = model.classify([each[0] if len(each) == 1 else each for each in variants])
+    if label not in answers[0]:
+        raise UserError(f"{model.origin} has no label {label!r}; it has {', '.join(answers[0])}.")
+    whole, *others = (answer[label] for answer in answers)
+    left = iter(others)
+    return [[Effect(" ".join(of[each]), whole - next(left)) for each in slices] for of, slices in zip(words, parts)]
