@@ -85,7 +85,7 @@ def effects(model: Model, texts: Sequence[str], label: str) -> list[list[Effect]
     Raises:
       UserError: the model does not classify, or has no such label.
     """
-    words = [text.split() for text in texts]
+    words = [text.split()[: model.config.max_length] for text in texts]  # what follows has no place in a row
     together = max(1, -(-sum(map(len, words)) // ROWS))  # words that are masked at once
     parts = [[slice(start, start + together) for start in range(0, len(of), together)] for of in words]
     variants = [tuple(texts)]
