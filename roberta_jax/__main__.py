@@ -26,10 +26,11 @@ def main() -> None:
     """Runs the command that the first argument names."""
     word = sys.argv[1] if len(sys.argv) > 1 else "--help"
     module, _ = (COMMANDS | {"main": COMMANDS["train"]}).get(word.replace("-", "_"), ("", ""))
-    if not module:
-        return exit_with_sentence(lambda: _tell(word))
-    del sys.argv[1]
-    runpy.run_module(f"roberta_jax.{module}", run_name="__main__", alter_sys=True)
+    if module:
+        del sys.argv[1]
+        runpy.run_module(f"roberta_jax.{module}", run_name="__main__", alter_sys=True)
+        return
+    exit_with_sentence(lambda: _tell(word))
 
 
 def _tell(word: str) -> None:

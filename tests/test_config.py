@@ -167,7 +167,7 @@ WRONG = {
     "data.mask_replace_prob": [(-0.1, "a share from 0 to 1"), (0.95, "more than 1 together")],
     "data.random_replace_prob": [(1.5, "a share from 0 to 1"), (0.25, "more than 1 together")],
     "data.text_column": [("", "a name")],
-    "data.documents": [("line", "'blank-line' or 'file'")],
+    "data.documents": [("page", "'blank-line' or 'line' or 'file'")],
     "data.invalid_utf8": [("ignore", "'replace' or 'error'")],
     "data.bad_records": [("fix", "'error' or 'skip'")],
     "data.deduplicate": [("all", "'none' or 'exact' or 'near'")],

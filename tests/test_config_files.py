@@ -100,7 +100,7 @@ def test_a_path_that_is_not_there_is_a_sentence_that_says_what_there_is(elsewher
     (mine / "none.py").write_text("def get_config():\n    pass\n")
     cases = {
         "configs/large.py": "--config=large comes with the package",
-        "no/such.py": "--config=no/such.py: there is no such file; by name there are ablations, base, finetune, large, tiny.",
+        "no/such.py": "there is no such file; by name there are ablations, base, finetune, large, small, tiny.",
         "huge": "--config=huge: there is no such config; by name there are",
         "tiny:much": "tiny.py: TypeError: get_config() takes 0 positional arguments but 1 was given.",
         f"{mine}/wrong.py": f"{mine}/wrong.py, line 2: ZeroDivisionError: division by zero.",

@@ -2,11 +2,11 @@
 
 import numpy as np
 import pytest
-from conftest import english
 from random_models import random_model
 
 from roberta_jax import explain
 from roberta_jax.errors import UserError
+from tests.conftest import english
 
 TEXT = "The old sailor found a wooden boat near the harbour."
 

@@ -90,7 +90,7 @@ def test_the_wheel_has_the_package_and_the_configs_and_no_other_name(wheel):
         names = {name for name in archive.namelist() if ".dist-info/" not in name}
     package = {path.relative_to(ROOT).as_posix() for path in (ROOT / "roberta_jax").rglob("*.py")}
     configs = {f"roberta_jax/{path.relative_to(ROOT).as_posix()}" for path in (ROOT / "configs").glob("*.py")}
-    assert names == package | configs | {"roberta_jax/py.typed", "roberta_jax/demo.html"} and len(configs) == 5
+    assert names == package | configs | {"roberta_jax/py.typed", "roberta_jax/demo.html"} and len(configs) == 6
 
 
 def test_the_installed_command_trains_in_any_folder_and_says_nothing_of_others(command, documents, tmp_path):

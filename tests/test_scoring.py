@@ -66,7 +66,7 @@ def of_ours(folder: Path, text: LosslessTokenizer, adds: str) -> None:
 
 
 def of_babyberta(folder: Path, adds: str) -> None:
-    """As BabyBERTa's: other ids, lower-cased, a space before the first word, nothing beside tokenizer.json."""
+    """As BabyBERTa's: other ids, lower-cased, a space before the first word, all of it in tokenizer.json."""
     fast = tokenizers.Tokenizer(tokenizers.models.BPE(unk_token="<unk>"))
     fast.normalizer, fast.pre_tokenizer = normalizers.Lowercase(), pre_tokenizers.ByteLevel(add_prefix_space=True)
     special = ["<mask>", "<pad>", "<unk>", "<s>", "</s>"]
@@ -77,6 +77,9 @@ def of_babyberta(folder: Path, adds: str) -> None:
     fast.train_from_iterator(SENTENCES * 5, trainer)
     fast.post_processor = template({name: i for i, name in enumerate(special)}, ADDS[adds])
     fast.save(str(folder / "tokenizer.json"))
+    # Without it transformers takes the flags of RobertaTokenizer, which puts no space there.
+    settings = {"tokenizer_class": "PreTrainedTokenizerFast", "add_prefix_space": True}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
 
 
 @pytest.fixture(scope="module", params=[(kind, adds) for kind in ("ours", "BabyBERTa's") for adds in ADDS], ids=" ".join)

@@ -29,15 +29,15 @@ class OptimizerConfig:
     name: str = option("adamw", "or lamb, which scales updates to their weights' norm; or muon: the matrices' are orthogonal")
     learning_rate: float = option(6e-4, "at its peak")
     warmup_steps: float = option(24_000.0, "of linear warm-up; below 1 a share of the steps")
-    schedule: str = option("linear", "how the rate decays behind its peak", choices=tuple(DECAYS))
-    decay_steps: float = option(0.0, "of the decay, the last ones, before which the rate is stable; 0: all behind the warm-up")
-    floor: float = option(0.0, "where the rate ends, as a share of its peak")
     weight_decay: float = option(0.01, "of every parameter, or see decay_bias_and_norm")
     decay_bias_and_norm: bool = option(True, "as fairseq did; False leaves these out, as transformers does")
     b1: float = option(0.9, "decay of the gradients' mean")
     b2: float = option(0.98, "decay of their squares' mean")
     eps: float = option(1e-6, "beside the root of these")
     clip_norm: float = option(0.0, "of the whole gradient; 0: no clipping")
+    schedule: str = option("linear", "how the rate decays behind its peak", choices=tuple(DECAYS))
+    decay_steps: float = option(0.0, "of the decay, the last ones, before which the rate is stable; 0: all behind the warm-up")
+    floor: float = option(0.0, "where the rate ends, as a share of its peak")
 
     def __post_init__(self):
         check_choice("optimizer.name", self.name, OPTIMIZERS)
@@ -130,6 +130,7 @@ def scale_by_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformat
 
 
 def decay(config: OptimizerConfig) -> optax.GradientTransformation:
+    """AdamW's weight decay, arXiv 1711.05101"""
     return optax.add_decayed_weights(config.weight_decay, mask=lambda params: decayed(params, config.decay_bias_and_norm))
 
 

@@ -198,7 +198,7 @@ def test_configs_go_there_and_back():
         ({}, "model without a model_type"),
         ({"model_type": "roberta", "hidden_act": "relu"}, "hidden_act is 'relu'"),
         ({"model_type": "roberta", "position_embedding_type": "relative_key"}, "position_embedding_type"),
-        ({"model_type": "roberta", "is_decoder": True}, "is_decoder is True"),
+        ({"model_type": "roberta", "is_decoder": True}, "is_decoder is 'True'; this package computes False alone"),
         ({"model_type": "roberta", "vocab_size": 300}, "lacks num_hidden_layers"),
     ],
 )

@@ -59,7 +59,7 @@ def test_every_kind_and_compression(tmp_path, kind, ending, parts):
     path.write_bytes(compressed(content(kind, TEXTS, tmp_path), ending, parts))
     counts = Counts()
     assert everything([path], tmp_path, counts=counts) == TEXTS
-    assert counts == Counts(documents=5, bytes=sum(len(text.encode()) for text in TEXTS) + (4 if kind == "txt" else 0))
+    assert counts == Counts(documents=5)
 
 
 @pytest.mark.parametrize("ending", ["", ".gz", ".zst"])

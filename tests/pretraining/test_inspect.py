@@ -237,11 +237,17 @@ def run(monkeypatch, capsys):
             exit_with_sentence(inspect_command.command)
         return end.value.code or 0, *capsys.readouterr()
 
-    before = set(flags.FLAGS)
+    def own() -> dict:
+        return {name: flags.FLAGS[name] for name in flags.FLAGS if name.split(".")[0] in ("config", "rows", "html", "json")}
+
+    before = own()  # of another command, if a test has imported one
+    for name in before:
+        delattr(flags.FLAGS, name)
     yield run_with
-    for name in set(flags.FLAGS) - before:
-        if name.split(".")[0] in ("config", "rows", "html", "json"):
-            delattr(flags.FLAGS, name)
+    for name in own():
+        delattr(flags.FLAGS, name)
+    for name, flag in before.items():
+        flags.FLAGS[name] = flag
 
 
 def test_the_command_prints_one_object_and_writes_the_page(run, small_corpus, tmp_path):

@@ -11,6 +11,7 @@ PACKAGE = Path(__file__).parents[2] / "roberta_jax"
 NAMES = {value for name, value in vars(workdir).items() if name.isupper()}
 # A corpus and a folder of transformers have their own: alike, as both hold what a workdir holds.
 OF_OTHERS = {"interop/hub.py": {"config.json"}, "data/corpus.py": {"tokenizer"}, "ablations/run.py": {"tokenizer"}}
+OF_OTHERS |= {"tokenization/encodings.py": {"config.json", "tokenizer"}, "tokenization/published.py": {"config.json"}}
 OF_OTHERS |= {f"preparation/{name}.py": {"tokenizer"} for name in ("prepare", "plan", "shards")}
 
 
