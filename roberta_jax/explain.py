@@ -14,8 +14,7 @@ from roberta_jax.errors import UserError
 from roberta_jax.inference import Model, segments
 from roberta_jax.model.config import RobertaConfig
 from roberta_jax.model.heads import apply_masked_lm
-from roberta_jax.tokenization.pretrained import encode_rows
-from roberta_jax.tokenization.tokenizer import MASK
+from roberta_jax.tokenization.pretrained import encode_rows, frame_of
 
 ROWS = 64  # that a text is asked about in; of a longer one several tokens or words are masked at once
 
@@ -56,7 +55,8 @@ def surprises(model: Model, text: str) -> list[Surprise]:
     ((row,), cut) = encode_rows(model.tokenizer, [(text,)], model.config.max_length)
     if cut:
         warnings.warn(f"the text is too long for the model's {model.config.max_length} tokens and was cut.", stacklevel=2)
-    places = np.arange(1, len(row) - 1)
+    before, behind = map(len, frame_of(model.tokenizer, 1))
+    places = np.arange(before, len(row) - behind)
     masked = [places[number::ROWS] for number in range(min(ROWS, len(places)))]
     rows = []
     for at in masked:
@@ -76,7 +76,7 @@ def surprises(model: Model, text: str) -> list[Surprise]:
         for place, log, other, other_log in zip(at, logs, best, best_logs):
             decode = model.tokenizer.decode
             found[place] = Surprise(decode([row[place]]), float(-log), decode([other]), float(np.exp(other_log)))
-    return found[1:-1]
+    return found[before : len(row) - behind]
 
 
 def effects(model: Model, texts: Sequence[str], label: str) -> list[list[Effect]]:
@@ -88,10 +88,10 @@ def effects(model: Model, texts: Sequence[str], label: str) -> list[list[Effect]
     words = [text.split()[: model.config.max_length] for text in texts]  # what follows has no place in a row
     together = max(1, -(-sum(map(len, words)) // ROWS))  # words that are masked at once
     parts = [[slice(start, start + together) for start in range(0, len(of), together)] for of in words]
-    variants = [tuple(texts)]
+    variants, mask = [tuple(texts)], model.tokenizer.mask_token
     for number, slices in enumerate(parts):
         for each in slices:
-            changed = [*words[number][: each.start], *[MASK] * len(words[number][each]), *words[number][each.stop :]]
+            changed = [*words[number][: each.start], *[mask] * len(words[number][each]), *words[number][each.stop :]]
             variants.append((*texts[:number], " ".join(changed), *texts[number + 1 :]))
     answers = model.classify([each[0] if len(each) == 1 else each for each in variants])
     if label not in answers[0]:
