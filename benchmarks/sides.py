@@ -101,7 +101,7 @@ def masked_lm_step(config, batch: dict[str, np.ndarray], microbatch: int = 0, de
     from roberta_jax.training.step import build_step
 
     mesh = make_mesh(devices=devices)
-    optimizer = OptimizerConfig("adamw", RATE, 10, DECAY, True, B1, B2, EPS)
+    optimizer = OptimizerConfig(learning_rate=RATE, warmup_steps=10, weight_decay=DECAY, b1=B1, b2=B2, eps=EPS)
     train_step = build_step(
         lambda key: init_masked_lm(key, config),
         masked_lm_loss(config),

@@ -150,11 +150,11 @@ class Models:
         """What the page shows of the model."""
         with self._lock:
             model = self._model(None)
-            head, names = model.head or "", [name for name, (heads, _) in ANSWERS.items() if (model.head or "") in heads]
+            head = model.head or ""
             return {
                 "name": str(model.origin),
                 "head": head,
-                "answers": names,
+                "answers": [name for name, (heads, _) in ANSWERS.items() if head in heads],
                 "labels": list(model.labels or ()),
                 "problem": model.problem or "",
                 "layers": model.config.num_layers,

@@ -220,19 +220,20 @@ def _suites(downstream: Downstream) -> list[suites.Suite]:
 
 def ranked(one: Run, downstream: Downstream, folder: Path) -> Run:
     """The run with the share of minimal pairs that its model ranks right, by pseudo-log-likelihood."""
-    for suite in _suites(downstream):
-        metric = re.sub(r"\W+", "_", suite.name.lower())
-        judged = one.details.get("minimal_pairs", {}) | {metric: key([asdict(paradigm) for paradigm in suite.paradigms])}
-        if metric in one.metrics:
-            if one.details.get("minimal_pairs") != judged:
-                raise UserError(f"{folder}: was judged by other pairs of {suite.name}; take another workdir.")
-            continue
-        started = time.perf_counter()
-        (found,) = accuracy.measure([suite], load(folder).score)
-        seconds = one.seconds + time.perf_counter() - started
-        metrics, details = one.metrics | {metric: 100 * found.overall.accuracy}, one.details | {"minimal_pairs": judged}
-        one = replace(one, metrics=metrics, details=details, seconds=seconds)
-        results.save(folder / RUN_JSON, [one])
+    named = {re.sub(r"\W+", "_", suite.name.lower()): suite for suite in _suites(downstream)}
+    hashes = {metric: key([asdict(paradigm) for paradigm in suite.paradigms]) for metric, suite in named.items()}
+    judged = one.details.get("minimal_pairs", {})
+    for metric in named.keys() & one.metrics.keys():
+        if judged.get(metric) != hashes[metric]:
+            raise UserError(f"{folder}: was judged by other pairs of {named[metric].name}; take another workdir.")
+    if not (left := [metric for metric in named if metric not in one.metrics]):
+        return one
+    started = time.perf_counter()
+    found = accuracy.measure([named[metric] for metric in left], load(folder).score)
+    metrics = one.metrics | {metric: 100 * each.overall.accuracy for metric, each in zip(left, found)}
+    details = one.details | {"minimal_pairs": judged | hashes}
+    one = replace(one, metrics=metrics, details=details, seconds=one.seconds + time.perf_counter() - started)
+    results.save(folder / RUN_JSON, [one])
     return one
 
 

@@ -41,8 +41,7 @@ from roberta_jax.training.workdir import (
     read_metrics,
 )
 
-# Files of a hub repository: the small ones, and the weights in the order of preference.
-_SMALL_FILES = [*published.FILES]
+# Of a hub repository's weights, in the order of preference; beside them published.FILES are taken.
 _WEIGHTS = [["model.safetensors", "model-*.safetensors", "model.safetensors.index.json"], ["pytorch_model*.bin*"]]
 
 _DTYPES = ("F32", "F16", "BF16", "F64", "I64", "I32", "I16", "I8", "U8", "BOOL")  # of safetensors; the last are of constants
@@ -115,7 +114,7 @@ def steps_of(source: str | Path) -> list[int]:
 def _download(name: str) -> Path:
     """The snapshot of a hub repository, from the cache where it is there."""
     for weights in _WEIGHTS:
-        folder = snapshot.download(name, _SMALL_FILES + weights)
+        folder = snapshot.download(name, [*published.FILES, *weights])
         if any(path for pattern in weights for path in folder.glob(pattern)):
             return folder
     raise UserError(f"{name} on the hub has neither safetensors nor pytorch_model.bin.")
@@ -199,7 +198,7 @@ def _load_transformers(folder: Path) -> Pretrained:
         ) from None
     labels = _labels(params, head, named)
     problem = (fields.get("problem_type") or "") if head == "classification" else ""
-    if problem and problem not in [*PROBLEMS.values()]:
+    if problem and problem not in PROBLEMS.values():
         raise UserError(f"{folder / 'config.json'}: problem_type is {problem!r}; expected {', '.join(PROBLEMS.values())}.")
     model_type = fields["model_type"]
     settings = read_json(folder / "tokenizer_config.json") if (folder / "tokenizer_config.json").is_file() else {}
@@ -296,7 +295,7 @@ def require_room(folder: Path) -> None:
 def _ours(name: str) -> bool:
     """Whether an export may have left this, if it was stopped, or an empty repository or disk holds it."""
     files = {
-        *_SMALL_FILES,
+        *published.FILES,
         *encodings.FILES.values(),
         "special_tokens_map.json",
         "model.safetensors",

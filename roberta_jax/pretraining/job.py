@@ -302,11 +302,11 @@ def _question(corpus: Corpus, row: int) -> list[tuple[np.ndarray, int]]:
     """A sentence of a valid row and the index of a whole word in its middle, if there is such a sentence."""
     pieces = corpus.tokenizer.token_bytes
     text = corpus.tokenizer.decode_bytes(corpus.valid.gather(np.array([row]))[0]).decode(errors="ignore")
-    for sentence in split_sentences(text)[1:-1]:  # the first and the last may be cut
-        ids = corpus.tokenizer.encode(sentence.strip())
+    for sentence in map(str.strip, split_sentences(text)[1:-1]):  # the first and the last may be cut
+        ids = corpus.tokenizer.encode(sentence)
         starts = [pieces[i].startswith(b" ") for i in ids] + [True]
         words = [i for i, id in enumerate(ids) if starts[i] and starts[i + 1] and pieces[id][1:].isalpha()]
-        prose = sum(c.isalpha() or c == " " for c in sentence.strip()) >= 0.95 * len(sentence.strip())
-        if words and prose and 40 <= len(sentence.strip()) <= 160 and len(ids) <= corpus.length - 2:
+        prose = sum(c.isalpha() or c == " " for c in sentence) >= 0.95 * len(sentence)
+        if words and prose and 40 <= len(sentence) <= 160 and len(ids) <= corpus.length - 2:
             return [(ids, words[len(words) // 2])]
     return []

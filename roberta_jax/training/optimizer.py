@@ -129,14 +129,14 @@ def scale_by_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformat
     return optax.GradientTransformationExtraArgs(adam.init, update)
 
 
-def decay(config: OptimizerConfig) -> optax.GradientTransformation:
+def weight_decay(config: OptimizerConfig) -> optax.GradientTransformation:
     """AdamW's weight decay, arXiv 1711.05101"""
     return optax.add_decayed_weights(config.weight_decay, mask=lambda params: decayed(params, config.decay_bias_and_norm))
 
 
 def adamw(config: OptimizerConfig) -> list[optax.GradientTransformation]:
     """arXiv 1711.05101"""
-    return [scale_by_adam(config.b1, config.b2, config.eps), decay(config)]
+    return [scale_by_adam(config.b1, config.b2, config.eps), weight_decay(config)]
 
 
 def lamb(config: OptimizerConfig) -> list[optax.GradientTransformation]:
@@ -163,7 +163,7 @@ def muon(config: OptimizerConfig) -> list[optax.GradientTransformation]:
         consistent_rms=0.2,
         muon_weight_dimension_numbers=matrices,
     )
-    return [skip_rejected(scaled), decay(config)]
+    return [skip_rejected(scaled), weight_decay(config)]
 
 
 # `config.optimizer.name` → what stands between the clipped gradients and the learning rate. Another one is a row here; what of

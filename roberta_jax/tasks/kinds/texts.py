@@ -88,7 +88,8 @@ def _one_name_a_number(task: Task, splits: dict[str, list[list[Example]]], said:
     for parts in splits.values():
         for part in parts:
             for i, example in enumerate(part):
-                name = names.get(number(example.label), example.label) if number(example.label) else example.label
+                found = number(example.label)
+                name = names.get(found, example.label) if found else example.label
                 if name != example.label:
                     said[f"the label {example.label!r} is taken for {name!r}"] = None
                     part[i] = dataclasses.replace(example, label=name)
