@@ -42,13 +42,13 @@ def _say_nothing_of_failed_writes() -> None:
     logging.getLogger("absl").addFilter(
         lambda record: "orbax" not in record.pathname or absl_logging.get_verbosity() >= absl_logging.DEBUG
     )
-    others = sys.excepthook
+    raised, unraisable = sys.excepthook, sys.unraisablehook
 
-    def hook(kind, error, trace) -> None:
-        if not (kind is RuntimeError and str(error) == "Event loop is closed"):
-            others(kind, error, trace)
+    def late(error: BaseException | None) -> bool:
+        return type(error) is RuntimeError and str(error) == "Event loop is closed"
 
-    sys.excepthook = hook
+    sys.excepthook = lambda kind, error, trace: None if late(error) else raised(kind, error, trace)
+    sys.unraisablehook = lambda told: None if late(told.exc_value) else unraisable(told)
 
 
 _say_nothing_of_failed_writes()

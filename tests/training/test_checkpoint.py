@@ -456,6 +456,11 @@ def main():
         while checkpoints._writing is not None and not checkpoints.failed():
             time.sleep(0.01)
 
+class Late:  # as TensorStore's threads now and then raise it, where nobody can catch it
+    def __del__(self):
+        raise RuntimeError("Event loop is closed")
+
+Late()
 exit_with_sentence(main)
 """
 
