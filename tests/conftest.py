@@ -1,10 +1,12 @@
 """What every test needs: eight simulated CPU devices, the assets, a tokenizer, a small corpus."""
 
+import gc
 import importlib.util
 import os
 import random
 import re
 import shutil
+import signal
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
@@ -25,6 +27,11 @@ os.environ["JAX_COMPILATION_CACHE_DIR"] = str(_COMPILED)
 # What one test has compiled, here or in a process of its own, the next one reads: small programs too.
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "0"
 os.environ["TFDS_DATA_DIR"] = os.path.join(_CACHE.name, "tensorflow_datasets")
+
+# A shell's job in the background ignores SIGINT, and so would what it starts.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+# Traces make millions of objects that live on: by Python's own thresholds looking through them takes a tenth of the time.
+gc.set_threshold(100_000, 50, 100)
 
 import hypothesis  # noqa: E402
 import pytest  # noqa: E402
