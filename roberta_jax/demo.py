@@ -111,7 +111,7 @@ ANSWERS: dict[str, tuple[tuple[str, ...], Callable[[Any, dict], dict]]] = {
     "similarity": (("",), _similarity),
 }
 EXAMPLES: dict[str, dict] = {  # with which a shape is compiled, before anybody waits for it
-    "fill": {"text": "The <mask> ."}, "classify": {"text": "well"}, "tag": {"text": "well"},
+    "classify": {"text": "well"}, "tag": {"text": "well"},
     "answer": {"question": "Who?", "context": "You."}, "choose": {"passage": "Well", "candidates": "a\nb"},
     "similarity": {"text": "a", "second": "b"},
 }  # fmt: skip
@@ -157,6 +157,7 @@ class Models:
                 "answers": [name for name, (heads, _) in ANSWERS.items() if head in heads],
                 "labels": list(model.labels or ()),
                 "problem": model.problem or "",
+                "mask": model.tokenizer.mask_token,
                 "layers": model.config.num_layers,
                 "hidden": model.config.hidden_size,
                 "vocabulary": len(model.tokenizer),
@@ -181,10 +182,12 @@ class Models:
 
     def warm_up(self) -> None:
         """Compiles what the page asks for first."""
-        for name in self.describe()["answers"]:
-            if name in EXAMPLES:
+        described = self.describe()
+        examples = EXAMPLES | {"fill": {"text": f"The {described['mask']} ."}}
+        for name in described["answers"]:
+            if name in examples:
                 with contextlib.suppress(UserError):
-                    self.answer(name, EXAMPLES[name])
+                    self.answer(name, examples[name])
 
 
 class Server(ThreadingHTTPServer):

@@ -16,9 +16,14 @@ LABELS = {
 }
 
 
-def random_model(tokenizer, head: str, seed: int = 0) -> Model:
-    """Of 2 layers, 32 wide, rows of 64; head "" is an encoder alone."""
-    config = RobertaConfig(len(tokenizer), 2, 32, 64, 2, max_length=64, initializer_range=0.3)
+def random_model(base, head: str, seed: int = 0, tokenizer=None) -> Model:
+    """Of 2 layers, 32 wide, rows of 64; head "" is an encoder alone.
+
+    Args:
+      tokenizer: of a model of others, in the place of `LosslessTokenizer(base)`.
+    """
+    tokenizer = tokenizer or LosslessTokenizer(base)
+    config = RobertaConfig(len(base), 2, 32, 64, 2, max_length=64, pad_id=base.pad, initializer_range=0.3)
     key = jax.random.key(seed)
     if head in LABELS:
         params = init_with_head(key, config, head, len(LABELS[head]))
@@ -27,4 +32,4 @@ def random_model(tokenizer, head: str, seed: int = 0) -> Model:
         if not head:
             params = {"encoder": params["encoder"]}
     labels = LABELS[head] if "classification" in head else ()
-    return Model(Pretrained(config, params, LosslessTokenizer(tokenizer), head, labels, origin=f"random {head or 'encoder'}"))
+    return Model(Pretrained(config, params, tokenizer, head, labels, origin=f"random {head or 'encoder'}"))

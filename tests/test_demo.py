@@ -12,6 +12,9 @@ from browser import Page
 from random_models import LABELS, random_model
 
 from roberta_jax import demo, inference
+from roberta_jax.tokenization.pretrained import FastTokenizer
+from roberta_jax.tokenization.published import JsonTokenizer
+from tests.interop.published import word_piece
 
 HEADS = ["lm_head", *LABELS, ""]
 TEXT = "The old sailor found a wooden boat near the harbour."
@@ -215,6 +218,24 @@ def test_words_are_masked_by_a_click_and_their_guesses_have_bars(wide, models):
     for number in (3, 5):
         wide.click(f"#words-a button:nth-child({number})")
     wide.wait_for("!document.querySelector('#guesses-a .card')")
+
+
+def test_a_model_that_writes_its_mask_otherwise_is_asked_in_its_own_words(small_corpus):
+    """BERT's tokenizer has [MASK]: at the start, in a request, and where a word is clicked."""
+    names = {"bos": "[CLS]", "pad": "[PAD]", "eos": "[SEP]", "unk": "[UNK]", "mask": "[MASK]"}
+    tokenizer = FastTokenizer(JsonTokenizer(word_piece()[0], names, "here"))
+    model = random_model(tokenizer.base, "lm_head", tokenizer=tokenizer)
+    with serving({("lm_head", 0): model}, "lm_head") as port:
+        assert ask(port, "/api/model")[1]["mask"] == "[MASK]"
+        assert len(answer(port, "fill", text="The [MASK] sailor found [MASK]")["masks"]) == 2
+        with Page(url(port)) as page:
+            page.wait_for("document.querySelectorAll('#guesses-a .row').length == 10")  # of the word that is masked at first
+            page.type("#text-a", "The [MASK] sailor")
+            page.wait_for("document.querySelector('#guesses-a h3')?.textContent == '[MASK]'")
+            page.click("#words-a button:nth-child(3)")
+            page.wait_for("document.querySelectorAll('#guesses-a .card').length == 2")
+            assert page.evaluate("document.querySelector('#error').hidden")
+            assert not page.evaluate("document.querySelector('#tokens-a').textContent")  # a mask has no surprise
 
 
 def test_each_tokens_surprise_is_a_colour_and_two_sentences_are_compared(wide):
