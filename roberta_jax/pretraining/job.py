@@ -252,13 +252,13 @@ def unigram_entropy(corpus: Corpus, masking: Masking) -> float:
     return float(-(shares * np.log(shares)).sum())
 
 
-def nothing_learned(config: PretrainConfig, floor: float, step: int, means: dict[str, float]) -> str:
-    """A sentence, where the first log line behind the warm-up, a third of the steps and a hundred is no better than `floor`."""
+def nothing_learned(config: PretrainConfig, floor: float, step: int, means: dict[str, float]) -> tuple[str, str] | None:
+    """An incident, if the first log line behind the warm-up, a third of the steps and a hundred is no better than `floor`."""
     due = max(warmup(config.optimizer, config.steps), config.steps / 3, 100)
     loss = means.get("mlm_loss", means.get("loss", 0.0))
     if not due <= step < due + config.log_every or loss < floor - 0.02:
-        return ""
-    return (
+        return None
+    return "no learning", (
         f"the loss, {loss:.2f}, is no better than {floor:.2f}, which how often each token stands in the text gives: so far the "
         "model has not learned to look at other tokens; docs/troubleshooting.md says what helps"
     )

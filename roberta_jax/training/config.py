@@ -7,8 +7,7 @@ from roberta_jax.config import option
 from roberta_jax.errors import check, check_choice
 from roberta_jax.training.guard import GuardConfig
 from roberta_jax.training.optimizer import OptimizerConfig
-
-TRACKERS = ("wandb", "mlflow", "trackio")
+from roberta_jax.training.trackers import TRACKERS
 
 
 @dataclass(frozen=True)

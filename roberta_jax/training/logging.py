@@ -15,7 +15,8 @@ from roberta_jax import storage
 from roberta_jax.imports import without
 from roberta_jax.output import show, to_json
 from roberta_jax.training.guard import GUARD_METRICS
-from roberta_jax.training.workdir import METRICS_JSONL, TENSORBOARD, entry_of
+from roberta_jax.training.trackers import TRACKERS
+from roberta_jax.training.workdir import METRICS_JSONL, TENSORBOARD, TRACKER_JSON, entry_of
 
 with without("torch"):  # tensorboardX can write its tensors too
     from tensorboardX.event_file_writer import EventsWriter
@@ -114,11 +115,43 @@ class Events:
         self._writer.close()
 
 
+class Tracker:
+    """A workdir's run at a tracker; the same one when the workdir's run resumes.
+
+    What goes wrong with it is said, and the run goes on without it: metrics.jsonl has all of it.
+    """
+
+    def __init__(self, name: str, workdir: Path, fields: dict[str, Any]):
+        self._name, self._run = name, None
+        path = workdir / TRACKER_JSON
+        keys = recovered(path, storage.parse_json, {})
+        self._run = self._try(lambda: TRACKERS[name](keys.get(name, ""), workdir.name, fields))
+        if self._run and keys.get(name) != self._run.key:
+            storage.write_json(path, keys | {name: self._run.key})
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        """Gives it a step's values."""
+        if self._run:
+            self._try(lambda: self._run.log(values, step))
+
+    def close(self) -> None:
+        if self._run:
+            self._try(self._run.finish)
+
+    def _try(self, call: Callable[[], Any]) -> Any:
+        try:
+            return call()
+        except Exception as error:  # no server, no key, no disk: each tracker raises its own
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            say(f"! {self._name}: {reason}; the run goes on without it")
+            self._run = None
+
+
 class Metrics:
     """`<workdir>/metrics.jsonl` and TensorBoard events, from a step on: what a killed run wrote after it is dropped.
 
     Args:
-      tracker: begins or resumes the run elsewhere; see `trackers`.
+      tracker: begins or resumes the run elsewhere.
     """
 
     def __init__(self, workdir: Path, first_step: int, tracker: Callable[[], Any] | None = None):

@@ -1,4 +1,4 @@
-"""The numbers of metrics.jsonl for a tracker that is installed, and that `config.tracker` names.
+"""Trackers, one of which `config.tracker` names: `logging.Tracker` gives it the numbers of metrics.jsonl.
 
 To add another one: a function that begins or resumes a run there, and its row in `TRACKERS`.
 """
@@ -7,13 +7,9 @@ import importlib.util
 import os
 import secrets
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, NamedTuple
 
-from roberta_jax import storage
 from roberta_jax.errors import UserError
-from roberta_jax.training.logging import recovered, say
-from roberta_jax.training.workdir import TRACKER_JSON
 
 PROJECT = "roberta_jax"  # where the tracker's own environment variable names none
 
@@ -67,35 +63,3 @@ def require_installed(name: str) -> None:
     """Raises a UserError where the tracker that `config.tracker` names is not there."""
     if name and importlib.util.find_spec(name) is None:
         raise UserError(f"config.tracker is {name!r}, which is not installed: pip install {name}.")
-
-
-class Tracker:
-    """A workdir's run at a tracker; the same one when the workdir's run resumes.
-
-    What goes wrong with it is said, and the run goes on without it: metrics.jsonl has all of it.
-    """
-
-    def __init__(self, name: str, workdir: Path, fields: dict[str, Any]):
-        self._name, self._run = name, None
-        path = workdir / TRACKER_JSON
-        keys = recovered(path, storage.parse_json, {})
-        self._run = self._try(lambda: TRACKERS[name](keys.get(name, ""), workdir.name, fields))
-        if self._run and keys.get(name) != self._run.key:
-            storage.write_json(path, keys | {name: self._run.key})
-
-    def write(self, step: int, values: dict[str, float]) -> None:
-        """Gives it a step's values."""
-        if self._run:
-            self._try(lambda: self._run.log(values, step))
-
-    def close(self) -> None:
-        if self._run:
-            self._try(self._run.finish)
-
-    def _try(self, call: Callable[[], Any]) -> Any:
-        try:
-            return call()
-        except Exception as error:  # no server, no key, no disk: each tracker raises its own
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            say(f"! {self._name}: {reason}; the run goes on without it")
-            self._run = None

@@ -31,13 +31,12 @@ from roberta_jax.training.early_stopping import out_of_patience, update_best
 from roberta_jax.training.guard import GuardConfig, describe_unsound, gave_up, must_rewind
 from roberta_jax.training.incidents import Incidents
 from roberta_jax.training.ledger import Ledger
-from roberta_jax.training.logging import ProgressLog, recovered, say
+from roberta_jax.training.logging import ProgressLog, Tracker, recovered, say
 from roberta_jax.training.notes import Memory
 from roberta_jax.training.optimizer import schedule
 from roberta_jax.training.profile import Profile
 from roberta_jax.training.sharding import make_mesh
 from roberta_jax.training.step import Loss, StepMetrics, TrainStep, build_step, place, require_finite
-from roberta_jax.training.trackers import Tracker
 from roberta_jax.training.workdir import CHECKPOINTS, COMMAND_TXT, CONFIG_JSON
 
 
@@ -65,8 +64,8 @@ class Job:
     initial: Callable[[], dict]  # of a run that does not resume: parameters in place of `init`'s of the same names
     dtype: str = "float32"  # of the arithmetic, by whose peak MFU is measured
     derived: Callable[[dict[str, float]], dict[str, float]] = lambda means: {}  # from a step's means, further ones
-    # (step, the means of its log line) → a sentence where something is amiss, which becomes an incident
-    watch: Callable[[int, dict[str, float]], str] = lambda step, means: ""
+    # (step, the means of its log line) → an incident's kind and sentence, where something is amiss
+    watch: Callable[[int, dict[str, float]], tuple[str, str] | None] = lambda step, means: None
     metric: str = ""  # the state keeps the parameters where this was greatest; "": checkpoints, where valid/loss was least
     patience: int = 0  # evaluations without a better one that end the run; 0: none do
     rows_of: Callable[[int], list[int]] = lambda number: []  # a batch's number → its rows of the corpus, for incidents
@@ -353,7 +352,8 @@ def _wait_and_log(
         means = log.write_means(step, ledger.lap(), ledger.goodput)
         ledger.save(step)
         if amiss := job.watch(step, means):
-            incidents.write("no learning", step, amiss)
+            kind, sentence = amiss
+            incidents.write(kind, step, sentence)
     return must_rewind(config.guard, launched.unsound, bool(np.all(values["made"])))
 
 

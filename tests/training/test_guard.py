@@ -103,6 +103,15 @@ def test_a_run_whose_batches_are_sound_has_no_incident(tmp_path):
     assert int(state["step"]) == int(state["batch"]) == STEPS and not (tmp_path / "incidents.jsonl").exists()
 
 
+def test_a_job_names_the_kind_of_what_it_sees_amiss(tmp_path):
+    def watch(step, means):
+        return ("odd", f"the loss is {means['loss']:.1f}") if step == 20 else None
+
+    train(replace(job(), watch=watch), replace(CONFIG, steps=30, eval_every=30), tmp_path)
+    (incident,) = lines(tmp_path / "incidents.jsonl")
+    assert (incident["kind"], incident["step"]) == ("odd", 20) and incident["what"].startswith("the loss is ")
+
+
 @pytest.mark.parametrize("poison", [np.nan, np.inf, 1e4])
 def test_a_poisoned_batch_changes_nothing_and_is_told_of(tmp_path, poison):
     """NaN, infinity, and a gradient that is thousands of times the median."""

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from roberta_jax.errors import UserError
-from roberta_jax.training import config, trackers
-from roberta_jax.training.logging import Metrics
+from roberta_jax.training import trackers
+from roberta_jax.training.config import RunConfig
+from roberta_jax.training.logging import Metrics, Tracker
 
 ROOT = Path(__file__).parents[2]
 LINES = [(2, {"train/loss": 5.5, "train/mfu": 0.25}), (4, {"train/loss": 4.5, "train/mfu": 0.5}), (4, {"valid/loss": 5.0})]
@@ -20,8 +21,7 @@ RUN = """
 import json, sys
 from functools import partial
 from pathlib import Path
-from roberta_jax.training.logging import Metrics
-from roberta_jax.training.trackers import Tracker
+from roberta_jax.training.logging import Metrics, Tracker
 name, workdir, first, lines = sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), json.loads(sys.argv[4])
 metrics = Metrics(workdir, first, partial(Tracker, name, workdir, {"config.steps": 4, "config.tracker": name}))
 for step, values in lines:
@@ -37,7 +37,10 @@ print(json.dumps([run, SQLiteStorage.get_run_config(project, run), SQLiteStorage
 
 
 def test_the_names_of_the_field_are_those_that_there_are():
-    assert set(config.TRACKERS) == trackers.TRACKERS.keys()
+    """Another row is another value of it."""
+    assert [RunConfig(tracker=name).tracker for name in trackers.TRACKERS] == list(trackers.TRACKERS)
+    with pytest.raises(UserError, match="config.tracker is 'neptune'; it can be '' or 'wandb' or 'mlflow' or 'trackio'"):
+        RunConfig(tracker="neptune")
 
 
 def test_one_that_is_not_installed_is_a_sentence(monkeypatch):
@@ -59,7 +62,7 @@ def test_one_that_fails_is_said_once_and_the_run_goes_on(tmp_path, monkeypatch, 
     for begin in (unreachable, breaking):
         monkeypatch.setitem(trackers.TRACKERS, "wandb", begin)
         workdir = tmp_path / begin.__name__
-        metrics = Metrics(workdir, 0, lambda workdir=workdir: trackers.Tracker("wandb", workdir, {}))
+        metrics = Metrics(workdir, 0, lambda workdir=workdir: Tracker("wandb", workdir, {}))
         for step, values in LINES:
             metrics.write(step, values)
         metrics.close()
