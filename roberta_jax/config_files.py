@@ -3,10 +3,11 @@
 import importlib.util
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from absl import flags
 from ml_collections import ConfigDict, config_flags
@@ -75,6 +76,26 @@ class _Parser(flags.ArgumentParser):
                 else f"{file}: has no function get_config; expected one that gives a ConfigDict."
             )
         return config.lock()
+
+
+def load_config(name: str, fields: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """A job as `main.run` takes it: what `--config=NAME --config.FIELD=VALUE` gives a command.
+
+    Args:
+      name: of a config that comes with the package, or a file's; `finetune:TASK` too.
+      fields: by their dotted names, such as "data.source".
+
+    Raises:
+      UserError: there is no such config or field, or a value is of another type.
+    """
+    config = _Parser().parse(name)
+    for field, value in (fields or {}).items():
+        try:
+            config.update_from_flattened_dict({field: value})
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            said = " ".join(str(error.args[0] if error.args else error).split())
+            raise UserError(f"config.{field} cannot be {value!r}: {said}") from None
+    return config.to_dict()
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from roberta_jax.config_files import SHIPPED, find
+from roberta_jax.config_files import SHIPPED, find, load_config
 from roberta_jax.errors import UserError
 
 ROOT = Path(__file__).parent.parent
@@ -120,3 +120,28 @@ def test_a_name_of_the_packages_goes_before_a_file_of_that_name(tmp_path, monkey
     assert find("tiny") == SHIPPED / "tiny.py" and find("mine") == Path("mine")
     with pytest.raises(UserError, match="there is no such config"):
         find("min")
+
+
+CHANGES = {"steps": 5, "data.source": "a.txt,b.txt", "data.tokenizer": "300", "optimizer.learning_rate": 1e-4, "seed": 7}
+
+
+@pytest.mark.parametrize("name", ["tiny", str(SHIPPED / "small.py")])
+def test_a_program_is_given_the_fields_that_a_command_is(name, tmp_path):
+    (fields,) = read((tmp_path, f"--config={name}", *(f"--config.{field}={value}" for field, value in CHANGES.items())))
+    assert load_config(name, CHANGES) == fields
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "said"),
+    [
+        ("tiniest", {}, "there is no such config"),
+        ("tiny", {"stepz": 5}, "config.stepz cannot be 5: "),
+        ("tiny", {"data.sauce": "x"}, "config.data.sauce cannot be 'x': "),
+        ("tiny", {"steps": "many"}, "config.steps cannot be 'many': "),
+        ("tiny", {"data": 5}, "config.data cannot be 5: "),
+        ("finetune:sst2", {"model.num_layers": 5}, "config.model.num_layers cannot be 5: "),
+    ],
+)
+def test_what_a_program_cannot_change_is_a_sentence(name, fields, said):
+    with pytest.raises(UserError, match=said):
+        load_config(name, fields)

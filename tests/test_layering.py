@@ -21,7 +21,7 @@ LAYERS = [
     {"interop", "preparation"},
     {"pretraining", "tasks", "pairs", "scoring"},
     {"inference", "planning"},
-    {"ablations", "explain"},
+    {"ablations", "explain", "notebook"},
 ]
 NEVER = {("training", "tokenization")}  # below it, but what every job shares knows arrays alone
 COMMANDS = {  # which nothing imports
@@ -41,7 +41,8 @@ ONLY_IN = {
     "wandb": {"training/trackers.py"},
     "mlflow": {"training/trackers.py"},
     "trackio": {"training/trackers.py"},
-    "matplotlib": {"ablations"},
+    "matplotlib": {"ablations", "notebook.py"},
+    "IPython": {"notebook.py"},
     "torch": set(),
     "transformers": set(),
     "benchmarks": set(),
