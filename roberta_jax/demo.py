@@ -25,7 +25,9 @@ from roberta_jax.output import show, to_json
 
 PAGE = Path(__file__).with_name("demo.html")
 LOCAL = ("127.0.0.1", "localhost", "::1")
-LENGTHS = (32, 128)  # that rows are padded to, and the model's longest: few, so that few programs are compiled
+# That rows are padded to, and the model's longest: few, so that few programs are compiled, and short, as a sentence is. Of a
+# base model a row of each of its tokens is most of what two cores do in 200 ms.
+LENGTHS = (16, 32, 64, 128)
 MOST_BYTES = 1 << 20  # of a request
 KEPT = 3  # checkpoints in memory
 # The page loads nothing from anywhere, and no other page shows it or posts to it.
@@ -110,11 +112,26 @@ ANSWERS: dict[str, tuple[tuple[str, ...], Callable[[Any, dict], dict]]] = {
     "choose": (("multiple_choice",), _choose),
     "similarity": (("",), _similarity),
 }
-EXAMPLES: dict[str, dict] = {  # with which a shape is compiled, before anybody waits for it
-    "classify": {"text": "well"}, "tag": {"text": "well"},
-    "answer": {"question": "Who?", "context": "You."}, "choose": {"passage": "Well", "candidates": "a\nb"},
-    "similarity": {"text": "a", "second": "b"},
-}  # fmt: skip
+
+
+def opening(described: dict) -> dict[str, dict]:
+    """name of an answer → what the page asks when it is opened, or much the same: all of it is compiled before.
+
+    Args:
+      described: see `Models.describe`.
+    """
+    review = {"text": "A warm, funny and moving film."}
+    requests = {
+        "fill": {"text": f"Returns the {described['mask']} of items in the list."},
+        "surprise": {"text": "Returns the number of items in the list."},
+        "classify": review,
+        "effects": review | {"label": next(iter(described["labels"]), "")},
+        "tag": {"text": "Anna Schmidt moved from Berlin to New York to work for the United Nations."},
+        "answer": {"question": "Who wrote the letter?", "context": "The mayor wrote the letter last winter."},
+        "choose": {"passage": "She opened the door and", "candidates": "walked in.\nthe the of."},
+        "similarity": {"text": "The boat is old.", "second": "An old ship."},
+    }
+    return {name: requests[name] for name in described["answers"]}
 
 
 class Models:
@@ -182,12 +199,9 @@ class Models:
 
     def warm_up(self) -> None:
         """Compiles what the page asks for first."""
-        described = self.describe()
-        examples = EXAMPLES | {"fill": {"text": f"The {described['mask']} ."}}
-        for name in described["answers"]:
-            if name in examples:
-                with contextlib.suppress(UserError):
-                    self.answer(name, examples[name])
+        for name, request in opening(self.describe()).items():
+            with contextlib.suppress(UserError):
+                self.answer(name, request)
 
 
 class Server(ThreadingHTTPServer):

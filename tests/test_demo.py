@@ -108,6 +108,17 @@ def test_each_checkpoint_is_asked_by_its_step(ports, models):
         assert status == 400 and "there are 100, 200" in found["error"], wrong
 
 
+@pytest.mark.parametrize("head", HEADS)
+def test_the_page_opens_with_what_has_been_compiled(ports, head):
+    """Each answer of a head is asked for at the start, and is one."""
+    requests = demo.opening(ask(ports[head], "/api/model")[1])
+    assert requests.keys() == {name for name, (heads, _) in demo.ANSWERS.items() if head in heads}
+    for name, request in requests.items():
+        answer(ports[head], name, **request)
+        asked = [text for text in request.values() if text in demo.PAGE.read_text()]
+        assert asked or name in ("fill", "answer"), request  # which are parts of what it asks
+
+
 # What it lives through
 
 TEXTS = {"empty": "", "blanks": " \n\t ", "long": LONG, "script": EVIL, "others": "東京 🤗 \u202eevil \x00 é"}
