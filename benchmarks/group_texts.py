@@ -102,8 +102,8 @@ def measure(source: list[str], megabytes: float, vocab: str, length: int, proces
 
 def lines(found: dict) -> list[str]:
     """A table in Markdown."""
-    made = ", ".join(f"{number:,} by {name}" for name, number in found["ids"].items())
-    return comparison_lines(found, "tokens/s", f"{found['megabytes']:.1f} MB, rows of {found['length']}; tokens in rows: {made}")
+    made = ", ".join(f"{number:,} tokens by {name}" for name, number in found["ids"].items())
+    return comparison_lines(found, "tokens/s", f"{found['megabytes']:.1f} MB in rows of {found['length']}, {made}")
 
 
 if __name__ == "__main__":
