@@ -131,6 +131,8 @@ def parse_flags(argv: list[str], config: flags.FlagHolder) -> list[str]:
         rest = flags.FLAGS(argv)
         config.value.to_dict()
         return rest
+    except SystemExit:  # of --help, whose status by absl is 1, as if it were wrong to ask
+        raise SystemExit(0) from None
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
         while error.args and isinstance(error.args[0], Exception):  # ml_collections wraps one in another
             error = error.args[0]

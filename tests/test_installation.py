@@ -124,7 +124,9 @@ def test_each_command_is_a_word_of_the_one(tmp_path):
             [sys.executable, "-m", "roberta_jax", *words], cwd=tmp_path, env=environment, capture_output=True, text=True
         )
 
-    assert said("plan", "--help").stdout.count("--topology") and said("train", "--help").stdout.count("--workdir")
+    for word, flag in (("plan", "--topology"), ("train", "--workdir"), ("export", "--out")):
+        helped = said(word, "--help")
+        assert helped.returncode == 0 and flag in helped.stdout and not helped.stderr, helped
     assert (
         all(f"\n  {word} " in said().stdout for word in WORDS) and said("--version").stdout.strip() == roberta_jax.__version__
     )
