@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import json
+import math
 import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -286,6 +287,23 @@ def test_a_texts_tags_are_text_and_an_empty_one_is_nothing(wide):
     wide.type("#text-a", "")
     wide.wait_for("!document.querySelector('#tokens-a span') && !document.querySelector('#words-a button')")
     assert wide.evaluate("document.querySelector('#error').hidden")
+
+
+def test_words_of_a_sure_answer_are_coloured_too(ports):
+    """By the log-odds that each takes away, as computed here from the server's answers."""
+    port, text = ports["classification"], "A warm, funny and moving film."
+    labels = answer(port, "classify", text=text)["labels"]
+    label, whole = max(labels.items(), key=lambda item: item[1])
+    (words,) = answer(port, "effects", text=text, label=label)["words"]
+    odds = [math.log((whole - each["change"]) / (1 - whole + each["change"])) for each in words]
+    expected = [min(75, 25 * abs(math.log(whole / (1 - whole)) - each)) for each in odds]
+    with Page(url(port)) as page:
+        page.wait_for(SHOWN["classification"])
+        found = page.evaluate(
+            "[...document.querySelectorAll('#effects span')].map(e => [e.textContent, +e.style.getPropertyValue('--p')])"
+        )
+    assert [word for word, _ in found] == text.split()
+    assert [strength for _, strength in found] == pytest.approx(expected, rel=1e-3) and max(expected) > 5
 
 
 SHOWN = {  # what each head's page has when it has answered
