@@ -9,14 +9,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from roberta_jax.bucketing import map_rows, power_of_two
+from roberta_jax.bucketing import buckets, map_rows, power_of_two
 from roberta_jax.errors import UserError
-from roberta_jax.inference import Model, segments
+from roberta_jax.inference import Model
 from roberta_jax.model.config import RobertaConfig
 from roberta_jax.model.heads import apply_masked_lm
 from roberta_jax.tokenization.pretrained import encode_rows, frame_of
 
 ROWS = 64  # that a text is asked about in; of a longer one several tokens or words are masked at once
+# What copies of a text that each have another token masked are padded to. They stand side by side, apart in attention: a
+# sentence's own few lengths, padded one by one, would be half padding.
+WIDTHS = (64, 128, 192, 256, 384, 512)
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,8 @@ class Effect:
 
 
 @functools.partial(jax.jit, static_argnames=("config", "known"))
-def _predict(params, ids, used, positions, labels, config: RobertaConfig, known: int):
-    logits = apply_masked_lm(params, config, ids, segments(ids, used), positions)[..., :known]
+def _predict(params, ids, segment_ids, positions, labels, config: RobertaConfig, known: int):
+    logits = apply_masked_lm(params, config, ids, segment_ids, positions)[..., :known]
     logs = jax.nn.log_softmax(logits.astype(jnp.float32))  # [B, S, V]
     return jnp.take_along_axis(logs, labels[..., None], axis=-1)[..., 0], logs.argmax(-1), logs.max(-1)
 
@@ -58,21 +61,27 @@ def surprises(model: Model, text: str) -> list[Surprise]:
     before, behind = map(len, frame_of(model.tokenizer, 1))
     places = np.arange(before, len(row) - behind)
     masked = [places[number::ROWS] for number in range(min(ROWS, len(places)))]
-    rows = []
-    for at in masked:
-        rows.append(row.copy())
-        rows[-1][at] = model.tokenizer.mask
+    copies = np.tile(row, (len(masked), 1))
+    for copy, at in zip(copies, masked):
+        copy[at] = model.tokenizer.mask
+    rows = -(-len(copies) // max(1, WIDTHS[-1] // len(row)))
+    parts = np.array_split(np.arange(len(copies)), max(1, rows))  # the copies of each row
 
     def predict(ids, used, indices):
-        positions = np.zeros((len(ids), power_of_two(max(len(masked[i]) for i in indices))), np.int32)
+        place = np.arange(ids.shape[1])
+        segment_ids = np.where(place < used[:, None], place // len(row) + 1, 0).astype(np.int32)
+        slots = [np.concatenate([copy * len(row) + masked[i] for copy, i in enumerate(parts[index])]) for index in indices]
+        positions = np.zeros((len(ids), power_of_two(max(map(len, slots)))), np.int32)
         labels = np.zeros_like(positions)
-        for number, i in enumerate(indices):
-            positions[number, : len(masked[i])], labels[number, : len(masked[i])] = masked[i], row[masked[i]]
-        return _predict(model.params, ids, used, positions, labels, model.config, len(model.tokenizer))
+        for number, at in enumerate(slots):
+            positions[number, : len(at)], labels[number, : len(at)] = at, row[at % len(row)]
+        return _predict(model.params, ids, segment_ids, positions, labels, model.config, len(model.tokenizer))
 
     found: list[Surprise | None] = [None] * len(row)
-    predicted = map_rows(predict, rows, model.lengths, model.batch_tokens, model.config.pad_id)
-    for at, (logs, best, best_logs) in zip(masked, predicted):
+    joined, widths = [copies[part].reshape(-1) for part in parts if len(part)], buckets(max(WIDTHS[-1], len(row)), WIDTHS)
+    predicted = map_rows(predict, joined, widths, model.batch_tokens, model.config.pad_id)
+    for part, (logs, best, best_logs) in zip(parts, predicted):
+        at = np.concatenate([masked[i] for i in part])
         for place, log, other, other_log in zip(at, logs, best, best_logs):
             decode = model.tokenizer.decode
             found[place] = Surprise(decode([row[place]]), float(-log), decode([other]), float(np.exp(other_log)))

@@ -33,6 +33,16 @@ def test_surprises_are_the_parts_of_a_texts_score(masked_lm):
             assert found[i].best == guesses[0].token and found[i].probability == pytest.approx(guesses[0].probability, rel=1e-4)
 
 
+@pytest.mark.parametrize("width", [24, 40, 64, 128])
+def test_copies_side_by_side_do_not_see_each_other(masked_lm, monkeypatch, width):
+    """However many of them fill a row, and where a text is wider than one: as with each copy in a row of its own."""
+    text = TEXT + " Her brother sold it at the market."
+    found = np.array([each.nats for each in explain.surprises(masked_lm, text)])
+    monkeypatch.setattr(explain, "WIDTHS", (16, width))
+    np.testing.assert_allclose([each.nats for each in explain.surprises(masked_lm, text)], found, rtol=1e-5)
+    assert -found.sum() == pytest.approx(masked_lm.score([text])[0], rel=1e-5)
+
+
 def test_a_long_text_is_asked_about_in_few_rows(masked_lm, monkeypatch):
     """Each token once, several masked at once, as far as the text fits."""
     monkeypatch.setattr(explain, "ROWS", 8)
