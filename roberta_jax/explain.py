@@ -19,7 +19,7 @@ from roberta_jax.tokenization.pretrained import encode_rows, frame_of
 ROWS = 64  # that a text is asked about in; of a longer one several tokens or words are masked at once
 # What copies of a text that each have another token masked are padded to. They stand side by side, apart in attention: a
 # sentence's own few lengths, padded one by one, would be half padding.
-WIDTHS = (64, 128, 192, 256, 384, 512)
+WIDTHS = tuple(range(64, 513, 64))
 
 
 @dataclass(frozen=True)
