@@ -25,8 +25,7 @@ from roberta_jax.output import show, to_json
 
 PAGE = Path(__file__).with_name("demo.html")
 LOCAL = ("127.0.0.1", "localhost", "::1")
-# That rows are padded to, and the model's longest: few, so that few programs are compiled, and short, as a sentence is. Of a
-# base model a row of each of its tokens is most of what two cores do in 200 ms.
+# That rows are padded to, and the model's longest: few, so that few programs are compiled, and short, as a sentence is.
 LENGTHS = (16, 32, 64, 128)
 MOST_BYTES = 1 << 20  # of a request
 KEPT = 3  # checkpoints in memory

@@ -40,11 +40,12 @@ def begin() -> str:
         shell.set_custom_exc((UserError,), lambda shell, kind, error, traceback, **_: show(f"error: {error}"))
     device = jax.devices()[0]
     show(f"JAX {jax.__version__} on {jax.device_count()} × {device.device_kind}")
-    for sentence in (said := cautions(device, "bfloat16", jax.__version_info__)):
+    in_bfloat16, in_float32 = (cautions(device, dtype, jax.__version_info__) for dtype in ("bfloat16", "float32"))
+    for sentence in in_bfloat16:
         show(sentence)
     if sentence := unseen_gpu(device.platform, jax.__version__):
         show(f"! {sentence}")
-    dtype = "float32" if device.platform == "cpu" or any("no products in bfloat16" in each for each in said) else "bfloat16"
+    dtype = "float32" if device.platform == "cpu" or in_bfloat16 != in_float32 else "bfloat16"
     show(f"arithmetic in {dtype}")
     return dtype
 

@@ -4,7 +4,9 @@ import json
 import random
 import threading
 import time
+from types import SimpleNamespace
 
+import jax
 import numpy as np
 import pytest
 from sklearn.metrics import confusion_matrix
@@ -13,7 +15,7 @@ from roberta_jax import notebook
 from roberta_jax.config_files import load_config
 from roberta_jax.errors import UserError
 
-pytest.importorskip("IPython")
+InteractiveShell = pytest.importorskip("IPython.core.interactiveshell").InteractiveShell
 LABELS = ["no", "$maybe$", "yes"]
 
 
@@ -99,6 +101,29 @@ def test_rows_are_the_page_in_a_frame_of_its_own(small_corpus):
     assert html.count("&lt;article&gt;") == 2 and "&lt;mark class=" in html
 
 
-def test_the_device_says_what_arithmetic_suits_it(capsys):
+@pytest.mark.parametrize(
+    ("kind", "capability", "dtype"),
+    [("Tesla T4", "7.5", "float32"), ("NVIDIA L4", "8.9", "bfloat16"), ("TPU v5e", "", "bfloat16")],
+)
+def test_the_device_says_what_arithmetic_suits_it(kind, capability, dtype, monkeypatch, capsys):
+    """This machine's, and one of another kind."""
     assert notebook.begin() == "float32"
     assert "JAX " in (said := capsys.readouterr().out) and "× cpu\narithmetic in float32" in said
+    device = SimpleNamespace(platform="gpu" if capability else "tpu", device_kind=kind, compute_capability=capability)
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    assert notebook.begin() == dtype
+    assert (f"{kind} has no products in bfloat16" in capsys.readouterr().out) == (capability == "7.5")
+
+
+def test_an_error_of_ours_is_one_sentence_in_a_cell(capsys):
+    shell = InteractiveShell.instance()
+    try:
+        notebook.begin()
+        capsys.readouterr()
+        ended = shell.run_cell("from roberta_jax.config_files import load_config\nload_config('tiniest')")
+        said = capsys.readouterr()
+        assert not ended.success and said.out.startswith("error: --config=tiniest: there is no such config; by name there are")
+        assert said.out.count("\n") == 1 and not said.err
+        assert not shell.run_cell("1 / 0").success and "Traceback" in capsys.readouterr().out  # others are as ever
+    finally:
+        InteractiveShell.clear_instance()
