@@ -7,9 +7,12 @@ import random
 import re
 import shutil
 import signal
+import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
+
+sys.modules["tests.conftest"] = sys.modules[__name__]  # as tests name it who import from it: it is not run twice
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # The tests compile much and compute little: level 0, and XLA's older code for fused loops, which compiles in a third of the
