@@ -72,7 +72,8 @@ def run(fields: dict, workdir: Path) -> None:
         config = typed(PretrainConfig, fields)
         _require_ready(config, workdir)
         with alone_in(workdir):
-            pretrain(config, workdir, _initial(config.init_from, workdir) if config.init_from else None)
+            begins_anew = config.init_from and not config.continue_from
+            pretrain(config, workdir, _initial(config.init_from, workdir) if begins_anew else None)
 
 
 def _require_ready(config: Any, workdir: Path) -> None:

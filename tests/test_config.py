@@ -120,6 +120,7 @@ WRONG = {
     "microbatch_size": [(-1, "0 or more"), (3, "does not divide a device's share of 2 rows")],
     "seed": [(-1, "0 or more, and less than 2³²"), (2**32, "0 or more, and less than 2³²")],
     "init_from": [("no/such/model", "there is no such folder")],
+    "continue_from": [("run", "RUN@STEP, a run's workdir"), ("@5", "RUN@STEP"), ("no/such/run@5", "is no run's workdir")],
     "fsdp": [(0, POSITIVE), (3, "it must divide the 8 devices"), (-2, POSITIVE)],
     "log_every": [(0, POSITIVE)],
     "eval_every": [(0, POSITIVE), (-1, POSITIVE)],
@@ -192,6 +193,7 @@ OF_JOBS = [
     ("ablations", "study", "everything", "there are all, masking"),
     ("ablations", "seeds", 0, POSITIVE),
     ("ablations", "init_from", "roberta-base", "expected none"),
+    ("ablations", "continue_from", "run@5", "expected none"),
     ("ablations", "batch_size", 8, "the 8 devices do not divide", {"study": "batch_size"}),
     ("ablations", "optimizer.warmup_steps", 200.0, "less than config.steps, 166", {"study": "data"}),
     ("ablations", "downstream.steps", 0, POSITIVE),
@@ -200,6 +202,7 @@ OF_JOBS = [
 ROWS = [("tiny", field, value, expected, {}) for field, values in WRONG.items() for value, expected in values]
 ROWS += [(*row, {})[:5] for row in OF_JOBS]
 ROWS += [
+    ("tiny", "steps", 400, "more than the 400 of config.continue_from", {"continue_from": "run@400"}),
     ("tiny", "fsdp", 8, "a divisor of config.model.intermediate_size, 12", {"model.intermediate_size": 12}),
     ("tiny", "data.tokenizer", "261", "262 or more", {"data.encoding": "unigram"}),
     ("base", "model.vocab_size", 50_265, "the tokenizer has at most 512 entries", {"data.tokenizer": "512"}),

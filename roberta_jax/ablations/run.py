@@ -58,8 +58,9 @@ def run(config: AblationsConfig, workdir: Path) -> None:
     """Runs what is not done yet, then writes report.md and report.html; stops where a signal does."""
     if jax.process_count() > 1:
         raise UserError("the ablations run on one host; start one on each, with a study each in config.study.")
-    if config.init_from:
-        raise UserError(f"config.init_from is {config.init_from!r}; expected none, for ablations begin with random weights.")
+    for name in ("init_from", "continue_from"):
+        if value := getattr(config, name):
+            raise UserError(f"config.{name} is {value!r}; expected none, for ablations begin with random weights.")
     base = PretrainConfig(**{f.name: getattr(config, f.name) for f in fields(PretrainConfig)} | {"job": "pretrain"})
     base = replace(base, model=replace(base.model, vocab_size=0))  # each variant's is its vocabulary's
     every = {study.name: study for study in studies(base)}

@@ -63,22 +63,25 @@ def train_batches(
     seed: int,
     first_step: int = 0,
     local: np.ndarray | None = None,
+    first_row: int | None = None,
 ) -> Iterator[dict[str, np.ndarray]]:
     """The batches of steps `first_step`, `first_step` + 1, … without end.
 
     Args:
       batch_size: of the global batch, in rows.
       local: int64 [b], which rows of the global batch this host takes; all of them by default.
+      first_row: where the first batch's rows begin in the stream; as if all before had been of this size by default.
 
     Yields:
       input_ids and segment_ids int32 [b, L]; positions, labels int32 and weights float32 [b, S]; where the corpus' rows
       are pairs, token_type_ids int32 [b, L] and is_next int32 [b], 1 where B follows A, 0 where it is another document's.
     """
     local = np.arange(batch_size) if local is None else local
+    ahead = 0 if first_row is None else first_row - first_step * batch_size
     gather_and_mask = _masked(corpus, corpus.train, masking, seed)
 
     def batches(steps: tf.Tensor) -> dict[str, tf.Tensor]:
-        epochs, row_ids = epochs_and_rows(_positions(steps, batch_size, local), len(corpus.train), seed)
+        epochs, row_ids = epochs_and_rows(_positions(steps, batch_size, local) + ahead, len(corpus.train), seed)
         return gather_and_mask(row_ids, epochs)
 
     steps = tf.data.Dataset.range(first_step, np.iinfo(np.int64).max)

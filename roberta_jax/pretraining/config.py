@@ -44,17 +44,35 @@ class PretrainConfig(RunConfig):
     job: str = "pretrain"
     model: RobertaConfig = field(default_factory=RobertaConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    continue_from: str = option(
+        "", "RUN@STEP: a run's checkpoint, with optimizer, step and order of rows; steps counts them too"
+    )
+
+    def __post_init__(self):
+        super().__post_init__()
+        run, _, step = self.continue_from.rpartition("@")
+        right = not self.continue_from or run and step.isdecimal()
+        check(right, "continue_from", self.continue_from, "RUN@STEP, a run's workdir and one of its checkpoints")
+        if step:
+            expected = f"more than the {int(step):,} of config.continue_from, which count too"
+            check(self.steps > int(step), "steps", self.steps, expected)
 
     @property
-    def takes_tokenizer_of_init_from(self) -> bool:
+    def model_before(self) -> str:
+        """The field that names a model to go on with, and its value; "" where there is none."""
+        name = "continue_from" if self.continue_from else "init_from"
+        return f"config.{name} {getattr(self, name)}" if getattr(self, name) else ""
+
+    @property
+    def takes_tokenizer_of_model_before(self) -> bool:
         """Whether there is a model to go on with, and data.tokenizer names none: a new vocabulary would not fit its table."""
-        return bool(self.init_from) and isinstance(self.data.tokenizer, int)
+        return bool(self.model_before) and isinstance(self.data.tokenizer, int)
 
     def check_together(self) -> None:
         """Raises a UserError where fields do not go together."""
         warmup(self.optimizer, self.steps)
         model, entries = self.model, self.data.tokenizer
-        trained = isinstance(entries, int) and not self.takes_tokenizer_of_init_from
+        trained = isinstance(entries, int) and not self.takes_tokenizer_of_model_before
         if trained and model.vocab_size > entries:  # a text may give fewer than it is asked for, but not more
             raise UserError(
                 f"config.model.vocab_size is {model.vocab_size}, the tokenizer has at most {entries} entries, by "

@@ -1,7 +1,7 @@
 """The masked-LM job: a corpus, its masks, the loss, and what the model learned in the end."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -13,15 +13,17 @@ from jax.sharding import Mesh
 from roberta_jax import storage
 from roberta_jax.data.corpus import PAIRS, Corpus
 from roberta_jax.data.masking import Masking
-from roberta_jax.data.order import epochs_and_rows
-from roberta_jax.data.pipeline import on_mesh, train_batches, valid_batches
+from roberta_jax.data.pipeline import on_mesh, valid_batches
 from roberta_jax.errors import UserError
+from roberta_jax.interop import hub
 from roberta_jax.model.config import RobertaConfig
 from roberta_jax.model.flops import train_flops
 from roberta_jax.model.heads import apply_masked_lm, init_masked_lm
 from roberta_jax.preparation.prepare import prepare
+from roberta_jax.pretraining.branch import find as find_branch
 from roberta_jax.pretraining.config import DataConfig, PretrainConfig, masking_of
-from roberta_jax.pretraining.losses import add_pair_weights, masked_lm_loss, means_of_pairs, valid_loss
+from roberta_jax.pretraining.course import Course, Reading
+from roberta_jax.pretraining.losses import masked_lm_loss, means_of_pairs, valid_loss
 from roberta_jax.tokenization import encodings
 from roberta_jax.tokenization.sentences import split_sentences
 from roberta_jax.tokenization.tokenizer import Tokenizer
@@ -93,11 +95,16 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
     Args:
       initial: what `config.init_from` names: its sizes take the place of `config.model`'s, its parameters are the
         first, and its tokenizer must be the corpus'; it is, where `data.tokenizer` names no other. A run that resumes does
-        not ask for the parameters, and has the tokenizer in its workdir.
+        not ask for the parameters, and has the tokenizer in its workdir. Of `config.continue_from` all this is found here.
 
     Returns:
       Whether it has done all its steps; a signal ends it before.
     """
+    branch = None
+    if config.continue_from:
+        if (begun := hub.shape_of_run(workdir)) is None:
+            branch = find_branch(config)
+        initial = (branch.model, dict, branch.tokenizer) if branch else (begun, dict, None)
     if initial:
         config = replace(config, model=config.model.with_shape_of(initial[0]))
     check_devices(config)
@@ -126,11 +133,7 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
     eval_step = make_eval_step(valid_loss(loss) if pairs else loss)
     cost = config.batch_size * corpus.length, train_flops(model, config.batch_size, corpus.length, masking.slots(corpus.length))
 
-    def train_on(first_step: int, mesh: Mesh) -> Iterator[dict]:
-        local = local_rows(mesh, config.batch_size)
-        made = train_batches(corpus, masking, config.batch_size, config.seed, first_step, local)
-        placed = on_mesh(made, batch_sharding(mesh))
-        return add_pair_weights(placed, batch_sharding(mesh)) if pairs else placed
+    course = Course(Reading(corpus, masking, config.batch_size, config.seed))
 
     def evaluate_on_valid(params: dict, mesh: Mesh) -> dict[str, float]:
         rows = config.batch_size // accumulation(config.batch_size, config.microbatch_size, mesh)
@@ -139,15 +142,11 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
         means = means_of_pairs(means) if pairs else means
         return {f"valid/{name}": value for name, value in (means | perplexity(means)).items()}
 
-    def rows_of(number: int) -> list[int]:
-        positions = np.arange(number * config.batch_size, (number + 1) * config.batch_size)
-        return corpus.train.numbers(epochs_and_rows(positions, len(corpus.train), config.seed)[1].numpy()).tolist()
-
     floor = unigram_entropy(corpus, masking)
     job = Job(
         init=lambda key: init_masked_lm(key, model, pairs),
         loss=loss,
-        train_batches=train_on,
+        train_batches=course.batches,
         evaluate=evaluate_on_valid,
         rows=config.batch_size,
         cost=lambda batch: cost,
@@ -155,7 +154,11 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
         dtype=model.dtype,
         derived=perplexity,
         watch=partial(nothing_learned, config, floor),
-        rows_of=rows_of,
+        rows_of=course.rows_of,
+        continued=partial(branch.state, config, course.order(branch.step)) if branch else None,
+        note=course.note,
+        begin=course.begin,
+        held=course.held,
     )
     epochs = config.steps * config.batch_size / len(corpus.train)
     say(f"{len(corpus.train):,} rows of {corpus.length} in {corpus.folder}: {config.steps:,} steps are {epochs:.2f} epochs")
@@ -167,6 +170,9 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
     )
     say(f"without learning the loss is {np.log(model.vocab_size):.2f}, by how often each token stands in the text {floor:.2f}")
     _note_order(workdir)
+    if branch:
+        branch.copy_metrics(workdir)
+        say(f"continuing {branch.run} after step {branch.step:,}")
     state = train(job, config, workdir)
     if state is not None:
         say(f"a unigram model of the train split has loss {unigram_loss(corpus, masking):.4f} on the same predictions")
@@ -177,11 +183,11 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
 
 def _tokenizer_of(initial: Initial | None, config: PretrainConfig, kept: Path) -> Tokenizer | None:
     """That of the model to go on with, which a run that resumes has in its workdir; None where the config says another."""
-    if not initial or not config.takes_tokenizer_of_init_from:
+    if not initial or not config.takes_tokenizer_of_model_before:
         return None
     found = initial[2] or encodings.find(kept)
     if found is None:
-        raise UserError(f"config.init_from {config.init_from} has no tokenizer; name one in config.data.tokenizer.")
+        raise UserError(f"{config.model_before} has no tokenizer; name one in config.data.tokenizer.")
     return found
 
 
@@ -193,13 +199,11 @@ def _require_agreement(config: PretrainConfig, initial: Initial | None, kept: Pa
     """
     wanted = config.model.vocab_size
     if initial and initial[2] and initial[2].hash != tokenizer.hash:
-        raise UserError(
-            f"config.init_from {config.init_from} has another tokenizer than the corpus; name it in data.tokenizer."
-        )
+        raise UserError(f"{config.model_before} has another tokenizer than the corpus; name it in data.tokenizer.")
     if initial:  # whose table may have more rows than there are ids
         if len(tokenizer) > wanted or tokenizer.pad != config.model.pad_id:
             raise UserError(
-                f"config.init_from {config.init_from} has {wanted} rows of embeddings and <pad> {config.model.pad_id}, "
+                f"{config.model_before} has {wanted} rows of embeddings and <pad> {config.model.pad_id}, "
                 f"data.tokenizer {config.data.tokenizer} ids up to {len(tokenizer) - 1} and <pad> {tokenizer.pad}."
             )
     elif wanted not in (0, len(tokenizer)):

@@ -32,18 +32,22 @@ class Memory:
     rewinds: int = 0  # in a row, without a planned checkpoint between
     due: bool = False  # a planned checkpoint waits for a sound step
     steps: list[dict[str, np.ndarray]] = field(default_factory=list)  # the metrics of those since the last line
+    data: dict = field(default_factory=dict)  # `Job.note` of the next batch; {}: an older version wrote it, or there is nothing
 
     def to_json(self) -> dict:
-        """The metrics' float32 as their bits, so that they come back exactly, NaN too."""
+        """The metrics' float32 as their bits, so that they come back exactly, NaN too. A line is of alike steps alone."""
         names = sorted(self.steps[-1]) if self.steps else []
-        values = np.array([[step[name] for name in names] for step in self.steps], np.float32)
-        return {"rewinds": self.rewinds, "due": self.due, "names": names, "bits": values.view(np.uint32).tolist()}
+        alike = [[step[name] for name in names] for step in self.steps if sorted(step) == names]
+        bits = np.array(alike, np.float32).view(np.uint32).tolist()
+        fields = {"rewinds": self.rewinds, "due": self.due, "names": names, "bits": bits}
+        return fields | ({"data": self.data} if self.data else {})
 
     @classmethod
     def from_json(cls, fields: dict) -> "Memory":
         """The inverse of `to_json`."""
         values = np.array(fields["bits"], np.uint32).view(np.float32)
-        return cls(fields["rewinds"], fields["due"], [dict(zip(fields["names"], step)) for step in values])
+        steps = [dict(zip(fields["names"], step)) for step in values]
+        return cls(fields["rewinds"], fields["due"], steps, fields.get("data", {}))
 
 
 def _path(folder: Path, step: int) -> Path:

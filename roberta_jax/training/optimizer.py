@@ -73,7 +73,8 @@ def _steps(number: float, steps: int) -> int:
 
 def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
     """Updates done → learning rate: warm-up, peak, decay. The first update has rate 0, and one after the last the floor's."""
-    warmup_steps, peak, lowest = warmup(config, steps), config.learning_rate, config.learning_rate * config.floor
+    warmup_steps, peak = warmup(config, steps), config.learning_rate
+    lowest = peak if config.schedule == "constant" else peak * config.floor  # whose sum with the rest would round
     decay_steps = _steps(config.decay_steps, steps) or steps - warmup_steps
 
     def decay(count: jax.Array) -> jax.Array:

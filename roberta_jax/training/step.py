@@ -221,6 +221,10 @@ class TrainStep:
     init_state: Callable[[], dict]  # a fresh state, born where `abstract` says
     function: Callable[..., tuple[dict, StepMetrics]]  # (state, batch, *constants) → (state, metrics)
 
+    def new_guard(self) -> dict:
+        """The guard's state at the start of a run, laid out as `abstract` says."""
+        return jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), new_guard(), self.abstract["guard"])
+
     def trace(self, batch: Any) -> jax.stages.Traced:
         """For a batch of these shapes and shardings; arrays or `jax.ShapeDtypeStruct`s."""
         return trace_train_step(self.function, self.abstract, batch, *self.constants)

@@ -69,6 +69,13 @@ class Job:
     metric: str = ""  # the state keeps the parameters where this was greatest; "": checkpoints, where valid/loss was least
     patience: int = 0  # evaluations without a better one that end the run; 0: none do
     rows_of: Callable[[int], list[int]] = lambda number: []  # a batch's number → its rows of the corpus, for incidents
+    # Of a run that continues another: the state's shapes and shardings → the state to begin with, and what its checkpoint holds
+    # beside it. In the place of `init` and `initial`.
+    continued: Callable[[dict], tuple[dict, Memory]] | None = None
+    note: Callable[[int], dict] = lambda number: {}  # what a checkpoint holds of the data whose next batch has this number
+    begin: Callable[[dict], None] = lambda noted: None  # is told what the checkpoint to go on from holds of it; of none {}
+    # A batch's number → on what its loss depends, the model apart: where that changes, the guard compares with nothing before.
+    held: Callable[[int], str] = lambda number: ""
     trials: tuple[Trial, ...] = ()  # stacked on an axis in front of all arrays; (): one run, without that axis
 
 
@@ -98,6 +105,7 @@ class Position:
     batch: int  # the next batch's number, which is `step` until a rewind
     state: dict
     memory: Memory
+    held: str  # `Job.held` of the last batch, or of the first
 
 
 @dataclass(frozen=True)
@@ -161,6 +169,8 @@ def _train(job: Job, config: RunConfig, workdir: Path) -> dict | None:
         # Launch the next step.
         with ledger("data"):
             batch = next(batches)
+        if (held := job.held(run.batch)) != run.held:
+            run.state["guard"], run.held = train_step.new_guard(), held
         run.step, run.batch, incidents.step = run.step + 1, run.batch + 1, run.step + 1
         run.state, metrics = launch(run.state, batch)
 
@@ -195,6 +205,7 @@ def _train(job: Job, config: RunConfig, workdir: Path) -> dict | None:
             planned = not finished.unsound and (run.memory.due or ended)
             if planned:
                 run.memory.due, run.memory.rewinds = False, 0
+            run.memory.data = job.note(run.batch)
             with ledger("checkpoint"):
                 checkpoints.save(run.step, run.state, evaluated, planned, run.memory.to_json(), wait=last)
         if stopping:
@@ -257,11 +268,16 @@ def _start(
     if state is not None:
         notes = checkpoints.notes(step).memory
         memory = Memory.from_json(notes) if notes else Memory()
+    elif job.continued:
+        state, memory = job.continued(train_step.abstract)
+        step = int(state["step"])
     else:
         state, initial, memory = train_step.init_state(), job.initial(), Memory()
         require_finite(initial)
         state["params"] |= place(initial, train_step.abstract["params"], bool(job.trials))
-    return Position(step, step if job.trials else int(state["batch"]), state, memory)
+    job.begin(memory.data)
+    batch = step if job.trials else int(state["batch"])
+    return Position(step, batch, state, memory, memory.data.get("held") or job.held(batch))
 
 
 def _note_config(config: RunConfig, workdir: Path, first_step: int) -> None:

@@ -1,0 +1,107 @@
+"""Going on from another run's checkpoint, RUN@STEP: longer, by another schedule, or on other text."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from etils import epath
+
+from roberta_jax import storage
+from roberta_jax.config import plain, typed
+from roberta_jax.data.corpus import PAIRS
+from roberta_jax.errors import UserError
+from roberta_jax.model.config import OF_A_RUN, RobertaConfig
+from roberta_jax.output import to_json
+from roberta_jax.pretraining.config import PretrainConfig
+from roberta_jax.tokenization import encodings
+from roberta_jax.tokenization.tokenizer import Tokenizer
+from roberta_jax.training.checkpoint import read_state, saved_steps
+from roberta_jax.training.distributed import require_same
+from roberta_jax.training.notes import Memory
+from roberta_jax.training.workdir import CHECKPOINTS, CONFIG_JSON, METRICS_JSONL, TOKENIZER, entry_of
+
+# Fields of config.data on which no row depends, or only by way of the tokenizer.
+_NOT_OF_ROWS = ("cache", "processes", "tokenizer", "masking", "masking_rate", "mask_replace_prob", "random_replace_prob")
+_SIZES_LEFT_OPEN = {"vocab_size": 0, "max_length": 0}
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A run's checkpoint to go on from."""
+
+    run: Path
+    step: int
+    fields: dict  # the run's config.json
+    model: RobertaConfig
+    tokenizer: Tokenizer
+
+    def state(self, config: PretrainConfig, order: str, abstract: dict) -> tuple[dict, Memory]:
+        """(the checkpoint's state, laid out as `abstract` says; what it holds beside it).
+
+        Args:
+          order: of the rows with which the config goes on, as `course` names it.
+        """
+        state, notes = read_state(self.run / CHECKPOINTS, self.step, abstract)
+        memory = Memory.from_json(notes.memory) if notes.memory else Memory()
+        if not memory.data:  # an older version's, which had the same rows and batches all along
+            before, now = self.fields, json.loads(to_json(plain(config)))
+            rows = {name: value for name, value in before["data"].items() if name not in _NOT_OF_ROWS}
+            same = before["seed"] == now["seed"] and rows.items() <= now["data"].items()
+            batch = int(state["batch"])
+            drawn = {order: batch * before["batch_size"]} if same else {}
+            memory.data = {"batch": batch, "rows": drawn, "held": "" if same else "other rows"}
+        return state, memory
+
+    def copy_metrics(self, workdir: Path) -> None:
+        """Begins a workdir's metrics.jsonl with the run's lines up to the checkpoint, so that there is one curve."""
+        path = self.run / METRICS_JSONL
+        lines = storage.read_bytes(path).split(b"\n")[:-1] if storage.exists(path) else []
+        before = [line.decode() + "\n" for line in lines if (entry := entry_of(line)) and entry["step"] <= self.step]
+        workdir.mkdir(parents=True, exist_ok=True)
+        storage.write_text(workdir / METRICS_JSONL, "".join(before))
+
+
+def find(config: PretrainConfig) -> Branch:
+    """The checkpoint that `config.continue_from` names.
+
+    Raises:
+      UserError: it is not there, or of a run that this config can't go on with.
+    """
+    name, _, step = config.continue_from.rpartition("@")
+    run = epath.Path(name) if storage.is_url(name) else Path(name).expanduser()
+    field = f"config.continue_from {config.continue_from}"
+    if not storage.exists(run / CONFIG_JSON):
+        raise UserError(f"{field}: {name} is no run's workdir, for it has no {CONFIG_JSON}.")
+    steps = saved_steps(run / CHECKPOINTS)
+    if int(step) not in steps:
+        there = f"there are {', '.join(map(str, steps))}" if steps else "there is none yet"
+        raise UserError(f"{field}: {name} has no checkpoint of step {int(step)}; {there}.")
+    fields = storage.read_json(run / CONFIG_JSON)
+    require_same(f"the run of {field}", json.dumps([fields, steps], sort_keys=True))
+    if fields.get("job") != "pretrain":
+        raise UserError(f"{field}: that run's job is {fields.get('job')!r}; expected 'pretrain'.")
+    model = typed(RobertaConfig, fields.get("model", {}), "model.")
+    if differing := _differing(config, fields, model):
+        raise UserError(
+            f"{field}: that run had {', '.join(f'config.{name}={was}' for name, (was, _) in differing.items())}, this config "
+            f"has {', '.join(str(now) for _, now in differing.values())}. The model, its tokenizer and the optimizer's name "
+            "have to stay; rates, data, masks, batches and the number of steps may change."
+        )
+    if (tokenizer := encodings.find(run / TOKENIZER)) is None:
+        raise UserError(f"{field}: {run / TOKENIZER} holds no tokenizer.")
+    return Branch(run, int(step), fields, model, tokenizer)
+
+
+def _differing(config: PretrainConfig, fields: dict, model: RobertaConfig) -> dict[str, tuple]:
+    """By name what was and what is, of all that decides which arrays the state has and what they mean."""
+    was, now = plain(model), plain(config.model)
+    names = [] if config.init_from else [name for name in now if name not in (*OF_A_RUN, "initializer_range")]
+    found = {
+        f"model.{name}": (was[name], now[name])
+        for name in names
+        if was[name] != now[name] and now[name] != _SIZES_LEFT_OPEN.get(name)
+    }
+    pairs = {"data.format": (fields["data"]["format"], config.data.format)}
+    name = {"optimizer.name": (fields["optimizer"]["name"], config.optimizer.name)}
+    found |= {each: pair for each, pair in name.items() if pair[0] != pair[1]}
+    return found | {each: pair for each, pair in pairs.items() if (pair[0] in PAIRS) != (pair[1] in PAIRS)}

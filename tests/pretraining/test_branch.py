@@ -1,0 +1,140 @@
+"""Runs that go on from another run's checkpoint: what they do as one run would, what they begin anew, what they refuse."""
+
+import importlib
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from conftest import english
+
+from roberta_jax.config import typed
+from roberta_jax.errors import UserError
+from roberta_jax.preparation.config import CorpusConfig
+from roberta_jax.preparation.prepare import prepare
+from roberta_jax.pretraining.config import PretrainConfig
+from roberta_jax.pretraining.job import pretrain
+from roberta_jax.training.checkpoint import read_arrays
+from roberta_jax.training.notes import read_notes, write_notes
+from roberta_jax.training.workdir import read_metrics
+from roberta_jax.verify_resume import TIMES
+
+DECAY = {"steps": 12, "optimizer.schedule": "linear", "optimizer.decay_steps": 4.0}
+
+
+def config(corpus, **changes) -> PretrainConfig:
+    fields = importlib.import_module("configs.tiny").get_config()
+    fields.update(steps=10, batch_size=16, log_every=3, eval_every=4, checkpoint_every=2, keep_checkpoints=9)
+    fields.model.update(num_layers=1, hidden_size=32, intermediate_size=64, vocab_size=400, dropout=0.1)
+    fields.optimizer.update(name="adamw", warmup_steps=2.0, schedule="constant", floor=0.1)
+    fields.data.update(source=str(corpus.folder), tokenizer="400")
+    fields.update_from_flattened_dict(changes)
+    return typed(PretrainConfig, fields.to_dict())
+
+
+@pytest.fixture(scope="module")
+def runs(small_corpus, tmp_path_factory):
+    """stable/: ten steps at one rate. one/: twelve, of which the last four decay."""
+    folder = tmp_path_factory.mktemp("runs")
+    pretrain(config(small_corpus), folder / "stable")
+    pretrain(config(small_corpus, **DECAY), folder / "one")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def other_corpus(small_corpus, tmp_path_factory):
+    """Of other documents, with the same tokenizer."""
+    folder = tmp_path_factory.mktemp("other")
+    (folder / "text.txt").write_text("\n\n".join(english(300, seed=1)))
+    recipe = CorpusConfig((str(folder / "text.txt"),), str(small_corpus.folder / "tokenizer"), length=64, valid_fraction=0.1)
+    return prepare(recipe, folder / "corpus", folder / "cache", processes=1)
+
+
+def lines(workdir) -> list[dict]:
+    return [{name: value for name, value in line.items() if name not in TIMES} for line in read_metrics(workdir)]
+
+
+def assert_same(one, other, step=12):
+    first, second = (read_arrays(workdir / "checkpoints", step) for workdir in (one, other))
+    assert first.keys() == second.keys()
+    for name, array in first.items():
+        np.testing.assert_array_equal(array, second[name], name)
+    assert lines(one) == lines(other)
+    noted = [read_notes(workdir / "checkpoints", step) for workdir in (one, other)]
+    assert noted[0] == noted[1]
+
+
+def test_a_stable_run_and_a_decay_of_it_are_the_one_run(runs, small_corpus, tmp_path, capsys):
+    """Bit for bit: state, guard, every line, though the branch begins amid one; and after a kill, the other run being gone."""
+    stable = tmp_path / "stable"
+    shutil.copytree(runs / "stable", stable)
+    branch = config(small_corpus, continue_from=f"{stable}@8", **DECAY)
+    pretrain(branch, tmp_path / "branch")
+    assert f"continuing {stable} after step 8" in capsys.readouterr().out
+    assert_same(runs / "one", tmp_path / "branch")
+    assert sorted(path.name for path in (tmp_path / "branch" / "checkpoints").iterdir()) == ["10", "12"]
+    shutil.rmtree(tmp_path / "branch" / "checkpoints")  # as if killed before the first checkpoint
+    pretrain(branch, tmp_path / "branch")
+    assert_same(runs / "one", tmp_path / "branch")
+    shutil.rmtree(tmp_path / "branch" / "checkpoints" / "12")
+    shutil.rmtree(stable)
+    pretrain(branch, tmp_path / "branch")
+    assert_same(runs / "one", tmp_path / "branch")
+
+
+def test_a_checkpoint_of_an_older_version_is_continued_where_its_rows_end(runs, small_corpus, tmp_path):
+    shutil.copytree(runs / "stable", tmp_path / "stable")
+    notes = read_notes(tmp_path / "stable" / "checkpoints", 8)
+    assert notes.memory.pop("data")["batch"] == 8
+    write_notes(tmp_path / "stable" / "checkpoints", 8, notes)
+    pretrain(config(small_corpus, continue_from=f"{tmp_path}/stable@8", **DECAY), tmp_path / "branch")
+    assert_same(runs / "one", tmp_path / "branch")
+
+
+def noted(workdir, step) -> dict:
+    return read_notes(workdir / "checkpoints", step).memory["data"]
+
+
+def test_rows_go_on_in_batches_of_another_size_and_begin_anew_on_another_corpus(runs, small_corpus, other_corpus, tmp_path):
+    """What is compared with the losses before, the guard, begins anew with them. The first corpus is then gone on with."""
+    small = config(small_corpus, continue_from=f"{runs}/stable@8", batch_size=8, steps=10)
+    pretrain(small, tmp_path / "small")
+    (order,) = noted(runs / "stable", 8)["rows"]
+    assert noted(tmp_path / "small", 10) | {"held": ""} == {"batch": 10, "rows": {order: 8 * 16 + 2 * 8}, "held": ""}
+    other = config(other_corpus, continue_from=f"{runs}/stable@8", steps=10)
+    pretrain(replace(other, data=replace(other.data, masking_rate=0.3)), tmp_path / "other")
+    (new,) = noted(tmp_path / "other", 10)["rows"].keys() - {order}
+    assert noted(tmp_path / "other", 10)["rows"] == {order: 8 * 16, new: 2 * 16}
+    for name, seen in (("small", 2), ("other", 2), ("stable", 10)):
+        losses = read_arrays((runs if name == "stable" else tmp_path) / name / "checkpoints", 10)["guard/losses"]
+        assert np.isfinite(losses).sum() == seen, name
+    back = config(small_corpus, continue_from=f"{tmp_path}/other@10", steps=11)
+    pretrain(back, tmp_path / "back")
+    assert noted(tmp_path / "back", 11)["rows"] == {order: 9 * 16, new: 2 * 16}
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"continue_from": "no/such@8"}, "no/such is no run's workdir, for it has no config.json"),
+        ({"continue_from": "{runs}/stable@7"}, "has no checkpoint of step 7; there are 2, 4, 6, 8, 10."),
+        ({"model.hidden_size": 64}, "that run had config.model.hidden_size=32, this config has 64. The model, its tokenizer"),
+        ({"optimizer.name": "lamb"}, "that run had config.optimizer.name=adamw, this config has lamb. The model"),
+        ({"data.format": "segment-pair"}, "that run had config.data.format=full-sentences, this config has segment-pair."),
+        ({"data.tokenizer": "{runs}/letters"}, "has another tokenizer than the corpus"),
+    ],
+)
+def test_what_cannot_be_continued_is_one_sentence(runs, small_corpus, tmp_path, changes, sentence):
+    if not (runs / "letters").exists():
+        shutil.copytree(small_corpus.folder / "tokenizer", runs / "letters")
+        merges = (runs / "letters" / "merges.txt").read_text().splitlines()
+        (runs / "letters" / "merges.txt").write_text("\n".join(merges[:-1]) + "\n")
+        vocabulary = json.loads((runs / "letters" / "vocab.json").read_text())
+        vocabulary = {token: number for token, number in vocabulary.items() if number != max(vocabulary.values())}
+        (runs / "letters" / "vocab.json").write_text(json.dumps(vocabulary))
+    changes = {"continue_from": f"{runs}/stable@8", **changes}
+    changes = {name: value.format(runs=runs) if isinstance(value, str) else value for name, value in changes.items()}
+    with pytest.raises(UserError) as error:
+        pretrain(config(small_corpus, **DECAY, **changes), tmp_path / "branch")
+    assert sentence in str(error.value) and not (tmp_path / "branch" / "checkpoints").exists()
