@@ -31,6 +31,28 @@ def number_or_name(text: str) -> int | str:
     return int(text) if text.isdigit() else text
 
 
+def with_changes(config: T, changes: Mapping[str, str]) -> T:
+    """A config with other values in dotted fields, such as data.masking, given as text.
+
+    Raises:
+      UserError: names a field that is not known, or a value that it can't have.
+    """
+    values = plain(config)
+    for path, text in changes.items():
+        *sections, name = path.split(".")
+        section = values
+        for each in sections:
+            section = section.get(each) if isinstance(section.get(each), dict) else {}
+        kind = type(section.get(name, text))
+        if kind is dict or not section:
+            raise UserError(f"config.{path} is not a field of this config.")
+        try:
+            section[name] = text == "True" if kind is bool and text in ("True", "False") else kind(text)
+        except ValueError:
+            raise UserError(f"config.{path} is {text!r}; expected a value of type {kind.__name__}.") from None
+    return typed(type(config), values)
+
+
 def check_choices(config: Any, prefix: str = "") -> None:
     """Raises a UserError where a field is none of its choices."""
     for each in dataclasses.fields(config):

@@ -84,6 +84,7 @@ def read_config(fields: dict, topology: Topology) -> Any:
 
     config = with_sizes(typed(PretrainConfig, fields))
     config.check_together()
+    config = config.of_first_phase()
     return replace(config, model=model_of(config))
 
 

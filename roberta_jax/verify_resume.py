@@ -25,6 +25,7 @@ from typing import Any
 from absl import app, flags, logging
 
 from roberta_jax import storage
+from roberta_jax.config import typed
 from roberta_jax.config_files import define_config, parse_flags
 from roberta_jax.errors import UserError, exit_with_sentence
 from roberta_jax.output import show, to_json
@@ -157,7 +158,14 @@ def verify(arguments: list[str], fields: dict, folder: Path, steps: int, number:
     arguments = [*arguments, f"--config.steps={steps}", "--config.log_every=1", f"--config.eval_every={steps}"]
     arguments += [f"--config.checkpoint_every={max(1, steps // 5)}"]
     if fields.get("job") == "pretrain":
-        arguments += [f"--config.optimizer.warmup_steps={max(1, steps // 4)}"]
+        from roberta_jax.pretraining.config import PretrainConfig  # here, so that --help does not wait for JAX
+
+        warmup = max(1, steps // 4)
+        if fields.get("phases"):
+            phases = typed(PretrainConfig, fields).phases_of(steps)
+            warmup = 1
+            arguments += [f"--config.phases={phases}"]
+        arguments += [f"--config.optimizer.warmup_steps={warmup}"]
 
     def alone(name: str, more: list[str], xla_flags: str = "") -> Path:
         finish(start([*arguments, *more], folder / name, xla_flags), folder / name)

@@ -24,6 +24,7 @@ def model_card(pretrained: Pretrained, fields: dict[str, Any], metrics: list[dic
         f"{model.num_heads} heads, vocabulary {model.vocab_size:,}, at most {model.max_length} tokens",
         "Task": fields.get("task", ""),
         "Data": ", ".join(f"{name} {data[name]}" for name in ("source", "format", "masking") if name in data),
+        "Phases": fields.get("phases", ""),
         "Steps": f"{step:,} of {fields.get('steps', 0):,}, {batch:,} rows{tokens} each",
     }
     if pretrained.head == "span" and len(pretrained.params["span"]["out"]["bias"]) == 3:

@@ -9,10 +9,10 @@ from etils import epath
 from roberta_jax import storage
 from roberta_jax.config import plain, typed
 from roberta_jax.data.corpus import PAIRS
-from roberta_jax.errors import UserError
+from roberta_jax.errors import UserError, check
 from roberta_jax.model.config import OF_A_RUN, RobertaConfig
 from roberta_jax.output import to_json
-from roberta_jax.pretraining.config import PretrainConfig
+from roberta_jax.pretraining.config import OF_MASKS, PretrainConfig
 from roberta_jax.tokenization import encodings
 from roberta_jax.tokenization.tokenizer import Tokenizer
 from roberta_jax.training.checkpoint import read_state, saved_steps
@@ -21,7 +21,7 @@ from roberta_jax.training.notes import Memory
 from roberta_jax.training.workdir import CHECKPOINTS, CONFIG_JSON, METRICS_JSONL, TOKENIZER, entry_of
 
 # Fields of config.data on which no row depends, or only by way of the tokenizer.
-_NOT_OF_ROWS = ("cache", "processes", "tokenizer", "masking", "masking_rate", "mask_replace_prob", "random_replace_prob")
+_NOT_OF_ROWS = ("cache", "processes", "tokenizer", *OF_MASKS)
 _SIZES_LEFT_OPEN = {"vocab_size": 0, "max_length": 0}
 
 
@@ -70,6 +70,7 @@ def find(config: PretrainConfig) -> Branch:
     name, _, step = config.continue_from.rpartition("@")
     run = epath.Path(name) if storage.is_url(name) else Path(name).expanduser()
     field = f"config.continue_from {config.continue_from}"
+    check(config.steps > int(step), "steps", config.steps, f"more than the {int(step):,} of {field}, which count too")
     if not storage.exists(run / CONFIG_JSON):
         raise UserError(f"{field}: {name} is no run's workdir, for it has no {CONFIG_JSON}.")
     steps = saved_steps(run / CHECKPOINTS)

@@ -1,15 +1,24 @@
 """The fields of a pretraining job."""
 
+import shlex
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+import optax
 
 from roberta_jax import storage
-from roberta_jax.config import option
+from roberta_jax.config import option, plain, with_changes
+from roberta_jax.data.corpus import PAIRS
 from roberta_jax.errors import UserError, check
 from roberta_jax.model.config import RobertaConfig
+from roberta_jax.output import show
 from roberta_jax.preparation.config import CorpusConfig
 from roberta_jax.tokenization import encodings
 from roberta_jax.training.config import RunConfig
-from roberta_jax.training.optimizer import warmup
+from roberta_jax.training.optimizer import last_rate, schedule, warmup
 
 
 @dataclass(frozen=True)
@@ -32,6 +41,9 @@ class DataConfig(CorpusConfig):
         masking_of(self)  # which looks at its fields
 
 
+OF_MASKS = ("masking", "masking_rate", "mask_replace_prob", "random_replace_prob")  # of `config.data`
+
+
 def masking_of(data: DataConfig):
     """The `Masking` of these fields."""
     from roberta_jax.data.masking import Masking  # here, so that a config file needs no TensorFlow
@@ -39,11 +51,29 @@ def masking_of(data: DataConfig):
     return Masking(data.masking, data.masking_rate, data.mask_replace_prob, data.random_replace_prob)
 
 
+# What a phase may change, besides all of `data` but these.
+_OF_PHASES = ("batch_size", *(f"optimizer.{n}" for n in ("learning_rate", "warmup_steps", "schedule", "decay_steps", "floor")))
+_NOT_OF_PHASES = ("data.tokenizer", "data.encoding", "data.cache", "data.processes")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """Some consecutive steps of a run."""
+
+    first: int  # of these, counted from 0; of its batches too
+    config: "PretrainConfig"  # with what it changes; `steps` are its own
+
+
 @dataclass(frozen=True)
 class PretrainConfig(RunConfig):
     job: str = "pretrain"
     model: RobertaConfig = field(default_factory=RobertaConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    phases: tuple[str, ...] = option(
+        (),
+        "of the run, one after another, parted by commas: each 'steps=N FIELD=VALUE …', what it changes of batch_size, the "
+        "rate and data; N may be a share below 1, and the last phase has what is left",
+    )
     continue_from: str = option(
         "", "RUN@STEP: a run's checkpoint, with optimizer, step and order of rows; steps counts them too"
     )
@@ -53,9 +83,75 @@ class PretrainConfig(RunConfig):
         run, _, step = self.continue_from.rpartition("@")
         right = not self.continue_from or run and step.isdecimal()
         check(right, "continue_from", self.continue_from, "RUN@STEP, a run's workdir and one of its checkpoints")
-        if step:
-            expected = f"more than the {int(step):,} of config.continue_from, which count too"
-            check(self.steps > int(step), "steps", self.steps, expected)
+
+    @cached_property
+    def parts(self) -> tuple[Phase, ...]:
+        """Its phases; of a run that has none one, of all steps.
+
+        Raises:
+          UserError: names the phase that can't be.
+        """
+        if not self.phases:
+            return (Phase(0, self),)
+        alone, first, found = replace(self, phases=()), 0, []
+        changes = [_changes(number, text) for number, text in enumerate(self.phases, 1)]
+        for number, each in enumerate(changes, 1):
+            left, last = self.steps - first, number == len(changes)
+            steps = _steps_of(each.pop("steps", ""), self.steps, left if last else 0)
+            if not (steps == left if last else 0 < steps < left):
+                expected = f"the {left:,} that are left" if last else f"less than the {left:,} that are left"
+                raise UserError(f"config.phases: phase {number} is {self.phases[number - 1]!r}; expected steps=N, {expected}.")
+            if self._phases_have_rates and number > 1:
+                each = {"optimizer.warmup_steps": "0"} | each
+            with naming_phase(number):
+                found.append(Phase(first, with_changes(replace(alone, steps=steps), each)))
+            first += steps
+        return tuple(found)
+
+    def numbered_parts(self) -> Iterator[tuple[int, Phase]]:
+        """(its number, each phase), from 1 on; of a run that has none (0, the whole)."""
+        return enumerate(self.parts, 1 if self.phases else 0)
+
+    def of_first_phase(self) -> "PretrainConfig":
+        """As if all steps were the first phase's, for commands that look at one step or one corpus; they say so."""
+        if not self.phases:
+            return self
+        first = self.parts[0].config
+        what = (
+            f"config.phases: what follows is as if all steps were those of the first of {len(self.phases)}, {self.phases[0]!r}"
+        )
+        show(what, sys.stderr)
+        return replace(self, phases=(), batch_size=first.batch_size, data=first.data)
+
+    def phases_of(self, steps: int) -> str:
+        """`phases` for a run of so many steps, each in proportion and of one at least, as a flag gives them."""
+        ends, later = [0], len(self.parts)
+        for phase in self.parts:
+            later -= 1
+            end = round((phase.first + phase.config.steps) * steps / self.steps)
+            ends.append(min(max(end, ends[-1] + 1), steps - later))
+        numbers = [end - start for start, end in zip(ends, ends[1:])]
+        texts = [" ".join(each for each in shlex.split(text) if not each.startswith("steps=")) for text in self.phases]
+        scaled = [f"steps={number} {text}" for number, text in zip(numbers[:-1], texts)] + texts[-1:]
+        return plain(replace(self, phases=tuple(scaled)))["phases"]
+
+    @property
+    def warmup_steps(self) -> int:
+        """Of the first warm-up."""
+        first = self.parts[0].config if self._phases_have_rates else self
+        return warmup(first.optimizer, first.steps)
+
+    @property
+    def _phases_have_rates(self) -> bool:
+        return any(name.startswith("optimizer.") for text in self.phases for name in _changes(0, text))
+
+    def rates(self) -> optax.Schedule:
+        """Updates done → learning rate: the optimizer's over all steps, or where phases change it each one's over its own."""
+        if not self._phases_have_rates:
+            return super().rates()
+        starts = [0.0, *(last_rate(phase.config.optimizer) for phase in self.parts)]
+        schedules = [schedule(p.config.optimizer, p.config.steps, start) for p, start in zip(self.parts, starts)]
+        return optax.join_schedules(schedules, [phase.first for phase in self.parts[1:]])
 
     @property
     def model_before(self) -> str:
@@ -70,7 +166,18 @@ class PretrainConfig(RunConfig):
 
     def check_together(self) -> None:
         """Raises a UserError where fields do not go together."""
-        warmup(self.optimizer, self.steps)
+        if not self._phases_have_rates:
+            warmup(self.optimizer, self.steps)
+        for number, phase in self.numbered_parts():
+            with naming_phase(number):
+                if self._phases_have_rates:
+                    warmup(phase.config.optimizer, phase.config.steps)
+                phase.config._check_sizes()
+                alike = "one whose rows are pairs, or none are, as config.data.format has them: the model's heads stay"
+                pairs = (each.data.format in PAIRS for each in (self, phase.config))
+                check(len({*pairs}) == 1, "data.format", phase.config.data.format, alike)
+
+    def _check_sizes(self) -> None:
         model, entries = self.model, self.data.tokenizer
         trained = isinstance(entries, int) and not self.takes_tokenizer_of_model_before
         if trained and model.vocab_size > entries:  # a text may give fewer than it is asked for, but not more
@@ -83,6 +190,44 @@ class PretrainConfig(RunConfig):
         for name in ("hidden_size", "intermediate_size"):
             expected = f"a divisor of config.model.{name}, {getattr(model, name)}"
             check(getattr(model, name) % self.fsdp == 0, "fsdp", self.fsdp, expected)
+
+
+def _changes(number: int, text: str) -> dict[str, str]:
+    """The fields that a phase changes, and its `steps`, by their names.
+
+    Raises:
+      UserError: names one that no phase changes.
+    """
+    try:
+        found = dict(each.split("=", 1) for each in shlex.split(text))
+    except ValueError:
+        raise UserError(f"config.phases: phase {number} is {text!r}; expected FIELD=VALUE, several parted by spaces.") from None
+    for name in found:
+        if name not in ("steps", *_OF_PHASES) and (not name.startswith("data.") or name in _NOT_OF_PHASES):
+            known = f"steps, {', '.join(_OF_PHASES)} and those of data but {', '.join(_NOT_OF_PHASES)}"
+            raise UserError(f"config.phases: phase {number} sets {name!r}; expected {known}.")
+    return found
+
+
+def _steps_of(text: str, steps: int, left: int) -> int:
+    """A phase's steps, of so many in all; `left` are what the last one has, which may leave them out, or round otherwise."""
+    try:
+        number = float(text or left)
+    except ValueError:
+        return -1
+    if not text or not 0 < number < 1:
+        return int(number) if number.is_integer() else -1
+    shared = round(number * steps)
+    return left if left and abs(shared - left) < 1 + 0.001 * steps else shared
+
+
+@contextmanager
+def naming_phase(number: int) -> Iterator[None]:
+    """Says in which phase something is wrong."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"config.phases: phase {number}: {error}") from None
 
 
 def with_sizes(config: PretrainConfig) -> PretrainConfig:

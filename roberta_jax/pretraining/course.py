@@ -5,8 +5,10 @@ also of how many rows that one had drawn. Every checkpoint says this, so that wh
 another, draws the rows that come next.
 """
 
+import itertools
 import json
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 
@@ -24,8 +26,9 @@ from roberta_jax.training.sharding import batch_sharding, local_rows
 
 @dataclass(frozen=True)
 class Reading:
-    """What batches are made of."""
+    """What consecutive batches are made of."""
 
+    first: int  # the number of the first of them
     corpus: Corpus
     masking: Masking
     batch_size: int
@@ -45,12 +48,14 @@ class Reading:
 class Course:
     """The batches of a run, by their numbers.
 
+    After a rewind a step has a later batch than its own number: what a phase reads begins with its first batch.
+
     Args:
-      reading: what they are made of.
+      readings: what they are made of, by their first ones.
     """
 
-    def __init__(self, reading: Reading):
-        self._reading = reading
+    def __init__(self, readings: Sequence[Reading]):
+        self._readings, self._firsts = readings, [reading.first for reading in readings]
         self.begin({})
 
     def begin(self, noted: dict) -> None:
@@ -61,36 +66,47 @@ class Course:
         """What a checkpoint says whose next batch is `number`."""
         return {"batch": number, "rows": self.drawn(number), "held": self.held(number - 1)}
 
-    def order(self, number: int) -> str:
-        """Names the order of rows from which a batch is drawn."""
-        return self._reading.order
+    def reading(self, number: int) -> Reading:
+        """What a batch is made of."""
+        return self._readings[bisect_right(self._firsts, max(number, 0)) - 1]
 
     def held(self, number: int) -> str:
         """All on which the loss of a batch depends, the model and the batch itself apart."""
-        return self._reading.held
+        return self.reading(number).held
 
     def drawn(self, number: int) -> dict[str, int]:
         """How many rows of each order stand before a batch."""
-        order, rows = self._reading.order, (number - self._first) * self._reading.batch_size
-        return self._drawn | {order: self._drawn.get(order, 0) + rows}
+        drawn, ends = dict(self._drawn), [*self._firsts[1:], number]
+        for reading, end in zip(self._readings, ends):
+            batches = min(end, number) - max(reading.first, self._first)
+            if batches > 0:
+                drawn[reading.order] = drawn.get(reading.order, 0) + batches * reading.batch_size
+        return drawn
+
+    def _first_row(self, number: int) -> int:
+        return self.drawn(number).get(self.reading(number).order, 0)
 
     def rows_of(self, number: int) -> list[int]:
-        """The rows of the corpus that a batch holds."""
-        reading = self._reading
-        first, rows = self.drawn(number)[reading.order], reading.corpus.train
-        positions = np.arange(first, first + reading.batch_size)
+        """The rows of its corpus that a batch holds."""
+        reading, first = self.reading(number), self._first_row(number)
+        rows, positions = reading.corpus.train, np.arange(first, first + reading.batch_size)
         return rows.numbers(epochs_and_rows(positions, len(rows), reading.seed)[1].numpy()).tolist()
 
     def batches(self, first: int, mesh: Mesh) -> Iterator[dict[str, jax.Array]]:
         """The batches from number `first` on, laid out on the mesh."""
-        reading, sharding = self._reading, batch_sharding(mesh)
-        made = train_batches(
-            reading.corpus,
-            reading.masking,
-            reading.batch_size,
-            reading.seed,
-            local=local_rows(mesh, reading.batch_size),
-            first_row=self.drawn(first)[reading.order],
-        )
-        placed = on_mesh(made, sharding)
-        return add_pair_weights(placed, sharding) if reading.corpus.of_pairs else placed
+        sharding = batch_sharding(mesh)
+        while True:
+            reading = self.reading(first)
+            made = train_batches(
+                reading.corpus,
+                reading.masking,
+                reading.batch_size,
+                reading.seed,
+                local=local_rows(mesh, reading.batch_size),
+                first_row=self._first_row(first),
+            )
+            placed = on_mesh(made, sharding)
+            placed = add_pair_weights(placed, sharding) if reading.corpus.of_pairs else placed
+            end = next((later for later in self._firsts if later > first), None)
+            yield from itertools.islice(placed, end and end - first)
+            first = end

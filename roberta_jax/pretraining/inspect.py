@@ -28,7 +28,7 @@ def inspect(fields: dict, rows: int) -> tuple[dict, str]:
 
     if fields.get("job") != "pretrain":
         raise UserError(f"config.job is {fields.get('job')!r}; inspect knows 'pretrain'.")
-    config = typed(PretrainConfig, fields)
+    config = typed(PretrainConfig, fields).of_first_phase()
     corpus = open_corpus(config.data)
     figures = corpus_statistics(corpus, masking_of(config.data), config.batch_size, config.steps, config.seed, rows)
     return figures, report(corpus.manifest)

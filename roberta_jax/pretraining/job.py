@@ -1,5 +1,6 @@
 """The masked-LM job: a corpus, its masks, the loss, and what the model learned in the end."""
 
+import functools
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -21,7 +22,7 @@ from roberta_jax.model.flops import train_flops
 from roberta_jax.model.heads import apply_masked_lm, init_masked_lm
 from roberta_jax.preparation.prepare import prepare
 from roberta_jax.pretraining.branch import find as find_branch
-from roberta_jax.pretraining.config import DataConfig, PretrainConfig, masking_of
+from roberta_jax.pretraining.config import OF_MASKS, DataConfig, PretrainConfig, masking_of, naming_phase
 from roberta_jax.pretraining.course import Course, Reading
 from roberta_jax.pretraining.losses import masked_lm_loss, means_of_pairs, valid_loss
 from roberta_jax.tokenization import encodings
@@ -33,7 +34,6 @@ from roberta_jax.training.evaluate import evaluate, make_eval_step
 from roberta_jax.training.incidents import Incidents
 from roberta_jax.training.kernel_check import with_sound_attention
 from roberta_jax.training.logging import put_aside, recovered, say
-from roberta_jax.training.optimizer import warmup
 from roberta_jax.training.sharding import batch_sharding, local_rows, make_mesh
 from roberta_jax.training.step import TrainStep, accumulation, build_step
 from roberta_jax.training.train import Job, train
@@ -42,7 +42,10 @@ from roberta_jax.training.workdir import CHECKPOINTS, CONFIG_JSON, TOKENIZER
 
 def check_devices(config: PretrainConfig) -> None:
     """Raises a UserError where the devices that there are can't share a batch."""
-    accumulation(config.batch_size, config.microbatch_size, make_mesh(config.fsdp))
+    mesh = make_mesh(config.fsdp)
+    for number, phase in config.numbered_parts():
+        with naming_phase(number):
+            accumulation(phase.config.batch_size, config.microbatch_size, mesh)
 
 
 def open_corpus(
@@ -83,6 +86,7 @@ def step_of(config: PretrainConfig, mesh: Mesh) -> TrainStep:
         microbatch_size=config.microbatch_size,
         guard=config.guard,
         seed=config.seed,
+        schedule=config.rates(),
     )
 
 
@@ -113,27 +117,32 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
     own = _tokenizer_of(initial, config, kept)
     agree = partial(_require_agreement, config, initial, kept)
     corpus, pairs, masking = open_corpus(config.data, agree, own), of_pairs(config), masking_of(config.data)
-    model = replace(model_of(config), max_length=config.model.max_length or corpus.length)
+    readings = _readings(config, corpus, agree)
+    lengths = sorted({each.corpus.length for each in readings} | {corpus.length})
+    model = replace(model_of(config), max_length=config.model.max_length or lengths[-1])
     if not initial:
         model = replace(model, vocab_size=len(corpus.tokenizer), pad_id=corpus.tokenizer.pad)
     config = replace(config, model=model)
-    for split in ("train", "valid"):
-        if not len(getattr(corpus, split)):
-            raise UserError(
-                f"{corpus.folder}: the {split} split has no row; give more text, or another data.valid_fraction than "
-                f"{config.data.valid_fraction:g}."
-            )
-    require_same(f"the corpus in {corpus.folder}", json.dumps(corpus.manifest["shards"], sort_keys=True))
+    for one in {id(each): each for each in (corpus, *(reading.corpus for reading in readings))}.values():
+        for split in ("train", "valid") if one is corpus else ("train",):
+            if not len(getattr(one, split)):
+                raise UserError(
+                    f"{one.folder}: the {split} split has no row; give more text, or another data.valid_fraction than "
+                    f"{config.data.valid_fraction:g}."
+                )
+        require_same(f"the corpus in {one.folder}", json.dumps(one.manifest["shards"], sort_keys=True))
     require_same(f"the tokenizer of the corpus in {corpus.folder}", corpus.tokenizer.hash)
     if jax.process_index() == 0:
         corpus.tokenizer.save(kept)
         storage.write_hashes(kept)
-    model = with_sound_attention(model, [corpus.length], make_mesh(config.fsdp), workdir)
+    model = with_sound_attention(model, lengths, make_mesh(config.fsdp), workdir)
     loss = masked_lm_loss(model)
     eval_step = make_eval_step(valid_loss(loss) if pairs else loss)
-    cost = config.batch_size * corpus.length, train_flops(model, config.batch_size, corpus.length, masking.slots(corpus.length))
+    course = Course(readings)
 
-    course = Course(Reading(corpus, masking, config.batch_size, config.seed))
+    @functools.cache
+    def cost(rows: int, length: int, slots: int) -> tuple[int, float]:
+        return rows * length, train_flops(model, rows, length, slots)
 
     def evaluate_on_valid(params: dict, mesh: Mesh) -> dict[str, float]:
         rows = config.batch_size // accumulation(config.batch_size, config.microbatch_size, mesh)
@@ -149,25 +158,22 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
         train_batches=course.batches,
         evaluate=evaluate_on_valid,
         rows=config.batch_size,
-        cost=lambda batch: cost,
+        cost=lambda batch: cost(*batch["input_ids"].shape, batch["positions"].shape[1]),
         initial=lambda: _with_token_types(initial[1](), model.num_token_types) if initial else {},
         dtype=model.dtype,
         derived=perplexity,
         watch=partial(nothing_learned, config, floor),
         rows_of=course.rows_of,
-        continued=partial(branch.state, config, course.order(branch.step)) if branch else None,
+        continued=partial(branch.state, config, course.reading(branch.step).order) if branch else None,
         note=course.note,
         begin=course.begin,
         held=course.held,
     )
-    epochs = config.steps * config.batch_size / len(corpus.train)
-    say(f"{len(corpus.train):,} rows of {corpus.length} in {corpus.folder}: {config.steps:,} steps are {epochs:.2f} epochs")
-    if masking.patterns and epochs <= masking.patterns:
-        say(f"{masking.mode} masks come again after {masking.patterns} epochs: all of this run's are those of dynamic ones")
-    say(
-        f"masking {masking.mode} {masking.rate:g}: of what is predicted {masking.mask_replace_prob:.1%} is <mask>, "
-        f"{masking.random_replace_prob:.1%} random, {masking.keep_prob:.1%} kept"
-    )
+    for number, phase in config.numbered_parts():
+        if number:
+            last = phase.first + phase.config.steps
+            say(f"phase {number} of {len(config.phases)}, steps {phase.first + 1:,} to {last:,}: {config.phases[number - 1]}")
+        _say_reading(readings[max(number - 1, 0)], phase.config.steps)
     say(f"without learning the loss is {np.log(model.vocab_size):.2f}, by how often each token stands in the text {floor:.2f}")
     _note_order(workdir)
     if branch:
@@ -179,6 +185,32 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
         for line in examples(state["params"], model, corpus):
             say(line)
     return state is not None
+
+
+def _readings(config: PretrainConfig, corpus: Corpus, agree: Callable[[Tokenizer], None]) -> list[Reading]:
+    """What each phase reads; a corpus that several read is opened once, and has the tokenizer of the config's own, `corpus`."""
+    of_masks = {each: getattr(config.data, each) for each in OF_MASKS}
+    opened, found = {config.data: corpus}, []
+    for number, phase in config.numbered_parts():
+        rows = replace(phase.config.data, **of_masks)
+        with naming_phase(number):
+            if rows not in opened:
+                opened[rows] = open_corpus(rows, agree, corpus.tokenizer)
+        masking = masking_of(phase.config.data)
+        found.append(Reading(phase.first, opened[rows], masking, phase.config.batch_size, config.seed))
+    return found
+
+
+def _say_reading(reading: Reading, steps: int) -> None:
+    corpus, masking = reading.corpus, reading.masking
+    epochs = steps * reading.batch_size / len(corpus.train)
+    say(f"{len(corpus.train):,} rows of {corpus.length} in {corpus.folder}: {steps:,} steps are {epochs:.2f} epochs")
+    if masking.patterns and epochs <= masking.patterns:
+        say(f"{masking.mode} masks come again after {masking.patterns} epochs: all of this run's are those of dynamic ones")
+    say(
+        f"masking {masking.mode} {masking.rate:g}: of what is predicted {masking.mask_replace_prob:.1%} is <mask>, "
+        f"{masking.random_replace_prob:.1%} random, {masking.keep_prob:.1%} kept"
+    )
 
 
 def _tokenizer_of(initial: Initial | None, config: PretrainConfig, kept: Path) -> Tokenizer | None:
@@ -258,7 +290,7 @@ def unigram_entropy(corpus: Corpus, masking: Masking) -> float:
 
 def nothing_learned(config: PretrainConfig, floor: float, step: int, means: dict[str, float]) -> tuple[str, str] | None:
     """An incident, if the first log line behind the warm-up, a third of the steps and a hundred is no better than `floor`."""
-    due = max(warmup(config.optimizer, config.steps), config.steps / 3, 100)
+    due = max(config.warmup_steps, config.steps / 3, 100)
     loss = means.get("mlm_loss", means.get("loss", 0.0))
     if not due <= step < due + config.log_every or loss < floor - 0.02:
         return None

@@ -3,10 +3,12 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+import optax
+
 from roberta_jax.config import option
 from roberta_jax.errors import check, check_choice
 from roberta_jax.training.guard import GuardConfig
-from roberta_jax.training.optimizer import OptimizerConfig
+from roberta_jax.training.optimizer import OptimizerConfig, schedule
 from roberta_jax.training.trackers import TRACKERS
 
 
@@ -32,6 +34,10 @@ class RunConfig:
     # From 1 on, and from 0 on; the largest is what an array's int32 holds.
     POSITIVE: ClassVar = ("steps", "batch_size", "fsdp", "log_every", "eval_every", "checkpoint_every", "keep_checkpoints")
     NOT_NEGATIVE: ClassVar = ("microbatch_size", "profile")
+
+    def rates(self) -> optax.Schedule:
+        """Updates done → learning rate."""
+        return schedule(self.optimizer, self.steps)
 
     def __post_init__(self):
         for least, names in ((1, self.POSITIVE), (0, self.NOT_NEGATIVE)):

@@ -71,17 +71,22 @@ def _steps(number: float, steps: int) -> int:
     return round(number * (steps if number < 1 else 1))
 
 
-def schedule(config: OptimizerConfig, steps: int) -> optax.Schedule:
-    """Updates done → learning rate: warm-up, peak, decay. The first update has rate 0, and one after the last the floor's."""
+def schedule(config: OptimizerConfig, steps: int, start: float = 0.0) -> optax.Schedule:
+    """Updates done → learning rate: warm-up, peak, decay. The first update has rate `start`, one after the last the floor's."""
     warmup_steps, peak = warmup(config, steps), config.learning_rate
-    lowest = peak if config.schedule == "constant" else peak * config.floor  # whose sum with the rest would round
+    lowest = last_rate(config)
     decay_steps = _steps(config.decay_steps, steps) or steps - warmup_steps
 
     def decay(count: jax.Array) -> jax.Array:
         return lowest + (peak - lowest) * DECAYS[config.schedule](jnp.clip(count / decay_steps, 0, 1))
 
-    parts = [optax.linear_schedule(0.0, peak, warmup_steps), optax.constant_schedule(peak), decay]
+    parts = [optax.linear_schedule(start, peak, warmup_steps), optax.constant_schedule(peak), decay]
     return optax.join_schedules(parts, [warmup_steps, steps - decay_steps])
+
+
+def last_rate(config: OptimizerConfig) -> float:
+    """Where `schedule` ends."""
+    return config.learning_rate * (1.0 if config.schedule == "constant" else config.floor)
 
 
 def decayed(params, bias_and_norm: bool):
@@ -176,10 +181,18 @@ OPTIMIZERS: dict[str, Callable[[OptimizerConfig], list[optax.GradientTransformat
 }
 
 
-def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransformationExtraArgs:
-    """The optimizer of a run of so many steps. Where its `update` is told accepted=False, the state stays as it was."""
+def make_optimizer(
+    config: OptimizerConfig, steps: int, rates: optax.Schedule | None = None
+) -> optax.GradientTransformationExtraArgs:
+    """The optimizer of a run of so many steps. Where its `update` is told accepted=False, the state stays as it was.
+
+    Args:
+      rates: in the place of the config's own `schedule`.
+    """
+    # Behind the barrier XLA does not see how the rate comes about: all schedules of one rate give the same bits.
+    rate = rates or schedule(config, steps)
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
         *OPTIMIZERS[config.name](config),
-        skip_rejected(optax.scale_by_learning_rate(schedule(config, steps))),
+        skip_rejected(optax.scale_by_learning_rate(lambda count: jax.lax.optimization_barrier(rate(count)))),
     )

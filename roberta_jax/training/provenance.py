@@ -19,7 +19,8 @@ WITHOUT_EFFECT = (
 )  # fmt: skip
 
 # Fields that came when runs had been made already: where they do nothing, those runs are still the same.
-_LATER = {"optimizer.schedule": "linear", "optimizer.decay_steps": 0.0, "optimizer.floor": 0.0, "continue_from": ""}
+_LATER = {"optimizer.schedule": "linear", "optimizer.decay_steps": 0.0, "optimizer.floor": 0.0}
+_LATER |= {"continue_from": "", "phases": ""}
 
 
 def fields(config: Any, without: Collection[str] = WITHOUT_EFFECT) -> dict[str, Any]:

@@ -117,7 +117,11 @@ def require_finite(initial: dict) -> None:
 
 
 def make_train_step(
-    loss: Loss, optimizer: optax.GradientTransformationExtraArgs, microbatches: int, mesh: Mesh, guard: GuardConfig = DEFAULT
+    loss: Loss,
+    optimizer: optax.GradientTransformationExtraArgs,
+    microbatches: int,
+    mesh: Mesh,
+    guard: GuardConfig = DEFAULT,
 ) -> Callable:
     """(state, batch, seed of dropout, factor of the learning rate) → (state, metrics, the guard's among them).
 
@@ -216,14 +220,15 @@ class TrainStep:
     """A job's step, put together by `build_step`: what trains is what is planned, and what is measured."""
 
     abstract: dict  # the state's shapes and shardings, see `abstract_state`
-    microbatches: int
+    microbatches: int  # of a batch of `build_step`'s rows
     constants: tuple  # what the step takes after the batch: seed of dropout and, of trials, factor of the learning rate
     init_state: Callable[[], dict]  # a fresh state, born where `abstract` says
     function: Callable[..., tuple[dict, StepMetrics]]  # (state, batch, *constants) → (state, metrics)
+    microbatches_of: Callable[[Batch], int]  # a batch → how many it is cut into
 
     def new_guard(self) -> dict:
         """The guard's state at the start of a run, laid out as `abstract` says."""
-        return jax.tree.map(lambda x, like: jax.device_put(x, like.sharding), new_guard(), self.abstract["guard"])
+        return jax.jit(new_guard, out_shardings=jax.tree.map(lambda x: x.sharding, self.abstract["guard"]))()
 
     def trace(self, batch: Any) -> jax.stages.Traced:
         """For a batch of these shapes and shardings; arrays or `jax.ShapeDtypeStruct`s."""
@@ -247,30 +252,36 @@ def build_step(
     seed: int | np.ndarray = 0,
     rates: np.ndarray | None = None,
     keep_best: bool = False,
+    schedule: optax.Schedule | None = None,
 ) -> TrainStep:
     """Puts a job's step together: optimizer, accumulation, guard and shardings.
 
     Args:
       init: key → parameters.
       steps: of the whole run, over which the learning rate decays.
-      rows: of a global batch.
+      rows: of a global batch; later batches may have others.
       microbatch_size: rows that a device takes at once; 0: all that it has.
       seed: of parameters and dropout; an array [trials] stacks as many states, and batches, on an axis in front.
       rates: of trials, the factors of the learning rate [trials].
       keep_best: see `abstract_state`.
+      schedule: updates done → learning rate, where that is not the optimizer's own over all steps.
 
     Raises:
       UserError: the devices do not divide the batch, or the microbatches not a device's share.
     """
-    microbatches, transformation = accumulation(rows, microbatch_size, mesh), make_optimizer(optimizer, steps)
+    microbatches, transformation = accumulation(rows, microbatch_size, mesh), make_optimizer(optimizer, steps, schedule)
     abstract = abstract_state(init, transformation, mesh, len(seed) if np.ndim(seed) else 0, keep_best)
-    update = make_train_step(loss, transformation, microbatches, mesh, guard)
-    update = jax.vmap(update) if np.ndim(seed) else update
 
-    def train_step(state: dict, *inputs: Any) -> tuple[dict, StepMetrics]:
-        state, metrics = update(state, *inputs)
+    def microbatches_of(batch: Batch) -> int:
+        return microbatches if np.ndim(seed) else accumulation(len(batch["weights"]), microbatch_size, mesh)
+
+    def train_step(state: dict, batch: Batch, *inputs: Any) -> tuple[dict, StepMetrics]:
+        update = make_train_step(loss, transformation, microbatches_of(batch), mesh, guard)
+        update = jax.vmap(update) if np.ndim(seed) else update
+        state, metrics = update(state, batch, *inputs)
         names = tuple(sorted(metrics))
         return state, StepMetrics(names, jnp.stack([metrics[name].astype(jnp.float32) for name in names]))
 
     constants = (np.uint32(seed),) if rates is None else (np.uint32(seed), rates)
-    return TrainStep(abstract, microbatches, constants, partial(init_state, init, transformation, seed, abstract), train_step)
+    fresh = partial(init_state, init, transformation, seed, abstract)
+    return TrainStep(abstract, microbatches, constants, fresh, train_step, microbatches_of)

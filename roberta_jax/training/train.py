@@ -33,7 +33,6 @@ from roberta_jax.training.incidents import Incidents
 from roberta_jax.training.ledger import Ledger
 from roberta_jax.training.logging import ProgressLog, Tracker, recovered, say
 from roberta_jax.training.notes import Memory
-from roberta_jax.training.optimizer import schedule
 from roberta_jax.training.profile import Profile
 from roberta_jax.training.sharding import make_mesh
 from roberta_jax.training.step import Loss, StepMetrics, TrainStep, build_step, place, require_finite
@@ -245,6 +244,7 @@ def _build_step(job: Job, config: RunConfig, mesh: Mesh) -> TrainStep:
         seed=np.array([trial.seed for trial in trials]) if trials else config.seed,
         rates=rates,
         keep_best=bool(job.metric),
+        schedule=config.rates(),
     )
 
 
@@ -301,7 +301,7 @@ def _log_of(job: Job, config: RunConfig, workdir: Path) -> Callable[[int, list],
         ProgressLog,
         workdir,
         last_step=config.steps,
-        learning_rate=schedule(config.optimizer, config.steps),
+        learning_rate=config.rates(),
         mfu=Peak(job.dtype, say).mfu,
         derived=job.derived,
         trials=[trial.name for trial in job.trials],
@@ -343,14 +343,14 @@ def _launcher(train_step: TrainStep, ledger: Ledger) -> Callable[[dict, dict], t
     compiled: dict[tuple, jax.stages.Compiled] = {}
 
     def launch(state: dict, batch: dict) -> tuple[dict, StepMetrics]:
-        shape = batch["input_ids"].shape
-        if shape not in compiled:
+        shapes = tuple(array.shape for array in batch.values())
+        if shapes not in compiled:
             before = ledger.seconds["compile"]
             with ledger("compile"):
-                compiled[shape] = train_step.compile(batch)
-            seconds = ledger.seconds["compile"] - before
-            say(f"compiled the step for {shape} in {seconds:.1f} s, {train_step.microbatches} microbatches")
-        return compiled[shape](state, batch, *train_step.constants)
+                compiled[shapes] = train_step.compile(batch)
+            seconds, microbatches = ledger.seconds["compile"] - before, train_step.microbatches_of(batch)
+            say(f"compiled the step for {batch['input_ids'].shape} in {seconds:.1f} s, {microbatches} microbatches")
+        return compiled[shapes](state, batch, *train_step.constants)
 
     return launch
 

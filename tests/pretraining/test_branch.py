@@ -1,6 +1,5 @@
 """Runs that go on from another run's checkpoint: what they do as one run would, what they begin anew, what they refuse."""
 
-import importlib
 import json
 import shutil
 from dataclasses import replace
@@ -8,29 +7,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from conftest import english
+from small_runs import assert_same, config, killed_after
 
-from roberta_jax.config import typed
 from roberta_jax.errors import UserError
 from roberta_jax.preparation.config import CorpusConfig
 from roberta_jax.preparation.prepare import prepare
-from roberta_jax.pretraining.config import PretrainConfig
 from roberta_jax.pretraining.job import pretrain
 from roberta_jax.training.checkpoint import read_arrays
 from roberta_jax.training.notes import read_notes, write_notes
-from roberta_jax.training.workdir import read_metrics
-from roberta_jax.verify_resume import TIMES
 
 DECAY = {"steps": 12, "optimizer.schedule": "linear", "optimizer.decay_steps": 4.0}
-
-
-def config(corpus, **changes) -> PretrainConfig:
-    fields = importlib.import_module("configs.tiny").get_config()
-    fields.update(steps=10, batch_size=16, log_every=3, eval_every=4, checkpoint_every=2, keep_checkpoints=9)
-    fields.model.update(num_layers=1, hidden_size=32, intermediate_size=64, vocab_size=400, dropout=0.1)
-    fields.optimizer.update(name="adamw", warmup_steps=2.0, schedule="constant", floor=0.1)
-    fields.data.update(source=str(corpus.folder), tokenizer="400")
-    fields.update_from_flattened_dict(changes)
-    return typed(PretrainConfig, fields.to_dict())
 
 
 @pytest.fixture(scope="module")
@@ -51,20 +37,6 @@ def other_corpus(small_corpus, tmp_path_factory):
     return prepare(recipe, folder / "corpus", folder / "cache", processes=1)
 
 
-def lines(workdir) -> list[dict]:
-    return [{name: value for name, value in line.items() if name not in TIMES} for line in read_metrics(workdir)]
-
-
-def assert_same(one, other, step=12):
-    first, second = (read_arrays(workdir / "checkpoints", step) for workdir in (one, other))
-    assert first.keys() == second.keys()
-    for name, array in first.items():
-        np.testing.assert_array_equal(array, second[name], name)
-    assert lines(one) == lines(other)
-    noted = [read_notes(workdir / "checkpoints", step) for workdir in (one, other)]
-    assert noted[0] == noted[1]
-
-
 def test_a_stable_run_and_a_decay_of_it_are_the_one_run(runs, small_corpus, tmp_path, capsys):
     """Bit for bit: state, guard, every line, though the branch begins amid one; and after a kill, the other run being gone."""
     stable = tmp_path / "stable"
@@ -77,10 +49,9 @@ def test_a_stable_run_and_a_decay_of_it_are_the_one_run(runs, small_corpus, tmp_
     shutil.rmtree(tmp_path / "branch" / "checkpoints")  # as if killed before the first checkpoint
     pretrain(branch, tmp_path / "branch")
     assert_same(runs / "one", tmp_path / "branch")
-    shutil.rmtree(tmp_path / "branch" / "checkpoints" / "12")
     shutil.rmtree(stable)
-    pretrain(branch, tmp_path / "branch")
-    assert_same(runs / "one", tmp_path / "branch")
+    pretrain(branch, killed_after(tmp_path / "branch", 10, tmp_path / "killed"))
+    assert_same(runs / "one", tmp_path / "killed")
 
 
 def test_a_checkpoint_of_an_older_version_is_continued_where_its_rows_end(runs, small_corpus, tmp_path):
