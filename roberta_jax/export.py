@@ -1,12 +1,12 @@
 """Any model that can be read, as a folder that transformers loads.
 
-python -m roberta_jax.export --model=RUN --out=DIR [--push_to=NAME]
+python -m roberta_jax.export --model=RUN --out=DIR [--all] [--push_to=NAME]
 """
 
 import argparse
 from pathlib import Path
 
-from roberta_jax.errors import exit_with_sentence
+from roberta_jax.errors import UserError, exit_with_sentence
 from roberta_jax.output import show
 
 
@@ -16,11 +16,22 @@ def main() -> None:
     model.add_argument("--model", help="a workdir, a folder of transformers or fairseq, or a hub name")
     model.add_argument("--workdir", dest="model", help=argparse.SUPPRESS)  # as it was called before 0.3
     parser.add_argument("--out", type=Path, required=True, help="the folder to write")
-    parser.add_argument("--checkpoint", default="newest", help="of a workdir: newest, best or a step (default %(default)s)")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--checkpoint", default="newest", help="of a workdir: newest, best or a step (default %(default)s)")
+    which.add_argument("--all", action="store_true", help="of a workdir: every checkpoint that is kept, as folders in --out")
+    parser.add_argument(
+        "--names", choices=("steps", "tokens"), default="steps", help="of these folders: step_400, or tokens_10M (%(default)s)"
+    )
     parser.add_argument("--push_to", metavar="NAME", help="upload the folder as this hub repository")
     args = parser.parse_args()
-    from roberta_jax.interop.hub import export, push  # here, so that --help does not wait for JAX
+    from roberta_jax.interop.hub import checkpoint_folders, export, push  # here, so that --help does not wait for JAX
 
+    if args.all:
+        if args.push_to:
+            raise UserError(f"--push_to={args.push_to} takes one model; export one of the folders that --all makes.")
+        for step, name in checkpoint_folders(args.model, args.names).items():
+            show(f"{export(args.model, args.out / name, step).origin} → {args.out / name}")
+        return
     pretrained = export(args.model, args.out, args.checkpoint)
     show(f"{pretrained.origin} → {args.out}")
     for name, reason in sorted(pretrained.ignored.items()):

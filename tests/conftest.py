@@ -140,3 +140,12 @@ def small_corpus(documents, tmp_path_factory) -> Corpus:
     (folder / "text.txt").write_text("\n\n".join(documents))
     recipe = CorpusConfig((str(folder / "text.txt"),), 400, length=64, valid_fraction=0.1)
     return prepare(recipe, folder / "corpus", folder / "cache", processes=1)
+
+
+@pytest.fixture(scope="session")
+def other_corpus(small_corpus, tmp_path_factory):
+    """Of other documents, with the same tokenizer."""
+    folder = tmp_path_factory.mktemp("other")
+    (folder / "text.txt").write_text("\n\n".join(english(300, seed=1)))
+    recipe = CorpusConfig((str(folder / "text.txt"),), str(small_corpus.folder / "tokenizer"), length=64, valid_fraction=0.1)
+    return prepare(recipe, folder / "corpus", folder / "cache", processes=1)

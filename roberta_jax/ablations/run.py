@@ -61,6 +61,9 @@ def run(config: AblationsConfig, workdir: Path) -> None:
     for name in ("init_from", "continue_from"):
         if value := getattr(config, name):
             raise UserError(f"config.{name} is {value!r}; expected none, for ablations begin with random weights.")
+    for name, value in (("phases", config.phases), ("data.mixture", config.data.mixture)):
+        if value:
+            raise UserError(f"config.{name} is {','.join(value)!r}; expected none, for ablations compare runs of one kind.")
     base = PretrainConfig(**{f.name: getattr(config, f.name) for f in fields(PretrainConfig)} | {"job": "pretrain"})
     base = replace(base, model=replace(base.model, vocab_size=0))  # each variant's is its vocabulary's
     every = {study.name: study for study in studies(base)}

@@ -14,9 +14,10 @@ def mix(x: tf.Tensor) -> tf.Tensor:
     return tf.bitwise.bitwise_xor(x, tf.bitwise.right_shift(x, np.uint64(33)))
 
 
-def hash_of_epochs(seed: int, epochs: tf.Tensor) -> tf.Tensor:
-    """What all that is drawn in these epochs [B] of a run with this seed begins with. uint64 [B]"""
-    return mix(tf.cast(epochs, tf.uint64) + mix(np.uint64((seed + int(GOLDEN)) % 2**64)))
+def hash_of_epochs(seed: int | tf.Tensor, epochs: tf.Tensor) -> tf.Tensor:
+    """What all that is drawn in these epochs [B] of a run with this seed begins with; or each with its own, uint64 [B]."""
+    start = np.uint64((seed + int(GOLDEN)) % 2**64) if isinstance(seed, int) else seed + GOLDEN
+    return mix(tf.cast(epochs, tf.uint64) + mix(start))
 
 
 def uniform(x: tf.Tensor) -> tf.Tensor:

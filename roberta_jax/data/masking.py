@@ -99,13 +99,13 @@ class Masking:
         deviation = math.sqrt(self.rate * (1 - self.rate) * length * MODES[self.mode].tokens_drawn_at_once)
         return min(length, exact + math.ceil(6 * deviation))
 
-    def __call__(self, rows, row_ids, epochs, seed: int, vocabulary: Vocabulary) -> dict[str, tf.Tensor]:
+    def __call__(self, rows, row_ids, epochs, seed: int | tf.Tensor, vocabulary: Vocabulary) -> dict[str, tf.Tensor]:
         """Masks rows.
 
         Args:
           rows: int32 [B, L], padded on the right.
           row_ids, epochs: int64 [B], which row it is, and for which time it is seen.
-          seed: of the run.
+          seed: of the run, or uint64 [B] of each row.
           vocabulary: of the tokenizer that made the rows.
 
         Returns:

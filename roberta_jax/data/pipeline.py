@@ -5,13 +5,14 @@ run starts at any step as fast as at the first, and each host takes its own rows
 """
 
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import jax
 import numpy as np
 
-from roberta_jax.data.corpus import Corpus, Rows
+from roberta_jax.data.corpus import Corpus
 from roberta_jax.data.masking import Masking, Vocabulary
+from roberta_jax.data.mixture import BLOCK, Mixture
 from roberta_jax.data.order import epochs_and_rows
 from roberta_jax.data.tensorflow_on_host import tf
 from roberta_jax.tokenization.tokenizer import Tokenizer
@@ -40,17 +41,20 @@ def token_type_ids(rows: tf.Tensor, vocabulary: Vocabulary) -> tf.Tensor:
     return tf.cast((ends_before > 0) & (rows != vocabulary.pad), tf.int32)
 
 
-def _masked(corpus: Corpus, rows: Rows, masking: Masking, seed: int):
+def _masked(corpus: Corpus, gather: Callable[..., np.ndarray], masking: Masking, seed: int | np.ndarray):
+    """(row numbers, epochs, what else `gather` takes) → the rows, masked; they are like those of `corpus`."""
     vocabulary, pairs = vocabulary_of(corpus.tokenizer), corpus.of_pairs
 
-    def gather_and_mask(row_ids: tf.Tensor, epochs: tf.Tensor) -> dict[str, tf.Tensor]:
-        ids = tf.ensure_shape(tf.numpy_function(rows.gather, [row_ids], tf.int32, stateful=False), [None, corpus.length])
+    def gather_and_mask(row_ids: tf.Tensor, epochs: tf.Tensor, *more: tf.Tensor) -> dict[str, tf.Tensor]:
+        ids = tf.numpy_function(gather, [row_ids, *more], tf.int32, stateful=False)
+        ids = tf.ensure_shape(ids, [None, corpus.length])
         of_pairs = {}
         if pairs:
             of_pairs["is_next"] = tf.cast(ids[:, 0] == vocabulary.bos, tf.int32)
             ids = tf.concat([tf.fill([tf.shape(ids)[0], 1], vocabulary.bos), ids[:, 1:]], axis=1)
             of_pairs["token_type_ids"] = token_type_ids(ids, vocabulary)
-        masked = masking(ids, row_ids, epochs, seed, vocabulary)
+        seeds = seed if isinstance(seed, int) else tf.gather(seed, more[0])
+        masked = masking(ids, row_ids, epochs, seeds, vocabulary)
         return masked | {"segment_ids": segment_ids(ids, vocabulary)} | of_pairs
 
     return gather_and_mask
@@ -78,7 +82,7 @@ def train_batches(
     """
     local = np.arange(batch_size) if local is None else local
     ahead = 0 if first_row is None else first_row - first_step * batch_size
-    gather_and_mask = _masked(corpus, corpus.train, masking, seed)
+    gather_and_mask = _masked(corpus, corpus.train.gather, masking, seed)
 
     def batches(steps: tf.Tensor) -> dict[str, tf.Tensor]:
         epochs, row_ids = epochs_and_rows(_positions(steps, batch_size, local) + ahead, len(corpus.train), seed)
@@ -86,6 +90,50 @@ def train_batches(
 
     steps = tf.data.Dataset.range(first_step, np.iinfo(np.int64).max)
     return _iterate(steps, batches, len(local), corpus.length)
+
+
+def mixed_batches(
+    corpora: Sequence[Corpus],
+    mixture: Mixture,
+    seeds: Sequence[int],
+    masking: Masking,
+    batch_size: int,
+    position: int,
+    drawn: Sequence[int],
+    local: np.ndarray | None = None,
+) -> Iterator[dict[str, np.ndarray]]:
+    """`train_batches` of several sources, from a position of their mixture on; "source" int32 [b] is each row's.
+
+    Args:
+      seeds: of each source's order and masks.
+      position: in the mixture, of the first batch's first row.
+      drawn: how many rows of each source's order stand before it.
+    """
+    local = np.arange(batch_size) if local is None else local
+    starts = np.array(drawn, np.int64) - mixture.before(position)
+
+    def gather(row_ids: np.ndarray, sources: np.ndarray) -> np.ndarray:
+        rows = np.empty((len(row_ids), corpora[0].length), np.int32)
+        for source in np.unique(sources):
+            rows[sources == source] = corpora[source].train.gather(row_ids[sources == source])
+        return rows
+
+    gather_and_mask = _masked(corpora[0], gather, masking, np.array(seeds, np.uint64))
+
+    def batches(numbers: tf.Tensor) -> dict[str, tf.Tensor]:
+        positions = position + _positions(numbers, batch_size, local)
+        blocks, slots = positions // BLOCK, positions % BLOCK
+        sources = tf.gather(mixture.source, slots)
+        within = tf.gather(starts, sources) + blocks * tf.gather(mixture.quotas, sources) + tf.gather(mixture.rank, slots)
+        epochs = row_ids = tf.zeros_like(positions)
+        for source, (corpus, seed) in enumerate(zip(corpora, seeds)):
+            found = epochs_and_rows(within, len(corpus.train), seed)
+            mine = sources == source
+            epochs, row_ids = tf.where(mine, found[0], epochs), tf.where(mine, found[1], row_ids)
+        return gather_and_mask(row_ids, epochs, sources) | {"source": tf.cast(sources, tf.int32)}
+
+    numbers = tf.data.Dataset.range(np.iinfo(np.int64).max)
+    return _iterate(numbers, batches, len(local), corpora[0].length)
 
 
 def valid_batches(
@@ -97,7 +145,7 @@ def valid_batches(
     """
     local = np.arange(batch_size) if local is None else local
     rows = len(corpus.valid)
-    gather_and_mask = _masked(corpus, corpus.valid, masking, VALID_SEED)
+    gather_and_mask = _masked(corpus, corpus.valid.gather, masking, VALID_SEED)
 
     def batches(numbers: tf.Tensor) -> dict[str, tf.Tensor]:
         row_ids = _positions(numbers, batch_size, local)

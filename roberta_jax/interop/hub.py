@@ -111,6 +111,45 @@ def steps_of(source: str | Path) -> list[int]:
     return remote.steps_of(str(source)) if storage.is_url(source) else saved_steps(Path(source).expanduser() / CHECKPOINTS)
 
 
+def checkpoint_folders(source: str | Path, names: str) -> dict[int, str]:
+    """The checkpoints of a workdir, ascending, with the name of a folder for each.
+
+    Args:
+      names: "steps", or "tokens", which the model had seen, of a pretraining alone.
+
+    Raises:
+      UserError: there is none, or it does not say how many tokens it had seen.
+    """
+    from roberta_jax.training.notes import Damaged, read_notes
+
+    if not (steps := steps_of(source)):
+        raise UserError(f"--all: {source} is no workdir with a checkpoint.")
+    if names == "steps":
+        return {step: f"step_{step}" for step in steps}
+    found = {}
+    for step in steps:
+        try:
+            tokens = ((read_notes(storage.join(source, CHECKPOINTS), step).memory or {}).get("data") or {})["tokens"]
+        except (KeyError, Damaged):
+            raise UserError(
+                f"--names=tokens: step {step} of {source} does not say how many tokens it had seen; take steps."
+            ) from None
+        found[step] = f"tokens_{_rounded(tokens)}"
+    if len({*found.values()}) < len(found):
+        raise UserError(
+            f"--names=tokens: two checkpoints of {source} have seen about as many, {', '.join(found.values())}; take steps."
+        )
+    return found
+
+
+def _rounded(number: int) -> str:
+    """9,998,000 → '10M'"""
+    for factor, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if number >= 0.9995 * factor:
+            return f"{float(f'{number / factor:.3g}'):g}{unit}"
+    return str(number)
+
+
 def _download(name: str) -> Path:
     """The snapshot of a hub repository, from the cache where it is there."""
     for weights in _WEIGHTS:

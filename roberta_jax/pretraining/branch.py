@@ -1,18 +1,21 @@
 """Going on from another run's checkpoint, RUN@STEP: longer, by another schedule, or on other text."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
+import jax
 from etils import epath
 
 from roberta_jax import storage
 from roberta_jax.config import plain, typed
 from roberta_jax.data.corpus import PAIRS
 from roberta_jax.errors import UserError, check
-from roberta_jax.model.config import OF_A_RUN, RobertaConfig
+from roberta_jax.model.config import FIXED, OF_A_RUN, RobertaConfig
 from roberta_jax.output import to_json
 from roberta_jax.pretraining.config import OF_MASKS, PretrainConfig
+from roberta_jax.pretraining.course import IN_ALL, Reading
 from roberta_jax.tokenization import encodings
 from roberta_jax.tokenization.tokenizer import Tokenizer
 from roberta_jax.training.checkpoint import read_state, saved_steps
@@ -35,25 +38,28 @@ class Branch:
     model: RobertaConfig
     tokenizer: Tokenizer
 
-    def state(self, config: PretrainConfig, order: str, abstract: dict) -> tuple[dict, Memory]:
+    def state(self, config: PretrainConfig, reading: Reading, abstract: dict) -> tuple[dict, Memory]:
         """(the checkpoint's state, laid out as `abstract` says; what it holds beside it).
 
         Args:
-          order: of the rows with which the config goes on, as `course` names it.
+          reading: what the config goes on with.
         """
         state, notes = read_state(self.run / CHECKPOINTS, self.step, abstract)
         memory = Memory.from_json(notes.memory) if notes.memory else Memory()
         if not memory.data:  # an older version's, which had the same rows and batches all along
             before, now = self.fields, json.loads(to_json(plain(config)))
             rows = {name: value for name, value in before["data"].items() if name not in _NOT_OF_ROWS}
-            same = before["seed"] == now["seed"] and rows.items() <= now["data"].items()
+            same = len(reading.sources) == 1 and before["seed"] == now["seed"] and rows.items() <= now["data"].items()
             batch = int(state["batch"])
-            drawn = {order: batch * before["batch_size"]} if same else {}
+            drawn = dict.fromkeys([*reading.orders, IN_ALL], batch * before["batch_size"]) if same else {}
             memory.data = {"batch": batch, "rows": drawn, "held": "" if same else "other rows"}
+            memory.data |= {"tokens": batch * before["batch_size"] * reading.tokens // reading.batch_size}
         return state, memory
 
     def copy_metrics(self, workdir: Path) -> None:
         """Begins a workdir's metrics.jsonl with the run's lines up to the checkpoint, so that there is one curve."""
+        if jax.process_index():
+            return
         path = self.run / METRICS_JSONL
         lines = storage.read_bytes(path).split(b"\n")[:-1] if storage.exists(path) else []
         before = [line.decode() + "\n" for line in lines if (entry := entry_of(line)) and entry["step"] <= self.step]
@@ -61,8 +67,8 @@ class Branch:
         storage.write_text(workdir / METRICS_JSONL, "".join(before))
 
 
-def find(config: PretrainConfig) -> Branch:
-    """The checkpoint that `config.continue_from` names.
+def find(config: PretrainConfig, workdir: Path) -> Branch | None:
+    """The checkpoint that `config.continue_from` names; None where the workdir has one of its own, to go on from.
 
     Raises:
       UserError: it is not there, or of a run that this config can't go on with.
@@ -70,6 +76,10 @@ def find(config: PretrainConfig) -> Branch:
     name, _, step = config.continue_from.rpartition("@")
     run = epath.Path(name) if storage.is_url(name) else Path(name).expanduser()
     field = f"config.continue_from {config.continue_from}"
+    if os.path.realpath(run) == os.path.realpath(workdir):
+        raise UserError(f"{field} is in --workdir itself, whose run goes on without it; take another workdir for a branch.")
+    if saved_steps(workdir / CHECKPOINTS):
+        return None
     check(config.steps > int(step), "steps", config.steps, f"more than the {int(step):,} of {field}, which count too")
     if not storage.exists(run / CONFIG_JSON):
         raise UserError(f"{field}: {name} is no run's workdir, for it has no {CONFIG_JSON}.")
@@ -96,13 +106,10 @@ def find(config: PretrainConfig) -> Branch:
 def _differing(config: PretrainConfig, fields: dict, model: RobertaConfig) -> dict[str, tuple]:
     """By name what was and what is, of all that decides which arrays the state has and what they mean."""
     was, now = plain(model), plain(config.model)
-    names = [] if config.init_from else [name for name in now if name not in (*OF_A_RUN, "initializer_range")]
-    found = {
-        f"model.{name}": (was[name], now[name])
-        for name in names
-        if was[name] != now[name] and now[name] != _SIZES_LEFT_OPEN.get(name)
-    }
-    pairs = {"data.format": (fields["data"]["format"], config.data.format)}
-    name = {"optimizer.name": (fields["optimizer"]["name"], config.optimizer.name)}
-    found |= {each: pair for each, pair in name.items() if pair[0] != pair[1]}
-    return found | {each: pair for each, pair in pairs.items() if (pair[0] in PAIRS) != (pair[1] in PAIRS)}
+    sizes = [] if config.init_from else [name for name in now if name not in (*OF_A_RUN, *FIXED, "initializer_range")]
+    found = {f"model.{name}": (was[name], now[name]) for name in sizes if now[name] != _SIZES_LEFT_OPEN.get(name)}
+    found["optimizer.name"] = fields["optimizer"]["name"], config.optimizer.name
+    formats = fields["data"]["format"], config.data.format
+    if len({format in PAIRS for format in formats}) > 1:
+        found["data.format"] = formats
+    return {name: pair for name, pair in found.items() if pair[0] != pair[1]}

@@ -1,11 +1,13 @@
 """The fields of a pretraining job."""
 
+import re
 import shlex
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import PurePosixPath
 
 import optax
 
@@ -25,6 +27,11 @@ from roberta_jax.training.optimizer import last_rate, schedule, warmup
 class DataConfig(CorpusConfig):
     """The corpus, how much of it is used, and how it is masked."""
 
+    mixture: tuple[str, ...] = option(
+        (),
+        "in the place of source: SOURCE=WEIGHT, several parted by commas; each is a corpus of its own, and has its part of the "
+        "tokens in every stretch of the run; a vocabulary to train is the first one's",
+    )
     fraction: float = option(1.0, "of the train rows that are used, evenly spread over the corpus")
     masking: str = option("roberta", "which tokens are predicted, and with what in their place: a mode of data/masking.py")
     masking_rate: float = option(0.15, "of the tokens, or words, that are predicted")
@@ -39,6 +46,31 @@ class DataConfig(CorpusConfig):
         check(self.processes >= 0, "data.processes", self.processes, "1 or more, or 0: one a core")
         check(bool(self.cache), "data.cache", self.cache, "a name")
         masking_of(self)  # which looks at its fields
+        self.sources()  # and so does this
+
+    def sources(self) -> list[tuple[str, float, "DataConfig"]]:
+        """(a name, its weight, what prepares it) of each source that is read; where there is no mixture that of the one."""
+        if not self.mixture:
+            return [(",".join(PurePosixPath(source).name for source in self.source), 1.0, self)]
+        found = {}
+        for each in self.mixture:
+            source, _, text = each.rpartition("=")
+            try:
+                weight = float(text)
+            except ValueError:
+                weight = 0.0
+            right = bool(source) and 0 < weight < float("inf") and source not in found
+            check(
+                right,
+                "data.mixture",
+                ",".join(self.mixture),
+                f"SOURCE=WEIGHT for each, once, a number above 0; {each!r} is not",
+            )
+            found[source] = weight
+        names = [PurePosixPath(source).name for source in found]
+        names = names if len({*names}) == len(names) else list(found)
+        configs = [replace(self, source=(source,), mixture=()) for source in found]
+        return list(zip(names, found.values(), configs))
 
 
 OF_MASKS = ("masking", "masking_rate", "mask_replace_prob", "random_replace_prob")  # of `config.data`
@@ -69,6 +101,11 @@ class PretrainConfig(RunConfig):
     job: str = "pretrain"
     model: RobertaConfig = field(default_factory=RobertaConfig)
     data: DataConfig = field(default_factory=DataConfig)
+    keep_every: tuple[str, ...] = option(
+        (),
+        "checkpoints that are kept beside keep_checkpoints: every 1000 steps, say, or every '10M tokens'; several parted by "
+        "commas: at each of these",
+    )
     phases: tuple[str, ...] = option(
         (),
         "of the run, one after another, parted by commas: each 'steps=N FIELD=VALUE …', what it changes of batch_size, the "
@@ -83,6 +120,18 @@ class PretrainConfig(RunConfig):
         run, _, step = self.continue_from.rpartition("@")
         right = not self.continue_from or run and step.isdecimal()
         check(right, "continue_from", self.continue_from, "RUN@STEP, a run's workdir and one of its checkpoints")
+        for text in self.keep_every:
+            expected = f"a number of steps, or as 10M tokens; several parted by commas; {text!r} is neither"
+            check(_amount(text)[0] > 0, "keep_every", ",".join(self.keep_every), expected)
+
+    def keeps(self, steps: tuple[int, int], tokens: tuple[int, int]) -> bool:
+        """Whether there is a point of `keep_every` behind the first and up to the second of these numbers."""
+        for text in self.keep_every:
+            point, of_tokens = _amount(text)
+            before, now = tokens if of_tokens else steps
+            if before // point < now // point if len(self.keep_every) == 1 else before < point <= now:
+                return True
+        return False
 
     @cached_property
     def parts(self) -> tuple[Phase, ...]:
@@ -207,6 +256,15 @@ def _changes(number: int, text: str) -> dict[str, str]:
             known = f"steps, {', '.join(_OF_PHASES)} and those of data but {', '.join(_NOT_OF_PHASES)}"
             raise UserError(f"config.phases: phase {number} sets {name!r}; expected {known}.")
     return found
+
+
+def _amount(text: str) -> tuple[int, bool]:
+    """(a number, whether it is of tokens) of a point of `keep_every`; (0, False) where it is none."""
+    found = re.fullmatch(r"(\d+(?:_\d+)*(?:\.\d+)?) *([kKMGBT]?) *(tokens|steps)?", text)
+    if not found:
+        return 0, False
+    factor = {"": 1, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}[found[2]]
+    return round(float(found[1]) * factor), found[3] == "tokens"
 
 
 def _steps_of(text: str, steps: int, left: int) -> int:

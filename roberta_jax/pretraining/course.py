@@ -1,10 +1,11 @@
-"""What a run reads when, and where the order of rows of each corpus stands.
+"""What a run reads when, and where the order of rows of each source stands.
 
 Which rows batch n holds, and their masks, is a pure function of the config, the seed and n; of a run that continues another,
 also of how many rows that one had drawn. Every checkpoint says this, so that whatever goes on from it, the same run or
 another, draws the rows that come next.
 """
 
+import hashlib
 import itertools
 import json
 from bisect import bisect_right
@@ -18,10 +19,28 @@ from jax.sharding import Mesh
 
 from roberta_jax.data.corpus import Corpus
 from roberta_jax.data.masking import Masking
+from roberta_jax.data.mixture import Mixture
 from roberta_jax.data.order import epochs_and_rows
-from roberta_jax.data.pipeline import on_mesh, train_batches
+from roberta_jax.data.pipeline import mixed_batches, on_mesh, train_batches
 from roberta_jax.pretraining.losses import add_pair_weights
 from roberta_jax.training.sharding import batch_sharding, local_rows
+
+IN_ALL = "in all"  # beside the orders: the rows of all of them, which is the position in a mixture
+
+
+@dataclass(frozen=True)
+class Source:
+    """A corpus that is read, by itself or in a mixture."""
+
+    name: str
+    corpus: Corpus
+    weight: float = 1.0  # its part of the tokens
+
+    @property
+    def rows_weight(self) -> float:
+        """Its part of the rows, which are not equally full everywhere."""
+        manifest = self.corpus.manifest
+        return self.weight * manifest["rows"]["train"] / manifest["tokens"]["train"]
 
 
 @dataclass(frozen=True)
@@ -29,20 +48,42 @@ class Reading:
     """What consecutive batches are made of."""
 
     first: int  # the number of the first of them
-    corpus: Corpus
+    sources: tuple[Source, ...]
     masking: Masking
     batch_size: int
     seed: int
 
     @cached_property
-    def order(self) -> str:
-        """Names the order in which its rows stand: the rows, and what it is drawn by."""
-        return f"{self.corpus.manifest['key']}, fraction {self.corpus.train.fraction:g}, seed {self.seed}"
+    def mixture(self) -> Mixture:
+        """Of its sources' rows."""
+        return Mixture([source.rows_weight for source in self.sources])
+
+    @cached_property
+    def seeds(self) -> list[int]:
+        """By which each source's order and masks are drawn: the run's, or in a mixture one of the source's own."""
+        if len(self.sources) == 1:
+            return [self.seed]
+        named = [f"{self.seed} {source.corpus.manifest['key']}" for source in self.sources]
+        return [int.from_bytes(hashlib.sha256(name.encode()).digest()[:7]) for name in named]
+
+    @cached_property
+    def orders(self) -> list[str]:
+        """Name the orders in which the sources' rows stand: the rows, and what these are drawn by."""
+        corpora = [source.corpus for source in self.sources]
+        return [f"{c.manifest['key']}, fraction {c.train.fraction:g}, seed {seed}" for c, seed in zip(corpora, self.seeds)]
+
+    @cached_property
+    def tokens(self) -> int:
+        """About how many a batch has, padding apart: by the means of the sources' rows."""
+        manifests = [source.corpus.manifest for source in self.sources]
+        in_a_row = [manifest["tokens"]["train"] / manifest["rows"]["train"] for manifest in manifests]
+        return round(self.batch_size * float(np.dot(in_a_row, self.mixture.quotas / self.mixture.quotas.sum())))
 
     @cached_property
     def held(self) -> str:
         """All on which the losses of its batches depend, the model apart."""
-        return json.dumps([self.order, self.batch_size, asdict(self.masking)])
+        weights = [source.weight for source in self.sources] if len(self.sources) > 1 else []
+        return json.dumps([*self.orders, *weights, self.batch_size, asdict(self.masking)])
 
 
 class Course:
@@ -56,15 +97,20 @@ class Course:
 
     def __init__(self, readings: Sequence[Reading]):
         self._readings, self._firsts = readings, [reading.first for reading in readings]
+        mixed = any(len(reading.sources) > 1 for reading in readings)
+        names = dict.fromkeys(source.name for reading in readings for source in reading.sources)
+        self.names = tuple(names) if mixed else ()  # of the sources, by which batches number them; of a run without mixtures ()
+        self.sources = [source for reading in readings for source in reading.sources]
         self.begin({})
 
     def begin(self, noted: dict) -> None:
         """Goes on from a checkpoint: what `note` said for it, or {}, by which every order begins with batch 0."""
-        self._first, self._drawn = noted.get("batch", 0), noted.get("rows", {})
+        self._first, self._drawn, self._tokens = noted.get("batch", 0), noted.get("rows", {}), noted.get("tokens", 0)
 
     def note(self, number: int) -> dict:
         """What a checkpoint says whose next batch is `number`."""
-        return {"batch": number, "rows": self.drawn(number), "held": self.held(number - 1)}
+        rows, tokens = self.drawn(number), self.tokens(number)
+        return {"batch": number, "rows": rows, "tokens": tokens, "held": self.held(number - 1)}
 
     def reading(self, number: int) -> Reading:
         """What a batch is made of."""
@@ -74,39 +120,56 @@ class Course:
         """All on which the loss of a batch depends, the model and the batch itself apart."""
         return self.reading(number).held
 
+    def _until(self, number: int) -> Iterator[tuple[Reading, int]]:
+        """What is read until a batch, and for how many batches."""
+        for reading, end in zip(self._readings, [*self._firsts[1:], number]):
+            if (batches := min(end, number) - max(reading.first, self._first)) > 0:
+                yield reading, batches
+
+    def tokens(self, number: int) -> int:
+        """About how many tokens stand before a batch, padding apart."""
+        return self._tokens + sum(batches * reading.tokens for reading, batches in self._until(number))
+
     def drawn(self, number: int) -> dict[str, int]:
-        """How many rows of each order stand before a batch."""
-        drawn, ends = dict(self._drawn), [*self._firsts[1:], number]
-        for reading, end in zip(self._readings, ends):
-            batches = min(end, number) - max(reading.first, self._first)
-            if batches > 0:
-                drawn[reading.order] = drawn.get(reading.order, 0) + batches * reading.batch_size
+        """How many rows of each order stand before a batch, and in all."""
+        drawn = {IN_ALL: 0} | self._drawn
+        for reading, batches in self._until(number):
+            start, rows = drawn[IN_ALL], batches * reading.batch_size
+            for order, more in zip(reading.orders, reading.mixture.before(start + rows) - reading.mixture.before(start)):
+                drawn[order] = drawn.get(order, 0) + int(more)
+            drawn[IN_ALL] += rows
         return drawn
 
-    def _first_row(self, number: int) -> int:
-        return self.drawn(number).get(self.reading(number).order, 0)
-
-    def rows_of(self, number: int) -> list[int]:
-        """The rows of its corpus that a batch holds."""
-        reading, first = self.reading(number), self._first_row(number)
-        rows, positions = reading.corpus.train, np.arange(first, first + reading.batch_size)
-        return rows.numbers(epochs_and_rows(positions, len(rows), reading.seed)[1].numpy()).tolist()
+    def rows_of(self, number: int) -> list:
+        """The rows of its corpus that a batch holds; of a mixture with the sources' names, "NAME ROW"."""
+        reading, drawn = self.reading(number), self.drawn(number)
+        start, found = drawn[IN_ALL], []
+        stretch = np.arange(start, start + reading.batch_size)
+        sources = reading.mixture.source_of(stretch)
+        for index, (source, order, seed) in enumerate(zip(reading.sources, reading.orders, reading.seeds)):
+            first = drawn.get(order, 0)
+            positions, rows = np.arange(first, first + np.sum(sources == index)), source.corpus.train
+            if len(positions):
+                numbers = rows.numbers(epochs_and_rows(positions, len(rows), seed)[1].numpy()).tolist()
+                found += numbers if len(reading.sources) == 1 else [f"{source.name} {row}" for row in numbers]
+        return found
 
     def batches(self, first: int, mesh: Mesh) -> Iterator[dict[str, jax.Array]]:
-        """The batches from number `first` on, laid out on the mesh."""
+        """The batches from number `first` on, laid out on the mesh; those of a run with a mixture have "source"."""
         sharding = batch_sharding(mesh)
         while True:
-            reading = self.reading(first)
-            made = train_batches(
-                reading.corpus,
-                reading.masking,
-                reading.batch_size,
-                reading.seed,
-                local=local_rows(mesh, reading.batch_size),
-                first_row=self._first_row(first),
-            )
+            reading, drawn = self.reading(first), self.drawn(first)
+            corpora, starts = [source.corpus for source in reading.sources], [drawn.get(order, 0) for order in reading.orders]
+            size, local = reading.batch_size, local_rows(mesh, reading.batch_size)
+            if self.names:
+                numbers = [self.names.index(source.name) for source in reading.sources]
+                position = drawn[IN_ALL]
+                made = mixed_batches(corpora, reading.mixture, reading.seeds, reading.masking, size, position, starts, local)
+                made = (batch | {"source": np.array(numbers, np.int32)[batch["source"]]} for batch in made)
+            else:
+                made = train_batches(corpora[0], reading.masking, size, reading.seed, local=local, first_row=starts[0])
             placed = on_mesh(made, sharding)
-            placed = add_pair_weights(placed, sharding) if reading.corpus.of_pairs else placed
+            placed = add_pair_weights(placed, sharding) if corpora[0].of_pairs else placed
             end = next((later for later in self._firsts if later > first), None)
             yield from itertools.islice(placed, end and end - first)
             first = end

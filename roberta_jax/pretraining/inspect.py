@@ -1,10 +1,12 @@
 """What a run is about to train on, as an object and as lines for a terminal."""
 
+import sys
 from collections.abc import Iterator
+from dataclasses import replace
 
 from roberta_jax.config import typed
 from roberta_jax.errors import UserError
-from roberta_jax.output import printable
+from roberta_jax.output import printable, show
 from roberta_jax.pretraining.inspect_html import LEGEND, blocks, marked, row_title, shares_of, spaced
 
 # Of what is predicted: on a terminal, and elsewhere.
@@ -29,6 +31,10 @@ def inspect(fields: dict, rows: int) -> tuple[dict, str]:
     if fields.get("job") != "pretrain":
         raise UserError(f"config.job is {fields.get('job')!r}; inspect knows 'pretrain'.")
     config = typed(PretrainConfig, fields).of_first_phase()
+    if config.data.mixture:
+        source, *others = config.data.sources()
+        show(f"config.data.mixture: what follows is of the first of {1 + len(others)} sources, {source[0]}", sys.stderr)
+        config = replace(config, data=source[2])
     corpus = open_corpus(config.data)
     figures = corpus_statistics(corpus, masking_of(config.data), config.batch_size, config.steps, config.seed, rows)
     return figures, report(corpus.manifest)

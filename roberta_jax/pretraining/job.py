@@ -2,10 +2,11 @@
 
 import functools
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -23,8 +24,8 @@ from roberta_jax.model.heads import apply_masked_lm, init_masked_lm
 from roberta_jax.preparation.prepare import prepare
 from roberta_jax.pretraining.branch import find as find_branch
 from roberta_jax.pretraining.config import OF_MASKS, DataConfig, PretrainConfig, masking_of, naming_phase
-from roberta_jax.pretraining.course import Course, Reading
-from roberta_jax.pretraining.losses import masked_lm_loss, means_of_pairs, valid_loss
+from roberta_jax.pretraining.course import Course, Reading, Source
+from roberta_jax.pretraining.losses import losses_of_sources, masked_lm_loss, means_of_pairs, valid_loss
 from roberta_jax.tokenization import encodings
 from roberta_jax.tokenization.sentences import split_sentences
 from roberta_jax.tokenization.tokenizer import Tokenizer
@@ -104,11 +105,9 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
     Returns:
       Whether it has done all its steps; a signal ends it before.
     """
-    branch = None
+    branch = find_branch(config, workdir) if config.continue_from else None
     if config.continue_from:
-        if (begun := hub.shape_of_run(workdir)) is None:
-            branch = find_branch(config)
-        initial = (branch.model, dict, branch.tokenizer) if branch else (begun, dict, None)
+        initial = (branch.model, dict, branch.tokenizer) if branch else (hub.shape_of_run(workdir), dict, None)
     if initial:
         config = replace(config, model=config.model.with_shape_of(initial[0]))
     check_devices(config)
@@ -116,15 +115,18 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
     kept = workdir / TOKENIZER
     own = _tokenizer_of(initial, config, kept)
     agree = partial(_require_agreement, config, initial, kept)
-    corpus, pairs, masking = open_corpus(config.data, agree, own), of_pairs(config), masking_of(config.data)
-    readings = _readings(config, corpus, agree)
-    lengths = sorted({each.corpus.length for each in readings} | {corpus.length})
+    open_sources, pairs, masking = _opening(agree, own), of_pairs(config), masking_of(config.data)
+    sources = open_sources(config.data)
+    corpus, course = sources[0].corpus, Course(_readings(config, open_sources))
+    corpora = {id(each.corpus): each.corpus for each in (*sources, *course.sources)}.values()
+    lengths = sorted({each.length for each in corpora})
     model = replace(model_of(config), max_length=config.model.max_length or lengths[-1])
     if not initial:
         model = replace(model, vocab_size=len(corpus.tokenizer), pad_id=corpus.tokenizer.pad)
     config = replace(config, model=model)
-    for one in {id(each): each for each in (corpus, *(reading.corpus for reading in readings))}.values():
-        for split in ("train", "valid") if one is corpus else ("train",):
+    evaluated = [id(source.corpus) for source in sources]
+    for one in corpora:
+        for split in ("train", "valid") if id(one) in evaluated else ("train",):
             if not len(getattr(one, split)):
                 raise UserError(
                     f"{one.folder}: the {split} split has no row; give more text, or another data.valid_fraction than "
@@ -136,9 +138,8 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
         corpus.tokenizer.save(kept)
         storage.write_hashes(kept)
     model = with_sound_attention(model, lengths, make_mesh(config.fsdp), workdir)
-    loss = masked_lm_loss(model)
+    loss = masked_lm_loss(model, course.names)
     eval_step = make_eval_step(valid_loss(loss) if pairs else loss)
-    course = Course(readings)
 
     @functools.cache
     def cost(rows: int, length: int, slots: int) -> tuple[int, float]:
@@ -146,12 +147,18 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
 
     def evaluate_on_valid(params: dict, mesh: Mesh) -> dict[str, float]:
         rows = config.batch_size // accumulation(config.batch_size, config.microbatch_size, mesh)
-        made = valid_batches(corpus, masking, rows, local_rows(mesh, rows))
-        means = evaluate(eval_step, params, on_mesh(made, batch_sharding(mesh)))
-        means = means_of_pairs(means) if pairs else means
-        return {f"valid/{name}": value for name, value in (means | perplexity(means)).items()}
+        means = []
+        for source in sources:
+            made = valid_batches(source.corpus, masking, rows, local_rows(mesh, rows))
+            of_source = evaluate(eval_step, params, on_mesh(made, batch_sharding(mesh)))
+            means.append(means_of_pairs(of_source) if pairs else of_source)
+        whole = means[0] if len(means) == 1 else {name: _weighted(sources, [each[name] for each in means]) for name in means[0]}
+        whole |= perplexity(whole)
+        if len(means) > 1:
+            whole |= {f"loss/{source.name}": each["loss"] for source, each in zip(sources, means)}
+        return {f"valid/{name}": value for name, value in whole.items()}
 
-    floor = unigram_entropy(corpus, masking)
+    floor = _entropy(_weighted(sources, [_unigram(source.corpus, masking) for source in sources]))
     job = Job(
         init=lambda key: init_masked_lm(key, model, pairs),
         loss=loss,
@@ -161,19 +168,20 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
         cost=lambda batch: cost(*batch["input_ids"].shape, batch["positions"].shape[1]),
         initial=lambda: _with_token_types(initial[1](), model.num_token_types) if initial else {},
         dtype=model.dtype,
-        derived=perplexity,
+        derived=lambda means: perplexity(means) | losses_of_sources(means),
         watch=partial(nothing_learned, config, floor),
         rows_of=course.rows_of,
-        continued=partial(branch.state, config, course.reading(branch.step).order) if branch else None,
+        continued=partial(branch.state, config, course.reading(branch.step)) if branch else None,
         note=course.note,
         begin=course.begin,
         held=course.held,
+        keep=lambda step, *batches: config.keeps((step - 1, step), tuple(map(course.tokens, batches))),
     )
     for number, phase in config.numbered_parts():
         if number:
             last = phase.first + phase.config.steps
             say(f"phase {number} of {len(config.phases)}, steps {phase.first + 1:,} to {last:,}: {config.phases[number - 1]}")
-        _say_reading(readings[max(number - 1, 0)], phase.config.steps)
+        _say_reading(course.reading(phase.first), phase.config.steps)
     say(f"without learning the loss is {np.log(model.vocab_size):.2f}, by how often each token stands in the text {floor:.2f}")
     _note_order(workdir)
     if branch:
@@ -181,32 +189,52 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
         say(f"continuing {branch.run} after step {branch.step:,}")
     state = train(job, config, workdir)
     if state is not None:
-        say(f"a unigram model of the train split has loss {unigram_loss(corpus, masking):.4f} on the same predictions")
+        of_unigrams = _weighted(sources, [unigram_loss(source.corpus, masking) for source in sources])
+        say(f"a unigram model of the train split has loss {of_unigrams:.4f} on the same predictions")
         for line in examples(state["params"], model, corpus):
             say(line)
     return state is not None
 
 
-def _readings(config: PretrainConfig, corpus: Corpus, agree: Callable[[Tokenizer], None]) -> list[Reading]:
-    """What each phase reads; a corpus that several read is opened once, and has the tokenizer of the config's own, `corpus`."""
-    of_masks = {each: getattr(config.data, each) for each in OF_MASKS}
-    opened, found = {config.data: corpus}, []
+def _opening(agree: Callable[[Tokenizer], None], tokenizer: Tokenizer | None) -> Callable[[DataConfig], tuple[Source, ...]]:
+    """`config.data` → its sources, opened. Each corpus is opened once, and all have the tokenizer of the first."""
+    opened: dict[DataConfig, Corpus] = {}
+    no_masks = {each: getattr(DataConfig(), each) for each in OF_MASKS}
+
+    def opened_as(data: DataConfig) -> Corpus:
+        rows = replace(data, **no_masks)
+        if rows not in opened:
+            first = next(iter(opened.values()), None)
+            opened[rows] = open_corpus(rows, agree, first.tokenizer if first else tokenizer)
+        return opened[rows]
+
+    return lambda data: tuple(Source(name, opened_as(each), weight) for name, weight, each in data.sources())
+
+
+def _readings(config: PretrainConfig, open_sources: Callable[[DataConfig], tuple[Source, ...]]) -> list[Reading]:
+    """What each phase reads."""
+    found = []
     for number, phase in config.numbered_parts():
-        rows = replace(phase.config.data, **of_masks)
         with naming_phase(number):
-            if rows not in opened:
-                opened[rows] = open_corpus(rows, agree, corpus.tokenizer)
-        masking = masking_of(phase.config.data)
-        found.append(Reading(phase.first, opened[rows], masking, phase.config.batch_size, config.seed))
+            masking, sources = masking_of(phase.config.data), open_sources(phase.config.data)
+        found.append(Reading(phase.first, sources, masking, phase.config.batch_size, config.seed))
     return found
 
 
+def _weighted(sources: Sequence[Source], values: Sequence[Any]) -> Any:
+    """The mean of a value of each source, by their weights."""
+    total = sum(source.weight for source in sources)
+    return sum(source.weight / total * value for source, value in zip(sources, values))
+
+
 def _say_reading(reading: Reading, steps: int) -> None:
-    corpus, masking = reading.corpus, reading.masking
-    epochs = steps * reading.batch_size / len(corpus.train)
-    say(f"{len(corpus.train):,} rows of {corpus.length} in {corpus.folder}: {steps:,} steps are {epochs:.2f} epochs")
-    if masking.patterns and epochs <= masking.patterns:
-        say(f"{masking.mode} masks come again after {masking.patterns} epochs: all of this run's are those of dynamic ones")
+    masking, rows = reading.masking, steps * reading.batch_size
+    for source, quota in zip(reading.sources, reading.mixture.quotas / reading.mixture.quotas.sum()):
+        corpus, epochs = source.corpus, rows * quota / len(source.corpus.train)
+        share = f"{quota:.1%} from {source.name}: " if len(reading.sources) > 1 else ""
+        say(f"{share}{len(corpus.train):,} rows of {corpus.length} in {corpus.folder}: {steps:,} steps are {epochs:.2f} epochs")
+        if masking.patterns and epochs <= masking.patterns:
+            say(f"{masking.mode} masks come again after {masking.patterns} epochs: all of this run's are those of dynamic ones")
     say(
         f"masking {masking.mode} {masking.rate:g}: of what is predicted {masking.mask_replace_prob:.1%} is <mask>, "
         f"{masking.random_replace_prob:.1%} random, {masking.keep_prob:.1%} kept"
@@ -284,7 +312,10 @@ def _unigram(corpus: Corpus, masking: Masking) -> np.ndarray:
 
 def unigram_entropy(corpus: Corpus, masking: Masking) -> float:
     """About the loss of a model that only knows how often each id stands in the train split, in nats a prediction."""
-    shares = _unigram(corpus, masking)
+    return _entropy(_unigram(corpus, masking))
+
+
+def _entropy(shares: np.ndarray) -> float:
     return float(-(shares * np.log(shares)).sum())
 
 

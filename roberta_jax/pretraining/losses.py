@@ -1,6 +1,6 @@
 """Pretraining's losses, as sums over a batch: of masked tokens, and of pairs whether the second follows the first."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -11,11 +11,15 @@ from roberta_jax.training.cross_entropy import label_logits
 from roberta_jax.training.step import Loss
 
 
-def masked_lm_loss(config: RobertaConfig) -> Loss:
+def masked_lm_loss(config: RobertaConfig, sources: Sequence[str] = ()) -> Loss:
     """Cross-entropy and accuracy, summed over the predictions of a batch such as `abstract_batch`; of pairs with the
     next-sentence loss.
 
     That one is summed over the pairs, each weighed by `pair_weights` float32 [B], see `add_pair_weights`.
+
+    Args:
+      sources: names those of a mixture, by whose "source" int32 [B] of a batch there are also each one's masked-LM loss, as
+        "loss/NAME", and number of predictions, as "share/NAME".
     """
 
     def loss(params, batch, keys):
@@ -33,9 +37,19 @@ def masked_lm_loss(config: RobertaConfig) -> Loss:
         of_label = label_logits(logits, labels)
         losses = jax.nn.logsumexp(logits, axis=-1) - of_label
         hits = of_label >= logits.max(-1)  # a maximum that the loss takes too; on a CPU argmax takes 20 times as long
-        return {"loss": (losses * weights).sum(), "accuracy": (hits * weights).sum(), "weight": weights.sum()}
+        sums = {"loss": (losses * weights).sum(), "accuracy": (hits * weights).sum(), "weight": weights.sum()}
+        for number, name in enumerate(sources if "source" in batch else ()):
+            mine = weights * (batch["source"] == number)[:, None]
+            sums |= {f"loss/{name}": (losses * mine).sum(), f"share/{name}": mine.sum()}
+        return sums
 
     return loss
+
+
+def losses_of_sources(means: dict[str, float]) -> dict[str, float]:
+    """From the means over all predictions of "loss/NAME" and "share/NAME" to each source's loss over its own."""
+    shares = {name.removeprefix("share/"): share for name, share in means.items() if name.startswith("share/")}
+    return {f"loss/{name}": means[f"loss/{name}"] / share if share else float("nan") for name, share in shares.items()}
 
 
 def abstract_batch(

@@ -58,7 +58,8 @@ class Checkpoints:
     """The checkpoints of a run, in `<workdir>/checkpoints/<step>/`.
 
     Args:
-      newest: how many of the newest to keep; the best by `metric` (lower is better), if one is named, is kept beside them.
+      newest: how many of the newest to keep; the best by `metric` (lower is better), if one is named, is kept beside them, and
+        so are those whose memory says so.
         These are planned ones. One that is not is kept while it is the newest of all, and in no other's place.
       report: called with a sentence when a write has failed and is tried again.
     """
@@ -114,7 +115,8 @@ class Checkpoints:
         losses = {step: (self.notes(step).metrics or {}).get(self._metric, np.nan) for step in planned}
         measured = [step for step in planned if np.isfinite(losses[step])]
         best = min(measured, key=lambda step: (losses[step], -step), default=None)
-        return {max(steps), best, *planned[-self._newest :]}
+        kept = [step for step in planned if (self.notes(step).memory or {}).get("keep")]
+        return {max(steps), best, *planned[-self._newest :], *kept}
 
     def save(
         self,

@@ -215,7 +215,9 @@ class ProgressLog:
         self._costs: list[tuple[int, float]] = []  # of the steps since the last line that this start has made
 
     def add(self, values: dict[str, np.ndarray], cost: tuple[int, float]) -> None:
-        """A step's metrics, and how many ids and FLOPs it took."""
+        """A step's metrics, and how many ids and FLOPs it took. A line is of steps with the same metrics."""
+        if self._steps and self._steps[-1].keys() != values.keys():
+            self._steps.clear()
         self._steps.append(values)
         self._costs.append(cost)
 
@@ -225,8 +227,7 @@ class ProgressLog:
         Args:
           seconds: that the steps took which this start has made of them.
         """
-        steps = [values for values in self._steps if values.keys() == self._steps[-1].keys()]
-        series = {name: np.array([values[name] for values in steps]) for name in steps[-1]}
+        series = {name: np.array([values[name] for values in self._steps]) for name in self._steps[-1]}
         made = series.pop("made") > 0
         logged = [name for name in series if name not in GUARD_METRICS and made.any()]
         means = {name: float(series[name][made].mean()) for name in logged}

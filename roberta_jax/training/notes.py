@@ -33,28 +33,29 @@ class Memory:
     due: bool = False  # a planned checkpoint waits for a sound step
     steps: list[dict[str, np.ndarray]] = field(default_factory=list)  # the metrics of those since the last line
     data: dict = field(default_factory=dict)  # `Job.note` of the next batch; {}: an older version wrote it, or there is nothing
+    keep: bool = False  # the next planned checkpoint, or this one, is kept for good
 
     def to_json(self) -> dict:
-        """The metrics' float32 as their bits, so that they come back exactly, NaN too. A line is of alike steps alone."""
+        """The metrics' float32 as their bits, so that they come back exactly, NaN too."""
         names = sorted(self.steps[-1]) if self.steps else []
-        alike = [[step[name] for name in names] for step in self.steps if sorted(step) == names]
-        bits = np.array(alike, np.float32).view(np.uint32).tolist()
-        fields = {"rewinds": self.rewinds, "due": self.due, "names": names, "bits": bits}
-        return fields | ({"data": self.data} if self.data else {})
+        values = np.array([[step[name] for name in names] for step in self.steps], np.float32)
+        fields = {"rewinds": self.rewinds, "due": self.due, "names": names, "bits": values.view(np.uint32).tolist()}
+        return fields | ({"keep": True} if self.keep else {}) | ({"data": self.data} if self.data else {})
 
     @classmethod
     def from_json(cls, fields: dict) -> "Memory":
         """The inverse of `to_json`."""
         values = np.array(fields["bits"], np.uint32).view(np.float32)
         steps = [dict(zip(fields["names"], step)) for step in values]
-        return cls(fields["rewinds"], fields["due"], steps, fields.get("data", {}))
+        return cls(fields["rewinds"], fields["due"], steps, fields.get("data", {}), fields.get("keep", False))
 
 
-def _path(folder: Path, step: int) -> Path:
-    return folder / str(step) / "metrics" / "metrics"  # where Orbax writes metrics; older versions wrote no more than these
+def _path(folder: str | Path, step: int) -> str:
+    """Where Orbax writes metrics; older versions wrote no more than these."""
+    return storage.join(folder, str(step), "metrics", "metrics")
 
 
-def read_notes(folder: Path, step: int) -> Notes:
+def read_notes(folder: str | Path, step: int) -> Notes:
     """Raises Damaged where they are not what was written."""
     path = _path(folder, step)
     try:

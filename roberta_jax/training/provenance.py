@@ -15,12 +15,12 @@ from roberta_jax.errors import UserError
 # Fields of a config on which no figure depends but for rounding: of the machine, and of what is written when.
 WITHOUT_EFFECT = (
     "job", "log_every", "checkpoint_every", "keep_checkpoints", "microbatch_size", "fsdp", "model.remat", "model.attention",
-    "tracker", "profile",
+    "tracker", "profile", "keep_every",
 )  # fmt: skip
 
 # Fields that came when runs had been made already: where they do nothing, those runs are still the same.
 _LATER = {"optimizer.schedule": "linear", "optimizer.decay_steps": 0.0, "optimizer.floor": 0.0}
-_LATER |= {"continue_from": "", "phases": ""}
+_LATER |= {"continue_from": "", "phases": "", "data.mixture": ""}
 
 
 def fields(config: Any, without: Collection[str] = WITHOUT_EFFECT) -> dict[str, Any]:

@@ -73,6 +73,8 @@ class Job:
     continued: Callable[[dict], tuple[dict, Memory]] | None = None
     note: Callable[[int], dict] = lambda number: {}  # what a checkpoint holds of the data whose next batch has this number
     begin: Callable[[dict], None] = lambda noted: None  # is told what the checkpoint to go on from holds of it; of none {}
+    # (step, the last step's batch, its own) → whether its checkpoint is kept for good, whatever comes after it.
+    keep: Callable[[int, int, int], bool] = lambda step, before, number: False
     # A batch's number → on what its loss depends, the model apart: where that changes, the guard compares with nothing before.
     held: Callable[[int], str] = lambda number: ""
     trials: tuple[Trial, ...] = ()  # stacked on an axis in front of all arrays; (): one run, without that axis
@@ -105,6 +107,7 @@ class Position:
     state: dict
     memory: Memory
     held: str  # `Job.held` of the last batch, or of the first
+    counted: int  # the last step's next batch, up to which `Job.keep` was asked
 
 
 @dataclass(frozen=True)
@@ -163,6 +166,7 @@ def _train(job: Job, config: RunConfig, workdir: Path) -> dict | None:
     launch = profile.of(_launcher(train_step, ledger))
     finished: LaunchedStep | None = None  # the last one that was waited for
     launched: LaunchedStep | None = None  # the last one, until it is waited for
+    kept = False  # whether the last checkpoint that was written is kept for good
     postponed, ended = False, _has_ended(job, config, run)
     while run.step < config.steps and not ended:
         # Launch the next step.
@@ -179,7 +183,10 @@ def _train(job: Job, config: RunConfig, workdir: Path) -> dict | None:
 
         # If something is due at this step, wait for it too: whether it was sound decides what is done.
         stopping, evaluating = stop.requested(), _is_evaluated(config, run.step)
-        run.memory.due |= checkpoints.failed() or run.step % config.checkpoint_every == 0 or run.step == config.steps
+        failed = checkpoints.failed()
+        run.memory.keep |= job.keep(run.step, run.counted, run.batch) or (failed and kept)
+        run.counted = run.batch
+        run.memory.due |= failed or run.memory.keep or run.step % config.checkpoint_every == 0 or run.step == config.steps
         saving = run.memory.due and checkpoints.ready()
         if not rewinding and (evaluating or saving or stopping):
             finished, launched = launched, None
@@ -207,6 +214,7 @@ def _train(job: Job, config: RunConfig, workdir: Path) -> dict | None:
             run.memory.data = job.note(run.batch)
             with ledger("checkpoint"):
                 checkpoints.save(run.step, run.state, evaluated, planned, run.memory.to_json(), wait=last)
+            kept, run.memory.keep = planned and run.memory.keep, run.memory.keep and not planned
         if stopping:
             break
 
@@ -268,16 +276,17 @@ def _start(
     if state is not None:
         notes = checkpoints.notes(step).memory
         memory = Memory.from_json(notes) if notes else Memory()
+        memory.keep &= not checkpoints.notes(step).planned
     elif job.continued:
         state, memory = job.continued(train_step.abstract)
-        step = int(state["step"])
+        step, memory.keep = int(state["step"]), False
     else:
         state, initial, memory = train_step.init_state(), job.initial(), Memory()
         require_finite(initial)
         state["params"] |= place(initial, train_step.abstract["params"], bool(job.trials))
     job.begin(memory.data)
     batch = step if job.trials else int(state["batch"])
-    return Position(step, batch, state, memory, memory.data.get("held") or job.held(batch))
+    return Position(step, batch, state, memory, memory.data.get("held") or job.held(batch), batch)
 
 
 def _note_config(config: RunConfig, workdir: Path, first_step: int) -> None:

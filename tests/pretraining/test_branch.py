@@ -6,12 +6,9 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from conftest import english
 from small_runs import assert_same, config, killed_after
 
 from roberta_jax.errors import UserError
-from roberta_jax.preparation.config import CorpusConfig
-from roberta_jax.preparation.prepare import prepare
 from roberta_jax.pretraining.job import pretrain
 from roberta_jax.training.checkpoint import read_arrays
 from roberta_jax.training.notes import read_notes, write_notes
@@ -26,15 +23,6 @@ def runs(small_corpus, tmp_path_factory):
     pretrain(config(small_corpus), folder / "stable")
     pretrain(config(small_corpus, **DECAY), folder / "one")
     return folder
-
-
-@pytest.fixture(scope="module")
-def other_corpus(small_corpus, tmp_path_factory):
-    """Of other documents, with the same tokenizer."""
-    folder = tmp_path_factory.mktemp("other")
-    (folder / "text.txt").write_text("\n\n".join(english(300, seed=1)))
-    recipe = CorpusConfig((str(folder / "text.txt"),), str(small_corpus.folder / "tokenizer"), length=64, valid_fraction=0.1)
-    return prepare(recipe, folder / "corpus", folder / "cache", processes=1)
 
 
 def test_a_stable_run_and_a_decay_of_it_are_the_one_run(runs, small_corpus, tmp_path, capsys):
@@ -71,24 +59,26 @@ def test_rows_go_on_in_batches_of_another_size_and_begin_anew_on_another_corpus(
     """What is compared with the losses before, the guard, begins anew with them. The first corpus is then gone on with."""
     small = config(small_corpus, continue_from=f"{runs}/stable@8", batch_size=8, steps=10)
     pretrain(small, tmp_path / "small")
-    (order,) = noted(runs / "stable", 8)["rows"]
-    assert noted(tmp_path / "small", 10) | {"held": ""} == {"batch": 10, "rows": {order: 8 * 16 + 2 * 8}, "held": ""}
+    (order,) = noted(runs / "stable", 8)["rows"].keys() - {"in all"}
+    rows = 8 * 16 + 2 * 8
+    assert noted(tmp_path / "small", 10)["rows"] == {order: rows, "in all": rows}
     other = config(other_corpus, continue_from=f"{runs}/stable@8", steps=10)
     pretrain(replace(other, data=replace(other.data, masking_rate=0.3)), tmp_path / "other")
-    (new,) = noted(tmp_path / "other", 10)["rows"].keys() - {order}
-    assert noted(tmp_path / "other", 10)["rows"] == {order: 8 * 16, new: 2 * 16}
+    (new,) = noted(tmp_path / "other", 10)["rows"].keys() - {order, "in all"}
+    assert noted(tmp_path / "other", 10)["rows"] == {order: 8 * 16, new: 2 * 16, "in all": 10 * 16}
     for name, seen in (("small", 2), ("other", 2), ("stable", 10)):
         losses = read_arrays((runs if name == "stable" else tmp_path) / name / "checkpoints", 10)["guard/losses"]
         assert np.isfinite(losses).sum() == seen, name
     back = config(small_corpus, continue_from=f"{tmp_path}/other@10", steps=11)
     pretrain(back, tmp_path / "back")
-    assert noted(tmp_path / "back", 11)["rows"] == {order: 9 * 16, new: 2 * 16}
+    assert noted(tmp_path / "back", 11)["rows"] == {order: 9 * 16, new: 2 * 16, "in all": 11 * 16}
 
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
         ({"continue_from": "no/such@8"}, "no/such is no run's workdir, for it has no config.json"),
+        ({"continue_from": "{branch}@8"}, "is in --workdir itself, whose run goes on without it"),
         ({"continue_from": "{runs}/stable@7"}, "has no checkpoint of step 7; there are 2, 4, 6, 8, 10."),
         ({"model.hidden_size": 64}, "that run had config.model.hidden_size=32, this config has 64. The model, its tokenizer"),
         ({"optimizer.name": "lamb"}, "that run had config.optimizer.name=adamw, this config has lamb. The model"),
@@ -99,13 +89,14 @@ def test_rows_go_on_in_batches_of_another_size_and_begin_anew_on_another_corpus(
 def test_what_cannot_be_continued_is_one_sentence(runs, small_corpus, tmp_path, changes, sentence):
     if not (runs / "letters").exists():
         shutil.copytree(small_corpus.folder / "tokenizer", runs / "letters")
-        merges = (runs / "letters" / "merges.txt").read_text().splitlines()
-        (runs / "letters" / "merges.txt").write_text("\n".join(merges[:-1]) + "\n")
         vocabulary = json.loads((runs / "letters" / "vocab.json").read_text())
-        vocabulary = {token: number for token, number in vocabulary.items() if number != max(vocabulary.values())}
-        (runs / "letters" / "vocab.json").write_text(json.dumps(vocabulary))
+        exchanged = vocabulary | {"a": vocabulary["b"], "b": vocabulary["a"]}
+        (runs / "letters" / "vocab.json").write_text(json.dumps(exchanged))
     changes = {"continue_from": f"{runs}/stable@8", **changes}
-    changes = {name: value.format(runs=runs) if isinstance(value, str) else value for name, value in changes.items()}
+    changes = {
+        name: value.format(runs=runs, branch=tmp_path / "branch") if isinstance(value, str) else value
+        for name, value in changes.items()
+    }
     with pytest.raises(UserError) as error:
         pretrain(config(small_corpus, **DECAY, **changes), tmp_path / "branch")
     assert sentence in str(error.value) and not (tmp_path / "branch" / "checkpoints").exists()

@@ -11,8 +11,9 @@ from small_runs import assert_same, config, killed_after
 
 from roberta_jax.data.masking import Masking
 from roberta_jax.data.pipeline import train_batches
-from roberta_jax.pretraining.course import Course, Reading
+from roberta_jax.pretraining.course import Course, Reading, Source
 from roberta_jax.pretraining.job import pretrain
+from roberta_jax.training import provenance
 from roberta_jax.training.checkpoint import read_arrays
 from roberta_jax.training.notes import read_notes
 from roberta_jax.training.sharding import make_mesh
@@ -55,14 +56,26 @@ def test_phases_keep_their_proportions_in_a_short_run(small_corpus):
     assert [phase.config.data.fraction for phase in short.parts] == [1, 1, 0.5]
 
 
+def test_commands_that_look_at_one_step_take_the_first_phase_and_say_so(small_corpus, capsys):
+    run = config(small_corpus, phases="steps=0.8 batch_size=8 data.masking_rate=0.3,batch_size=32", **WHOLE)
+    first = run.of_first_phase()
+    assert (first.steps, first.batch_size, first.data.masking_rate, first.phases) == (500, 8, 0.3, ())
+    assert "the first of 2, 'steps=0.8 batch_size=8 data.masking_rate=0.3'\n" in capsys.readouterr().err
+    assert first.of_first_phase() is first and not capsys.readouterr().err
+
+
+def test_runs_of_the_version_before_there_were_phases_are_the_same_runs(small_corpus):
+    named = {f"config.{name}" for name in ("phases", "continue_from", "keep_every", "data.mixture")}
+    assert not provenance.fields(config(small_corpus)).keys() & named
+    phased = provenance.fields(config(small_corpus, phases="steps=0.5,"))
+    assert phased["config.phases"] == "steps=0.5" and "config.keep_every" not in phased
+
+
 def test_rows_go_on_from_phase_to_phase_and_a_batch_is_a_function_of_its_number(small_corpus):
     """From whichever batch on, and told by a checkpoint or not."""
     masks, few = Masking(), Masking(rate=0.05)
-    readings = [
-        Reading(0, small_corpus, masks, 16, 3),
-        Reading(5, small_corpus, few, 32, 3),
-        Reading(7, small_corpus, masks, 8, 4),
-    ]
+    one = (Source("small", small_corpus),)
+    readings = [Reading(0, one, masks, 16, 3), Reading(5, one, few, 32, 3), Reading(7, one, masks, 8, 4)]
     course, mesh = Course(readings), make_mesh()
 
     def take(course, first, number):
@@ -73,8 +86,9 @@ def test_rows_go_on_from_phase_to_phase_and_a_batch_is_a_function_of_its_number(
     expected += list(itertools.islice(train_batches(small_corpus, few, 32, 3, first_row=80), 2))
     expected += list(itertools.islice(train_batches(small_corpus, masks, 8, 4), 3))
     jax.tree.map(np.testing.assert_array_equal, batches, expected)
-    order, other = readings[0].order, readings[2].order
-    assert course.drawn(6) == {order: 112} and course.drawn(9) == {order: 144, other: 16}
+    (order,), (other,) = readings[0].orders, readings[2].orders
+    assert course.drawn(6) == {"in all": 112, order: 112}
+    assert course.drawn(9) == {"in all": 160, order: 144, other: 16}
     for first in (4, 6, 9):
         resumed = Course(readings)
         resumed.begin(course.note(first))
@@ -103,10 +117,10 @@ def test_a_run_killed_in_any_phase_ends_as_an_undisturbed_one(small_corpus, tmp_
     assert re.findall(r"compiled the step for (.*) in", said) == ["(8, 64)", "(16, 32)"]
     assert "phase 2 of 3, steps 5 to 8: steps=4 data.length=32 data.fraction=0.5\n" in said
     noted = read_notes(tmp_path / "one" / "checkpoints", 11).memory["data"]
-    assert sorted(noted["rows"].values()) == [4 * 8, 7 * 16]
+    assert sorted(noted["rows"].values()) == [4 * 8, 7 * 16, 4 * 8 + 7 * 16]
     arrays = read_arrays(tmp_path / "one" / "checkpoints", 11)
     assert np.isfinite(arrays["guard/losses"]).sum() == 7  # compared with one another: the last phase changes the rate alone
-    for step in (2, 4, 10):
+    for step in (4, 10):
         killed = killed_after(tmp_path / "one", step, tmp_path / f"killed-{step}")
         pretrain(run, killed)
         assert_same(tmp_path / "one", killed, 11)
