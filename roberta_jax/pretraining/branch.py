@@ -18,9 +18,10 @@ from roberta_jax.pretraining.config import OF_MASKS, PretrainConfig
 from roberta_jax.pretraining.course import IN_ALL, Reading
 from roberta_jax.tokenization import encodings
 from roberta_jax.tokenization.tokenizer import Tokenizer
-from roberta_jax.training.checkpoint import read_state, saved_steps
+from roberta_jax.training.checkpoint import read_arrays, saved_steps
+from roberta_jax.training.checksums import by_path
 from roberta_jax.training.distributed import require_same
-from roberta_jax.training.notes import Memory
+from roberta_jax.training.notes import Damaged, Memory, Notes, read_notes
 from roberta_jax.training.workdir import CHECKPOINTS, CONFIG_JSON, METRICS_JSONL, TOKENIZER, entry_of
 
 # Fields of config.data on which no row depends, or only by way of the tokenizer.
@@ -44,7 +45,7 @@ class Branch:
         Args:
           reading: what the config goes on with.
         """
-        state, notes = read_state(self.run / CHECKPOINTS, self.step, abstract)
+        state, notes = _read(self.run / CHECKPOINTS, self.step, abstract)
         memory = Memory.from_json(notes.memory) if notes.memory else Memory()
         if not memory.data:  # an older version's, which had the same rows and batches all along
             before, now = self.fields, json.loads(to_json(plain(config)))
@@ -65,6 +66,24 @@ class Branch:
         before = [line.decode() + "\n" for line in lines if (entry := entry_of(line)) and entry["step"] <= self.step]
         workdir.mkdir(parents=True, exist_ok=True)
         storage.write_text(workdir / METRICS_JSONL, "".join(before))
+
+
+def _read(folder: Path, step: int, abstract: dict) -> tuple[dict, Notes]:
+    """The state of a checkpoint, laid out as `abstract` says, and its notes; nothing there is changed.
+
+    Raises:
+      UserError: it is damaged, or of another model.
+    """
+    arrays, expected = read_arrays(folder, step), by_path(abstract)
+    for path in sorted(arrays.keys() | expected.keys()):
+        found, wanted = (tuple(each[path].shape) if path in each else "not there" for each in (arrays, expected))
+        if found != wanted:
+            raise UserError(f"{folder / str(step)}: its {path} is {found}, this config's {wanted}; take that run's config.")
+    placed = [jax.device_put(arrays[path].astype(like.dtype), like.sharding) for path, like in expected.items()]
+    try:
+        return jax.tree.unflatten(jax.tree.structure(abstract), placed), read_notes(folder, step)
+    except Damaged as error:
+        raise UserError(f"{folder / str(step)} is not a whole checkpoint ({error}); take another step of that run.") from None
 
 
 def find(config: PretrainConfig, workdir: Path) -> Branch | None:
@@ -88,7 +107,7 @@ def find(config: PretrainConfig, workdir: Path) -> Branch | None:
         there = f"there are {', '.join(map(str, steps))}" if steps else "there is none yet"
         raise UserError(f"{field}: {name} has no checkpoint of step {int(step)}; {there}.")
     fields = storage.read_json(run / CONFIG_JSON)
-    require_same(f"the run of {field}", json.dumps([fields, steps], sort_keys=True))
+    require_same(f"the run of {field}", to_json([fields, steps]))
     if fields.get("job") != "pretrain":
         raise UserError(f"{field}: that run's job is {fields.get('job')!r}; expected 'pretrain'.")
     model = typed(RobertaConfig, fields.get("model", {}), "model.")

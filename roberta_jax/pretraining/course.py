@@ -7,7 +7,6 @@ another, draws the rows that come next.
 
 import hashlib
 import itertools
-import json
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -22,6 +21,7 @@ from roberta_jax.data.masking import Masking
 from roberta_jax.data.mixture import Mixture
 from roberta_jax.data.order import epochs_and_rows
 from roberta_jax.data.pipeline import mixed_batches, on_mesh, train_batches
+from roberta_jax.output import to_json
 from roberta_jax.pretraining.losses import add_pair_weights
 from roberta_jax.training.sharding import batch_sharding, local_rows
 
@@ -83,7 +83,7 @@ class Reading:
     def held(self) -> str:
         """All on which the losses of its batches depend, the model apart."""
         weights = [source.weight for source in self.sources] if len(self.sources) > 1 else []
-        return json.dumps([*self.orders, *weights, self.batch_size, asdict(self.masking)])
+        return to_json([*self.orders, *weights, self.batch_size, asdict(self.masking)])
 
 
 class Course:

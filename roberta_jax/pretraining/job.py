@@ -33,11 +33,12 @@ from roberta_jax.training.checkpoint import saved_steps
 from roberta_jax.training.distributed import gather_to_host, require_same
 from roberta_jax.training.evaluate import evaluate, make_eval_step
 from roberta_jax.training.incidents import Incidents
+from roberta_jax.training.job import Job
 from roberta_jax.training.kernel_check import with_sound_attention
 from roberta_jax.training.logging import put_aside, recovered, say
 from roberta_jax.training.sharding import batch_sharding, local_rows, make_mesh
 from roberta_jax.training.step import TrainStep, accumulation, build_step
-from roberta_jax.training.train import Job, train
+from roberta_jax.training.train import train
 from roberta_jax.training.workdir import CHECKPOINTS, CONFIG_JSON, TOKENIZER
 
 

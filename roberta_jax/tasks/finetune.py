@@ -25,12 +25,13 @@ from roberta_jax.tasks.features import Encoded
 from roberta_jax.tasks.kinds.table import KINDS
 from roberta_jax.tokenization.pretrained import PretrainedTokenizer
 from roberta_jax.training.distributed import gather_to_host
+from roberta_jax.training.job import Job, Trial
 from roberta_jax.training.kernel_check import with_sound_attention
 from roberta_jax.training.logging import recovered, say
 from roberta_jax.training.provenance import require_same_run
 from roberta_jax.training.sharding import batch_devices, make_mesh
 from roberta_jax.training.step import Loss, accumulation
-from roberta_jax.training.train import Job, Trial, train
+from roberta_jax.training.train import train
 from roberta_jax.training.workdir import TASK_JSON, TOKENIZER
 
 VALID_ROWS = 64  # features of a batch that is measured on, or more where a training batch has more

@@ -23,8 +23,8 @@ from roberta_jax.tasks.examples import Splits, read_splits
 from roberta_jax.tasks.kinds.table import KINDS
 from roberta_jax.training import provenance
 from roberta_jax.training.distributed import require_same, wait_for_all
+from roberta_jax.training.job import Trial
 from roberta_jax.training.logging import recovered, say
-from roberta_jax.training.train import Trial
 from roberta_jax.training.workdir import METRICS_TEST_JSON, RESULTS_JSON, RESULTS_MD, TASK_JSON, read_metrics
 
 GRID = {"learning_rate": (1e-5, 2e-5, 3e-5), "batch_size": (16, 32)}  # the paper, Table 10

@@ -226,7 +226,13 @@ class Checkpoints:
         if sums == SUMS and notes.memory is None:
             raise Damaged("its metrics are gone")
         expected = shapes(abstract)
-        _require_shapes(self.folder / str(step), saved, expected, "take another workdir or that run's config")
+        for path in sorted(saved.keys() | expected.keys()):
+            if saved.get(path) != expected.get(path):
+                raise UserError(
+                    f"{self.folder / str(step)} is a checkpoint of another model: its {path} is "
+                    f"{saved.get(path, 'not there')}, this config's {expected.get(path, 'not there')}; "
+                    "take another workdir or that run's config."
+                )
         abstract = abstract | {sums: jax.ShapeDtypeStruct(shape, jnp.uint32, sharding=sharding)}
         try:
             state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
@@ -324,31 +330,6 @@ def read_arrays(folder: Path, step: int) -> dict[str, np.ndarray]:
       UserError: the checkpoint is damaged.
     """
     return by_path(_read_or_sentence(folder, step))
-
-
-def read_state(folder: Path, step: int, abstract: Any) -> tuple[Any, Notes]:
-    """The state of another run's checkpoint, laid out as `abstract` says, and its notes; nothing there is changed.
-
-    Raises:
-      UserError: it is damaged, or of another model.
-    """
-    arrays, expected = read_arrays(folder, step), by_path(abstract)
-    _require_shapes(folder / str(step), shapes(arrays), shapes(abstract), "take that run's config")
-    placed = [jax.device_put(arrays[path].astype(like.dtype), like.sharding) for path, like in expected.items()]
-    try:
-        return jax.tree.unflatten(jax.tree.structure(abstract), placed), read_notes(folder, step)
-    except Damaged as error:
-        raise UserError(f"{folder / str(step)} is not a whole checkpoint ({error}); take another step of that run.") from None
-
-
-def _require_shapes(checkpoint: Path, saved: dict[str, tuple], expected: dict[str, tuple], advice: str) -> None:
-    """Raises a UserError that names the first array whose shape is not the expected one."""
-    for path in sorted(saved.keys() | expected.keys()):
-        if saved.get(path) != expected.get(path):
-            raise UserError(
-                f"{checkpoint} is a checkpoint of another model: its {path} is {saved.get(path, 'not there')}, this config's "
-                f"{expected.get(path, 'not there')}; {advice}."
-            )
 
 
 def _read_or_sentence(folder: Path, step: int, names: tuple[str, ...] | None = None) -> dict:

@@ -1,17 +1,17 @@
 """The one loop: restore, step, log, evaluate, save, and all that again until the end or a signal.
 
-`Job` is what a kind of training gives it, `_train` is the loop, and below it are its parts in the order in which it calls them.
+`job.Job` is what a kind of training gives it, `_train` is the loop, and below it are its parts in the order in which it calls
+them.
 """
 
 import errno
 import json
 import shlex
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -30,54 +30,14 @@ from roberta_jax.training.distributed import Stop, alone_in
 from roberta_jax.training.early_stopping import out_of_patience, update_best
 from roberta_jax.training.guard import GuardConfig, describe_unsound, gave_up, must_rewind
 from roberta_jax.training.incidents import Incidents
+from roberta_jax.training.job import Job
 from roberta_jax.training.ledger import Ledger
 from roberta_jax.training.logging import ProgressLog, Tracker, recovered, say
 from roberta_jax.training.notes import Memory
 from roberta_jax.training.profile import Profile
 from roberta_jax.training.sharding import make_mesh
-from roberta_jax.training.step import Loss, StepMetrics, TrainStep, build_step, place, require_finite
+from roberta_jax.training.step import StepMetrics, TrainStep, build_step, place, require_finite
 from roberta_jax.training.workdir import CHECKPOINTS, COMMAND_TXT, CONFIG_JSON
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One of several runs that are trained together: a seed and a learning rate."""
-
-    seed: int
-    learning_rate: float
-    name: str
-
-
-@dataclass(frozen=True)
-class Job:
-    """What pretraining and fine-tuning do not share, and what another kind of training gives `train`."""
-
-    init: Callable[[jax.Array], Any]  # key → parameters
-    loss: Loss
-    train_batches: Callable[[int, Mesh], Iterator[dict]]  # (number of the first, mesh) → batches laid out on it
-    # (parameters, mesh) → "valid/loss" and others, every `eval_every` steps; of trials, arrays [trials]. metrics.jsonl has them
-    # by these names, so that another evaluation is a further name in what a job returns here.
-    evaluate: Callable[[Any, Mesh], dict[str, Any]]
-    rows: int  # of a batch: config.batch_size, or a few more that weigh nothing
-    cost: Callable[[dict], tuple[int, float]]  # a batch → (its ids, the FLOPs that a training step on it needs)
-    initial: Callable[[], dict]  # of a run that does not resume: parameters in place of `init`'s of the same names
-    dtype: str = "float32"  # of the arithmetic, by whose peak MFU is measured
-    derived: Callable[[dict[str, float]], dict[str, float]] = lambda means: {}  # from a step's means, further ones
-    # (step, the means of its log line) → an incident's kind and sentence, where something is amiss
-    watch: Callable[[int, dict[str, float]], tuple[str, str] | None] = lambda step, means: None
-    metric: str = ""  # the state keeps the parameters where this was greatest; "": checkpoints, where valid/loss was least
-    patience: int = 0  # evaluations without a better one that end the run; 0: none do
-    rows_of: Callable[[int], list[int]] = lambda number: []  # a batch's number → its rows of the corpus, for incidents
-    # Of a run that continues another: the state's shapes and shardings → the state to begin with, and what its checkpoint holds
-    # beside it. In the place of `init` and `initial`.
-    continued: Callable[[dict], tuple[dict, Memory]] | None = None
-    note: Callable[[int], dict] = lambda number: {}  # what a checkpoint holds of the data whose next batch has this number
-    begin: Callable[[dict], None] = lambda noted: None  # is told what the checkpoint to go on from holds of it; of none {}
-    # (step, the last step's batch, its own) → whether its checkpoint is kept for good, whatever comes after it.
-    keep: Callable[[int, int, int], bool] = lambda step, before, number: False
-    # A batch's number → on what its loss depends, the model apart: where that changes, the guard compares with nothing before.
-    held: Callable[[int], str] = lambda number: ""
-    trials: tuple[Trial, ...] = ()  # stacked on an axis in front of all arrays; (): one run, without that axis
 
 
 def train(job: Job, config: RunConfig, workdir: Path) -> dict | None:
@@ -209,12 +169,8 @@ def _train(job: Job, config: RunConfig, workdir: Path) -> dict | None:
         last = stopping or ended or run.step == config.steps
         if last or (saving and not finished.unsound):
             planned = not finished.unsound and (run.memory.due or ended)
-            if planned:
-                run.memory.due, run.memory.rewinds = False, 0
-            run.memory.data = job.note(run.batch)
             with ledger("checkpoint"):
-                checkpoints.save(run.step, run.state, evaluated, planned, run.memory.to_json(), wait=last)
-            kept, run.memory.keep = planned and run.memory.keep, run.memory.keep and not planned
+                kept = _save(job, run, checkpoints, evaluated, planned, last)
         if stopping:
             break
 
@@ -380,6 +336,16 @@ def _wait_and_log(
             kind, sentence = amiss
             incidents.write(kind, step, sentence)
     return must_rewind(config.guard, launched.unsound, bool(np.all(values["made"])))
+
+
+def _save(job: Job, run: Position, checkpoints: Checkpoints, metrics: dict | None, planned: bool, wait: bool) -> bool:
+    """Saves where a run is; returns whether that is kept for good."""
+    if planned:
+        run.memory.due, run.memory.rewinds = False, 0
+    run.memory.data = job.note(run.batch)
+    checkpoints.save(run.step, run.state, metrics, planned, run.memory.to_json(), wait)
+    keep, run.memory.keep = run.memory.keep, run.memory.keep and not planned
+    return keep and planned
 
 
 def _rewind(

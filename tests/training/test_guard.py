@@ -18,10 +18,11 @@ from roberta_jax.errors import UserError
 from roberta_jax.training.checkpoint import saved_steps
 from roberta_jax.training.config import RunConfig
 from roberta_jax.training.guard import WINDOW, GuardConfig, new_guard, update_guard
+from roberta_jax.training.job import Job
 from roberta_jax.training.notes import read_notes
 from roberta_jax.training.optimizer import OptimizerConfig
 from roberta_jax.training.sharding import batch_sharding
-from roberta_jax.training.train import Job, train
+from roberta_jax.training.train import train
 
 STEPS = 240
 

@@ -14,8 +14,9 @@ from roberta_jax.config import typed
 from roberta_jax.pretraining.config import PretrainConfig
 from roberta_jax.pretraining.job import pretrain
 from roberta_jax.training.config import RunConfig
+from roberta_jax.training.job import Job, Trial
 from roberta_jax.training.sharding import batch_sharding
-from roberta_jax.training.train import Job, Trial, train
+from roberta_jax.training.train import train
 
 
 @pytest.fixture
