@@ -16,7 +16,7 @@ def mix(x: tf.Tensor) -> tf.Tensor:
 
 def hash_of_epochs(seed: int | tf.Tensor, epochs: tf.Tensor) -> tf.Tensor:
     """What all that is drawn in these epochs [B] of a run with this seed begins with; or each with its own, uint64 [B]."""
-    start = np.uint64((seed + int(GOLDEN)) % 2**64) if isinstance(seed, int) else seed + GOLDEN
+    start = seed + GOLDEN if isinstance(seed, tf.Tensor) else np.uint64((seed + int(GOLDEN)) % 2**64)
     return mix(tf.cast(epochs, tf.uint64) + mix(start))
 
 

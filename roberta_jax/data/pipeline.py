@@ -53,7 +53,7 @@ def _masked(corpus: Corpus, gather: Callable[..., np.ndarray], masking: Masking,
             of_pairs["is_next"] = tf.cast(ids[:, 0] == vocabulary.bos, tf.int32)
             ids = tf.concat([tf.fill([tf.shape(ids)[0], 1], vocabulary.bos), ids[:, 1:]], axis=1)
             of_pairs["token_type_ids"] = token_type_ids(ids, vocabulary)
-        seeds = seed if isinstance(seed, int) else tf.gather(seed, more[0])
+        seeds = tf.gather(seed, more[0]) if np.ndim(seed) else seed
         masked = masking(ids, row_ids, epochs, seeds, vocabulary)
         return masked | {"segment_ids": segment_ids(ids, vocabulary)} | of_pairs
 

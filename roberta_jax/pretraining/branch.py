@@ -46,16 +46,19 @@ class Branch:
           reading: what the config goes on with.
         """
         state, notes = _read(self.run / CHECKPOINTS, self.step, abstract)
+        return state, self.memory(notes, int(state["batch"]), config, reading)
+
+    def memory(self, notes: Notes, batch: int, config: PretrainConfig, reading: Reading) -> Memory:
+        """What the checkpoint holds beside its state, `batch` being the next one's number."""
         memory = Memory.from_json(notes.memory) if notes.memory else Memory()
         if not memory.data:  # an older version's, which had the same rows and batches all along
             before, now = self.fields, json.loads(to_json(plain(config)))
             rows = {name: value for name, value in before["data"].items() if name not in _NOT_OF_ROWS}
             same = len(reading.sources) == 1 and before["seed"] == now["seed"] and rows.items() <= now["data"].items()
-            batch = int(state["batch"])
             drawn = dict.fromkeys([*reading.orders, IN_ALL], batch * before["batch_size"]) if same else {}
             memory.data = {"batch": batch, "rows": drawn, "held": "" if same else "other rows"}
             memory.data |= {"tokens": batch * before["batch_size"] * reading.tokens // reading.batch_size}
-        return state, memory
+        return memory
 
     def copy_metrics(self, workdir: Path) -> None:
         """Begins a workdir's metrics.jsonl with the run's lines up to the checkpoint, so that there is one curve."""

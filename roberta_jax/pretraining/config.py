@@ -150,7 +150,7 @@ class PretrainConfig(RunConfig):
             if not (steps == left if last else 0 < steps < left):
                 expected = f"the {left:,} that are left" if last else f"less than the {left:,} that are left"
                 raise UserError(f"config.phases: phase {number} is {self.phases[number - 1]!r}; expected steps=N, {expected}.")
-            if self._phases_have_rates and number > 1:
+            if self.phases_have_rates and number > 1:
                 each = {"optimizer.warmup_steps": "0"} | each
             with naming_phase(number):
                 found.append(Phase(first, with_changes(replace(alone, steps=steps), each)))
@@ -187,17 +187,17 @@ class PretrainConfig(RunConfig):
     @property
     def warmup_steps(self) -> int:
         """Of the first warm-up."""
-        first = self.parts[0].config if self._phases_have_rates else self
+        first = self.parts[0].config if self.phases_have_rates else self
         return warmup(first.optimizer, first.steps)
 
     @property
-    def _phases_have_rates(self) -> bool:
+    def phases_have_rates(self) -> bool:
         return any(name.startswith("optimizer.") for text in self.phases for name in _changes(0, text))
 
-    def rates(self) -> optax.Schedule:
-        """Updates done → learning rate: the optimizer's over all steps, or where phases change it each one's over its own."""
-        if not self._phases_have_rates:
-            return super().rates()
+    def own_rates(self) -> optax.Schedule | None:
+        """Updates done → learning rate, where phases change it: each one's over its own steps."""
+        if not self.phases_have_rates:
+            return None
         starts = [0.0, *(last_rate(phase.config.optimizer) for phase in self.parts)]
         schedules = [schedule(p.config.optimizer, p.config.steps, start) for p, start in zip(self.parts, starts)]
         return optax.join_schedules(schedules, [phase.first for phase in self.parts[1:]])
@@ -215,11 +215,11 @@ class PretrainConfig(RunConfig):
 
     def check_together(self) -> None:
         """Raises a UserError where fields do not go together."""
-        if not self._phases_have_rates:
+        if not self.phases_have_rates:
             warmup(self.optimizer, self.steps)
         for number, phase in self.numbered_parts():
             with naming_phase(number):
-                if self._phases_have_rates:
+                if self.phases_have_rates:
                     warmup(phase.config.optimizer, phase.config.steps)
                 phase.config._check_sizes()
                 alike = "one whose rows are pairs, or none are, as config.data.format has them: the model's heads stay"

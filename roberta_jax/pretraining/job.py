@@ -88,7 +88,7 @@ def step_of(config: PretrainConfig, mesh: Mesh) -> TrainStep:
         microbatch_size=config.microbatch_size,
         guard=config.guard,
         seed=config.seed,
-        schedule=config.rates(),
+        schedule=config.own_rates(),
     )
 
 

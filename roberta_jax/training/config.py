@@ -37,7 +37,11 @@ class RunConfig:
 
     def rates(self) -> optax.Schedule:
         """Updates done → learning rate."""
-        return schedule(self.optimizer, self.steps)
+        return self.own_rates() or schedule(self.optimizer, self.steps)
+
+    def own_rates(self) -> optax.Schedule | None:
+        """The same, where it is not the optimizer's over all steps: that of phases."""
+        return None
 
     def __post_init__(self):
         for least, names in ((1, self.POSITIVE), (0, self.NOT_NEGATIVE)):

@@ -208,7 +208,7 @@ def _build_step(job: Job, config: RunConfig, mesh: Mesh) -> TrainStep:
         seed=np.array([trial.seed for trial in trials]) if trials else config.seed,
         rates=rates,
         keep_best=bool(job.metric),
-        schedule=config.rates(),
+        schedule=config.own_rates(),
     )
 
 

@@ -42,7 +42,7 @@ def test_weights_are_of_tokens_however_full_the_rows_are(small_corpus, short_row
     np.testing.assert_allclose(np.array(expected) / sum(expected), [0.7, 0.3], atol=3e-4)
 
 
-def test_a_run_says_losses_by_source_and_goes_on_from_a_kill_and_a_branch(small_corpus, other_corpus, tmp_path, capsys):
+def test_a_run_says_losses_by_source_and_goes_on_from_a_kill(small_corpus, other_corpus, tmp_path, capsys):
     """By way of a phase with one source alone; the step is compiled once."""
     for name, corpus in (("web", small_corpus), ("books", other_corpus)):
         (tmp_path / name).symlink_to(corpus.folder)
@@ -64,6 +64,3 @@ def test_a_run_says_losses_by_source_and_goes_on_from_a_kill_and_a_branch(small_
     assert noted.pop("in all") == sum(noted.values()) == 128 and 3 * 16 in noted.values() and len(noted) == 3
     pretrain(run, killed_after(tmp_path / "one", 6, tmp_path / "killed"))
     assert_same(tmp_path / "one", tmp_path / "killed", 8)
-    branch = config(small_corpus, steps=8, continue_from=f"{tmp_path}/one@4", **{"data.mixture": mixture})
-    pretrain(branch, tmp_path / "branch")
-    assert_same(tmp_path / "one", tmp_path / "branch", 8)

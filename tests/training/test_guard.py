@@ -1,5 +1,6 @@
 """The guard, judged by numpy; and whole runs whose batches are poisoned."""
 
+import contextlib
 import json
 import os
 import shutil
@@ -149,6 +150,20 @@ def test_a_spike_goes_back_and_passes_over_its_batches_and_a_stop_in_it_changes_
     assert train(job(spike, stop_at), config, tmp_path / "two") is None  # saved amid the spike
     again = train(job(spike), config, tmp_path / "two")
     jax.tree.map(np.testing.assert_array_equal, again, state)
+
+
+def test_harder_data_is_no_spike_where_a_job_says_that_the_data_changes(tmp_path):
+    def harder(number: int) -> float:
+        return 3.0 if number >= 205 else 0.0
+
+    config = replace(CONFIG, guard=GuardConfig(skip_above=0.0))
+    changing = replace(job(harder), held=lambda number: "other" if number >= 205 else "one")
+    state = train(changing, config, tmp_path / "told")
+    assert int(state["batch"]) == STEPS and not (tmp_path / "told" / "incidents.jsonl").exists()
+    assert np.isfinite(state["guard"]["losses"]).sum() == min(128, STEPS - 205)
+    with contextlib.suppress(UserError):
+        train(job(harder), config, tmp_path / "untold")
+    assert any(line["kind"] == "rewind" for line in lines(tmp_path / "untold" / "incidents.jsonl"))
 
 
 def test_a_run_that_stays_poisoned_ends_and_keeps_its_last_sound_checkpoint(tmp_path):

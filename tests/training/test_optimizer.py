@@ -1,5 +1,7 @@
 """The schedule and the update rule, against the formulas of the paper and PyTorch's AdamW."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +11,15 @@ import pytest
 from roberta_jax.errors import UserError
 from roberta_jax.training import provenance
 from roberta_jax.training.config import RunConfig
-from roberta_jax.training.optimizer import OPTIMIZERS, OptimizerConfig, decayed, make_optimizer, schedule, skip_rejected
+from roberta_jax.training.optimizer import (
+    OPTIMIZERS,
+    OptimizerConfig,
+    decayed,
+    looked_up,
+    make_optimizer,
+    schedule,
+    skip_rejected,
+)
 from roberta_jax.training.sharding import batch_sharding, make_mesh
 from roberta_jax.training.step import build_step
 
@@ -42,6 +52,26 @@ def test_a_schedule_rises_is_stable_and_decays_to_its_floor(name, halfway):
             assert float(rate(updates)) == pytest.approx(value, rel=1e-5, abs=1e-9), updates
     rate = schedule(OptimizerConfig(**by_steps | {"decay_steps": 0}), 1_000)
     assert float(rate(550)) == pytest.approx(1e-3 + 9e-3 * halfway, rel=1e-5)
+
+
+def test_schedules_but_the_papers_are_looked_up_so_that_the_step_is_one_program():
+    """A stable run and a later decay give the same text but for the table; and the rates are the computed ones."""
+
+    def lowered(steps: int, **fields) -> str:
+        config = OptimizerConfig("muon", warmup_steps=2, **fields)
+        params = {"kernel": jnp.ones((7, 5)), "layers": {"up": {"kernel": jnp.ones((2, 8, 4))}}}
+        optimizer = make_optimizer(config, steps)
+        text = jax.jit(optimizer.update).lower(params, optimizer.init(params), params).as_text()
+        return re.sub(r"dense<[^>]*> : tensor<16xf32>", "TABLE", text)
+
+    stable, decay = lowered(10, schedule="constant"), lowered(12, decay_steps=4.0, floor=0.1)
+    assert stable == decay and stable.count("TABLE") == 1
+    assert "TABLE" not in lowered(12) and lowered(12) != stable
+    rate = schedule(OptimizerConfig(warmup_steps=20, decay_steps=100, schedule="cosine"), 500)
+    counts = jnp.arange(600)
+    found, computed = (jax.vmap(each)(counts) for each in (looked_up(rate, 500), rate))
+    np.testing.assert_allclose(found[:501], computed[:501], rtol=1e-6)
+    np.testing.assert_array_equal(found[500:], found[500])
 
 
 def test_a_decay_longer_than_what_the_warm_up_leaves_is_refused():
