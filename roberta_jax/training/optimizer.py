@@ -22,6 +22,8 @@ DECAYS = {
     "constant": jnp.ones_like,
 }
 
+LONGEST_TABLE = 1 << 23  # rates: 32 MiB
+
 
 @dataclass(frozen=True)
 class OptimizerConfig:
@@ -89,9 +91,12 @@ def looked_up(rate: optax.Schedule, steps: int) -> optax.Schedule:
     """The same rates, from a table.
 
     So the step is one program whatever the schedule, and a stable run and its decay give the bits of the one run: compilers
-    round programs otherwise that differ in as little as that. The paper's schedule is computed, as it always was.
+    round programs otherwise that differ in as little as that. The paper's schedule is computed, as it always was; and so are
+    those of runs of more steps than any has, for which the table would be large.
     """
     size = 1 << steps.bit_length()  # the same for runs of about as many steps
+    if size > LONGEST_TABLE:
+        return rate
     with jax.ensure_compile_time_eval():
         table = np.asarray(jax.vmap(rate)(jnp.arange(size)), np.float32)
     # Behind the barrier a table of equals is no constant.

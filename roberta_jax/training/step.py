@@ -117,11 +117,7 @@ def require_finite(initial: dict) -> None:
 
 
 def make_train_step(
-    loss: Loss,
-    optimizer: optax.GradientTransformationExtraArgs,
-    microbatches: int,
-    mesh: Mesh,
-    guard: GuardConfig = DEFAULT,
+    loss: Loss, optimizer: optax.GradientTransformationExtraArgs, microbatches: int, mesh: Mesh, guard: GuardConfig = DEFAULT
 ) -> Callable:
     """(state, batch, seed of dropout, factor of the learning rate) → (state, metrics, the guard's among them).
 

@@ -72,6 +72,7 @@ def test_schedules_but_the_papers_are_looked_up_so_that_the_step_is_one_program(
     found, computed = (jax.vmap(each)(counts) for each in (looked_up(rate, 500), rate))
     np.testing.assert_allclose(found[:501], computed[:501], rtol=1e-6)
     np.testing.assert_array_equal(found[500:], found[500])
+    assert looked_up(rate, 2**31 - 1) is rate
 
 
 def test_a_decay_longer_than_what_the_warm_up_leaves_is_refused():
