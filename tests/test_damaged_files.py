@@ -55,7 +55,7 @@ every_damage = pytest.mark.parametrize("how", ["cut", "folder", *DAMAGES])
 def config(small_corpus) -> PretrainConfig:
     fields = importlib.import_module("configs.tiny").get_config()
     fields.update(steps=2, batch_size=16, log_every=1, eval_every=1, checkpoint_every=1)
-    fields.optimizer.update(warmup_steps=1)
+    fields.optimizer.update(name="adamw", warmup_steps=1)
     fields.model.update(num_layers=1, hidden_size=32, intermediate_size=64, vocab_size=400)
     fields.data.update(source=str(small_corpus.folder), tokenizer="400")
     return typed(PretrainConfig, fields.to_dict())

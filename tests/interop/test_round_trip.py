@@ -31,7 +31,7 @@ def write(name: str, folder) -> None:
 def fields_of(folder, tmp_path, steps: int = 5) -> dict:
     fields = importlib.import_module("configs.tiny").get_config()
     fields.update(steps=steps, batch_size=8, log_every=1, eval_every=steps, checkpoint_every=steps, init_from=str(folder))
-    fields.optimizer.update(warmup_steps=1, learning_rate=1e-3)
+    fields.optimizer.update(name="adamw", warmup_steps=1, learning_rate=1e-3)
     fields.data.update(source=str(tmp_path / "text.txt"), length=64, valid_fraction=0.1)
     fields.data.update(cache=str(tmp_path / "cache"), processes=1, masking="whole_word")
     return fields.to_dict()

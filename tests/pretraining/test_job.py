@@ -30,7 +30,7 @@ def test_a_run_on_pairs_begins_with_any_model_and_gives_one_without_the_head(sma
     corpus = prepare(recipe, tmp_path / "corpus", tmp_path / "cache", processes=1)
     fields = importlib.import_module("configs.tiny").get_config()
     fields.update(steps=2, batch_size=16, log_every=1, eval_every=2, checkpoint_every=1)
-    fields.optimizer.update(warmup_steps=1)
+    fields.optimizer.update(name="adamw", warmup_steps=1)
     fields.model.update(num_layers=1, hidden_size=32, intermediate_size=64, vocab_size=400)
     fields.data.update(
         source=str(corpus.folder),
@@ -96,7 +96,7 @@ def test_a_run_that_learns_nothing_says_so_once(rate, small_corpus, tmp_path, ca
 def test_a_run_that_began_by_the_old_order_of_rows_is_told_so_once(small_corpus, tmp_path, capsys):
     fields = importlib.import_module("configs.tiny").get_config()
     fields.update(batch_size=8, log_every=1, eval_every=10, checkpoint_every=1)
-    fields.optimizer.update(warmup_steps=1)
+    fields.optimizer.update(name="adamw", warmup_steps=1)
     fields.model.update(num_layers=1, hidden_size=32, intermediate_size=64, vocab_size=400)
     fields.data.update(source=str(small_corpus.folder), tokenizer=str(small_corpus.folder / "tokenizer"))
     for steps in (2, 3, 4):

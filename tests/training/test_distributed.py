@@ -50,7 +50,8 @@ class Hosts:
 @pytest.fixture(scope="module")
 def arguments(small_corpus):
     fields = {
-        "steps": STEPS, "log_every": 1, "eval_every": 8, "checkpoint_every": 100, "optimizer.warmup_steps": 4,
+        "steps": STEPS, "log_every": 1, "eval_every": 8, "checkpoint_every": 100, "optimizer.name": "adamw",
+        "optimizer.warmup_steps": 4,
         "model.num_layers": 1, "model.hidden_size": 32, "model.intermediate_size": 64,
     }  # fmt: skip
     return tiny_on(small_corpus, fields)
@@ -72,13 +73,13 @@ def bereaved(arguments, tmp_path_factory):
 
 
 def test_hosts_and_devices_that_come_and_go_train_as_one(arguments, bereaved, tmp_path):
-    """8 devices, 4, 1, 8, on 2 hosts, 1, 1, 4. Where only one host is signalled all save the same step."""
+    """8 devices, 1, 8, on 2 hosts, 1, 4. Where only one host is signalled all save the same step."""
 
     def started(workdir, hosts, devices):
         return Hosts([[*arguments, f"--workdir={workdir}"]] * hosts, devices, tmp_path)
 
     alone, workdir, stops = started(tmp_path / "alone", 1, 8), tmp_path / "run", []
-    for hosts, devices, signalled, when in [(2, 4, 1, "step 1/"), (1, 4, 0, "parameters on 4"), (1, 1, 0, "parameters on 1")]:
+    for hosts, devices, signalled, when in [(2, 4, 1, "step 1/"), (1, 1, 0, "parameters on 1")]:
         run = started(workdir, hosts, devices)
         run.wait_for(when)
         run.processes[signalled].send_signal(signal.SIGTERM)
@@ -86,7 +87,7 @@ def test_hosts_and_devices_that_come_and_go_train_as_one(arguments, bereaved, tm
         assert not stops or f"resuming from step {stops[-1]}\n" in output
         assert ("a signal on another host" if signalled else "SIGTERM") + ": saved step " in output
         stops.append(int(output.rsplit("saved step ", 1)[1].split()[0]))
-    assert stops[1:] == [stops[0] + 1, stops[0] + 2]  # the signal came before their first step
+    assert stops[1] == stops[0] + 1  # the signal came before its first step
     output = started(workdir, 4, 2).finish()
     assert f"resuming from step {stops[-1]}\n" in output and "on 8 × cpu, 4 host(s)" in output
 

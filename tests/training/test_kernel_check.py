@@ -156,7 +156,7 @@ def test_without_pallas_for_triton_attention_is_xlas(monkeypatch):
 def config(small_corpus) -> PretrainConfig:
     vocabulary, fields = small_corpus.folder / "tokenizer", importlib.import_module("configs.tiny").get_config()
     fields.update(steps=2, batch_size=8, log_every=1, eval_every=2, checkpoint_every=1)
-    fields.optimizer.update(warmup_steps=0)
+    fields.optimizer.update(name="adamw", warmup_steps=0)
     fields.model.update(num_layers=1, hidden_size=32, intermediate_size=64, num_heads=2, vocab_size=400, dtype="bfloat16")
     fields.data.update(source=str(small_corpus.folder), tokenizer=str(vocabulary), length=small_corpus.length)
     return typed(PretrainConfig, fields.to_dict())

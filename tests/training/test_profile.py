@@ -13,7 +13,7 @@ def fields(small_corpus, **changes):
     config = importlib.import_module("configs.tiny").get_config()
     config.update(steps=6, batch_size=16, log_every=3, eval_every=6, checkpoint_every=6, **changes)
     config.model.update(num_layers=1, hidden_size=32, intermediate_size=64, vocab_size=len(small_corpus.tokenizer))
-    config.optimizer.update(warmup_steps=2)
+    config.optimizer.update(name="adamw", warmup_steps=2)
     config.data.update(source=str(small_corpus.folder), tokenizer=str(len(small_corpus.tokenizer)))
     return typed(PretrainConfig, config.to_dict())
 
