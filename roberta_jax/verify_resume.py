@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,18 @@ def kills_for(steps: int, number: int, rng: random.Random) -> list[Kill]:
         step = rng.randint(part * steps // number, max((part + 1) * steps // number - 1, 0))
         name = "SIGTERM" if rng.random() < 0.2 else "SIGKILL"
         found.append(Kill(step, name, name == "SIGKILL" and rng.random() < 0.3, rng.uniform(0, 0.05)))
+    return found
+
+
+def config_arguments(arguments: Sequence[str]) -> list[str]:
+    """Those of a command's that make its config, each in one word."""
+    found, rest = [], list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        if re.match(r"--?config(\.|=|$)", argument):
+            if "=" not in argument and rest and not re.match(r"-\D", rest[0]):
+                argument += f"={rest.pop(0)}"
+            found.append(argument)
     return found
 
 
@@ -226,7 +238,7 @@ def command() -> None:
 
     def main(_) -> None:
         logging.set_verbosity(logging.WARNING)  # Orbax says much
-        arguments = [argument for argument in sys.argv[1:] if argument.startswith("--config")]
+        arguments = config_arguments(sys.argv[1:])
         if workdir.value and storage.is_url(workdir.value):
             raise UserError(f"--workdir={workdir.value}: expected a path of this machine, where the runs are killed.")
         folder = Path(workdir.value) if workdir.value else Path(tempfile.mkdtemp(prefix="verify_resume"))

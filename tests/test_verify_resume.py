@@ -12,7 +12,7 @@ import pytest
 from forked import simulated, tiny_on
 
 from roberta_jax.training.checkpoint import Checkpoints
-from roberta_jax.verify_resume import blame, devices_of, differences, finish, kills_for, never_alike, start
+from roberta_jax.verify_resume import blame, config_arguments, devices_of, differences, finish, kills_for, never_alike, start
 
 ROOT = Path(__file__).parent.parent
 
@@ -79,6 +79,13 @@ def test_a_run_has_the_flags_that_are_added_beside_its_own(tmp_path, monkeypatch
     monkeypatch.setenv("XLA_FLAGS", "--own=1")
     finish(start([], tmp_path / "run", "--more=2"), tmp_path / "run")
     assert devices_of(tmp_path / "run") == "1 × --own=1 --more=2"
+
+
+def test_the_runs_are_given_the_config_however_it_is_written():
+    """absl takes a value as the next word, one dash, and switches without a value."""
+    given = "--kills 2 --config tiny --config.steps=9 -config.seed -1 --config.guard.rewind --json --workdir /tmp/config=w"
+    expected = ["--config=tiny", "--config.steps=9", "-config.seed=-1", "--config.guard.rewind"]
+    assert config_arguments(given.split()) == expected
 
 
 @pytest.fixture
