@@ -122,7 +122,7 @@ def faults(sources: dict[Path, str]) -> list[str]:
         if (
             len(path.parts) > 1
             and path.as_posix() not in MOVED
-            and (names & {"argparse", "absl.app", "absl.flags"} or "__main__" in text)
+            and (names & {"argparse", "absl.app", "absl.flags"} or "\nif __name__" in text)
         ):
             found.append(f"{path} is a command inside a folder")
     return found + [f"{one} and {other} import each other" for one, other in map(sorted, circles(edges))]

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import resource_tracker
 
+from roberta_jax.errors import UserError
+
 
 class Workers(ProcessPoolExecutor):
     """A pool that ends with this process, whatever kills it, and where Ctrl-C interrupts it at once.
@@ -34,6 +36,18 @@ class Workers(ProcessPoolExecutor):
         for worker in multiprocessing.active_children():
             worker.kill()
         self.shutdown(wait=False, cancel_futures=True)
+
+
+def require_none_begins() -> None:
+    """Raises a UserError in a process that begins as a worker: it reads the script that wanted workers, and would want its own.
+
+    It would wait for its parent, as that one waits for it.
+    """
+    if getattr(multiprocessing.current_process(), "_inheriting", False):  # as multiprocessing itself asks
+        raise UserError(
+            'this script prepares text outside of `if __name__ == "__main__":`, and each process that is to prepare a part '
+            "reads the script too; put the call under that line."
+        )
 
 
 def _end_with_parent() -> None:

@@ -284,6 +284,21 @@ def test_a_killed_worker_is_an_error_that_says_so(documents, vocabulary, tmp_pat
     thread.join()
 
 
+def test_a_script_that_every_process_would_run_is_told_so(vocabulary, tmp_path):
+    source = write(tmp_path / "a.jsonl", ["a text"] * 9)
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from pathlib import Path\n"
+        "from roberta_jax.preparation import config, prepare\n"
+        f"recipe = config.CorpusConfig(({source!r},), {str(vocabulary)!r}, length=64)\n"
+        f"prepare.prepare(recipe, Path({str(tmp_path)!r}, 'corpus'), Path({str(tmp_path)!r}, 'cache'), 1)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, script], env=os.environ | {"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode and done.stderr.count('prepares text outside of `if __name__ == "__main__":`') == 1
+
+
 # Errors
 
 
