@@ -2,7 +2,8 @@
 
 import contextlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def run(fields: dict, workdir: Path) -> None:
         _require_ready(config, workdir)
         with alone_in(workdir):
             begins_anew = config.init_from and not config.continue_from
-            pretrain(config, workdir, _initial(config.init_from, workdir) if begins_anew else None)
+            pretrain(config, workdir, _initial(config, workdir) if begins_anew else None)
 
 
 def _require_ready(config: Any, workdir: Path) -> None:
@@ -87,20 +88,36 @@ def _require_ready(config: Any, workdir: Path) -> None:
         storage.require_writable(workdir)
 
 
-def _initial(init_from: str, workdir: Path):
+def _initial(config: Any, workdir: Path):
     """What `pretrain` asks for. Of a run that resumes the model that it began with is not needed, and may be gone."""
     from roberta_jax.interop import hub
+    from roberta_jax.interop.vocabulary import with_vocabulary
     from roberta_jax.training import distributed, provenance
     from roberta_jax.training.logging import say
 
+    init_from = config.init_from
+
+    def params(source, tokenizer) -> dict:
+        if not config.new_vocabulary:
+            return source.params
+        found, sentence = with_vocabulary(source, tokenizer, config.seed)
+        say(sentence)
+        return found
+
     if (shape := hub.shape_of_run(workdir)) is not None:
-        return shape, lambda: hub.load(init_from).params, None
+        return shape, lambda tokenizer: params(hub.load(init_from), tokenizer), None
     source = hub.load(init_from)
     held = provenance.hash_of(source.params), asdict(source.config), source.tokenizer and source.tokenizer.to_json()
     distributed.require_same(f"what config.init_from {init_from} holds", json.dumps(held))
     if source.head != "lm_head":
         say(f"config.init_from has no masked-LM head but {source.head or 'an encoder alone'}: a new one begins")
-    return source.config, lambda: source.params, source.tokenizer and source.tokenizer.base
+    if config.new_vocabulary and source.tokenizer is None:
+        raise UserError(
+            f"config.init_from {init_from} has no tokenizer, and config.new_vocabulary begins from its tokens; save it there."
+        )
+    own = None if config.new_vocabulary else source.tokenizer and source.tokenizer.base
+    shape = replace(source.config, vocab_size=0) if config.new_vocabulary else source.config
+    return shape, partial(params, source), own
 
 
 if __name__ == "__main__":

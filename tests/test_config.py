@@ -120,6 +120,7 @@ WRONG = {
     "microbatch_size": [(-1, "0 or more"), (3, "does not divide a device's share of 2 rows")],
     "seed": [(-1, "0 or more, and less than 2³²"), (2**32, "0 or more, and less than 2³²")],
     "init_from": [("no/such/model", "there is no such folder")],
+    "new_vocabulary": [(True, "False, where config.init_from names no model")],
     "continue_from": [("run", "RUN@STEP, a run's workdir"), ("@5", "RUN@STEP"), ("no/such/run@5", "is no run's workdir")],
     "fsdp": [(0, POSITIVE), (3, "it must divide the 8 devices"), (-2, POSITIVE)],
     "log_every": [(0, POSITIVE)],

@@ -43,7 +43,7 @@ class CorpusConfig(ReaderConfig):
     tokenizer: int | str = option(
         50_265,
         "the size of a vocabulary to train, or whose to take: a folder with a tokenizer, a model's, a hub name; with init_from "
-        "or continue_from a size means that model's own",
+        "or continue_from a size means that model's own, unless there is a new_vocabulary",
     )
     format: str = option("full-sentences", "how sentences fill rows", choices=tuple(packing.FORMATS))
     length: int = option(512, "ids a row")

@@ -115,8 +115,15 @@ class PretrainConfig(RunConfig):
         "", "RUN@STEP: a run's checkpoint, with optimizer, step and order of rows; steps counts them too"
     )
 
+    new_vocabulary: bool = option(
+        False,
+        "data.tokenizer is another one than init_from's: its tokens begin as those of that model that stand for the same text",
+    )
+
     def __post_init__(self):
         super().__post_init__()
+        of_a_model = "False, where config.init_from names no model"
+        check(bool(self.init_from) or not self.new_vocabulary, "new_vocabulary", self.new_vocabulary, of_a_model)
         run, _, step = self.continue_from.rpartition("@")
         right = not self.continue_from or run and step.isdecimal()
         check(right, "continue_from", self.continue_from, "RUN@STEP, a run's workdir and one of its checkpoints")
@@ -210,8 +217,9 @@ class PretrainConfig(RunConfig):
 
     @property
     def takes_tokenizer_of_model_before(self) -> bool:
-        """Whether there is a model to go on with, and data.tokenizer names none: a new vocabulary would not fit its table."""
-        return bool(self.model_before) and isinstance(self.data.tokenizer, int)
+        """Whether there is a model to go on with, which keeps its vocabulary, and data.tokenizer names none."""
+        keeps = not self.new_vocabulary or bool(self.continue_from)
+        return bool(self.model_before) and keeps and isinstance(self.data.tokenizer, int)
 
     def check_together(self) -> None:
         """Raises a UserError where fields do not go together."""

@@ -92,23 +92,24 @@ def step_of(config: PretrainConfig, mesh: Mesh) -> TrainStep:
     )
 
 
-Initial = tuple[RobertaConfig, Callable[[], dict], Tokenizer | None]
+# The shape of a model, whose vocab_size is 0 where it takes the corpus'; its parameters for a tokenizer; its own tokenizer.
+Initial = tuple[RobertaConfig, Callable[[Tokenizer], dict], Tokenizer | None]
 
 
 def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = None) -> bool:
     """Trains a masked LM and says what it learned.
 
     Args:
-      initial: what `config.init_from` names: its sizes take the place of `config.model`'s, its parameters are the
-        first, and its tokenizer must be the corpus'; it is, where `data.tokenizer` names no other. A run that resumes does
-        not ask for the parameters, and has the tokenizer in its workdir. Of `config.continue_from` all this is found here.
+      initial: what `config.init_from` names: its sizes take the place of `config.model`'s, its parameters, for the corpus'
+        tokenizer, are the first, and its own tokenizer must be that; it is, where `data.tokenizer` names no other. A run
+        that resumes has them in its workdir. Of `config.continue_from` all this is found here.
 
     Returns:
       Whether it has done all its steps; a signal ends it before.
     """
     branch = find_branch(config, workdir) if config.continue_from else None
     if config.continue_from:
-        initial = (branch.model, dict, branch.tokenizer) if branch else (hub.shape_of_run(workdir), dict, None)
+        initial = (branch.model, _nothing, branch.tokenizer) if branch else (hub.shape_of_run(workdir), _nothing, None)
     if initial:
         config = replace(config, model=config.model.with_shape_of(initial[0]))
     check_devices(config)
@@ -122,7 +123,7 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
     corpora = {id(each.corpus): each.corpus for each in (*sources, *course.sources)}.values()
     lengths = sorted({each.length for each in corpora})
     model = replace(model_of(config), max_length=config.model.max_length or lengths[-1])
-    if not initial:
+    if not initial or not model.vocab_size:
         model = replace(model, vocab_size=len(corpus.tokenizer), pad_id=corpus.tokenizer.pad)
     config = replace(config, model=model)
     evaluated = [id(source.corpus) for source in sources]
@@ -167,7 +168,7 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
         evaluate=evaluate_on_valid,
         rows=config.batch_size,
         cost=lambda batch: cost(*batch["input_ids"].shape, batch["positions"].shape[1]),
-        initial=lambda: _with_token_types(initial[1](), model.num_token_types) if initial else {},
+        initial=lambda: _with_token_types(initial[1](corpus.tokenizer), model.num_token_types) if initial else {},
         dtype=model.dtype,
         derived=lambda means: perplexity(means) | losses_of_sources(means),
         watch=partial(nothing_learned, config, floor),
@@ -195,6 +196,11 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
         for line in examples(state["params"], model, corpus):
             say(line)
     return state is not None
+
+
+def _nothing(tokenizer: Tokenizer) -> dict:
+    """The parameters of who finds them in a checkpoint."""
+    return {}
 
 
 def _opening(agree: Callable[[Tokenizer], None], tokenizer: Tokenizer | None) -> Callable[[DataConfig], tuple[Source, ...]]:
@@ -260,8 +266,9 @@ def _require_agreement(config: PretrainConfig, initial: Initial | None, kept: Pa
     """
     wanted = config.model.vocab_size
     if initial and initial[2] and initial[2].hash != tokenizer.hash:
-        raise UserError(f"{config.model_before} has another tokenizer than the corpus; name it in data.tokenizer.")
-    if initial:  # whose table may have more rows than there are ids
+        other = "" if config.continue_from else ", or set config.new_vocabulary, which gives the model the corpus'"
+        raise UserError(f"{config.model_before} has another tokenizer than the corpus; name it in data.tokenizer{other}.")
+    if initial and wanted:  # whose table may have more rows than there are ids
         if len(tokenizer) > wanted or tokenizer.pad != config.model.pad_id:
             raise UserError(
                 f"{config.model_before} has {wanted} rows of embeddings and <pad> {config.model.pad_id}, "

@@ -43,7 +43,7 @@ def test_a_run_on_pairs_begins_with_any_model_and_gives_one_without_the_head(sma
     config = with_sizes(typed(PretrainConfig, fields.to_dict()))
     assert of_pairs(config) and model_of(config).num_token_types == 2 and config.model.num_token_types == 1
     initial = jax.device_get(jax.jit(init_masked_lm, static_argnums=1)(jax.random.key(7), config.model))
-    pretrain(config, tmp_path / "run", (config.model, lambda: initial, corpus.tokenizer))
+    pretrain(config, tmp_path / "run", (config.model, lambda tokenizer: initial, corpus.tokenizer))
     lines = read_metrics(tmp_path / "run")
     for split in ("train", "valid"):
         (*_, last) = [line for line in lines if f"{split}/loss" in line]
