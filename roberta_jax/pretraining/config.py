@@ -289,10 +289,12 @@ def _steps_of(text: str, steps: int, left: int) -> int:
 
 @contextmanager
 def naming_phase(number: int) -> Iterator[None]:
-    """Says in which phase something is wrong."""
+    """Says in which phase something is wrong; number 0 is the whole of a run that has none."""
     try:
         yield
     except UserError as error:
+        if not number:
+            raise
         raise UserError(f"config.phases: phase {number}: {error}") from None
 
 
