@@ -73,7 +73,20 @@ def main() -> None:
     write = _write_npy if args.out.suffix == ".npy" else _write_parquet
     with storage.written(args.out) as partial:
         write(partial, texts, model.config.hidden_size, map(np.load, files))
+    if model.head == "lm_head" and len(texts) > 1:
+        cosine = _mean_cosine(np.load(files[0]))
+        show(
+            f"the model is a masked LM, which has not learned to tell texts apart: two of these have a cosine of {cosine:.2f} "
+            "on average; docs/adapting.md says how it learns to",
+            sys.stderr,
+        )
     shutil.rmtree(parts)
+
+
+def _mean_cosine(vectors: np.ndarray) -> float:
+    """Of two of the vectors, over all pairs. [n, D]"""
+    units, number = vectors / np.linalg.norm(vectors, axis=1, keepdims=True), len(vectors)
+    return float(((units.sum(0) ** 2).sum() - number) / (number * (number - 1)))
 
 
 def _texts(source: str, column: str) -> list[str]:

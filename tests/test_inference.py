@@ -434,6 +434,25 @@ def test_embed_writes_npy_and_parquet(masked_lm, model, monkeypatch, tmp_path, c
         run(monkeypatch, embed.main, "--model=x", f"--texts={tmp_path / 'none'}", f"--out={tmp_path / 'x.npy'}")
 
 
+def test_embed_says_how_alike_the_vectors_of_a_masked_lm_are(masked_lm, model, make, monkeypatch, tmp_path, capsys):
+    """And nothing of a model that has learned something else."""
+    (tmp_path / "lines.txt").write_text("\n".join(PLAIN[:4]), "utf-8")
+    for folder in (masked_lm[0], make("SequenceClassification")[0]):
+        run(monkeypatch, embed.main, f"--model={folder}", f"--texts={tmp_path}/lines.txt", f"--out={tmp_path}/x.npy")
+        said = capsys.readouterr().err
+        if folder == masked_lm[0]:
+            cosine = np.mean(_cosines(model.embed(PLAIN[:4])))
+            assert f"two of these have a cosine of {cosine:.2f} on average" in said
+        else:
+            assert "cosine" not in said
+
+
+def _cosines(vectors: np.ndarray) -> list[float]:
+    """Of each two."""
+    pairs = [(a, b) for i, a in enumerate(vectors) for b in vectors[i + 1 :]]
+    return [float(a @ b / np.sqrt((a @ a) * (b @ b))) for a, b in pairs]
+
+
 @pytest.mark.parametrize("module", [fill_mask, embed, serving, export])
 def test_commands_have_help_and_end_with_a_sentence(module, monkeypatch, capsys, tmp_path):
     with pytest.raises(SystemExit) as ended:
