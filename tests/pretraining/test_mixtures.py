@@ -4,7 +4,6 @@ import itertools
 
 import numpy as np
 import pytest
-from conftest import english
 from small_runs import assert_same, config, killed_after
 
 from roberta_jax.data.masking import Masking
@@ -15,6 +14,7 @@ from roberta_jax.pretraining.job import pretrain
 from roberta_jax.training.notes import read_notes
 from roberta_jax.training.sharding import make_mesh
 from roberta_jax.training.workdir import read_metrics
+from tests.conftest import english
 
 
 @pytest.fixture(scope="module")
