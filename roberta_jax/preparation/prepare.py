@@ -23,7 +23,7 @@ from roberta_jax.preparation.evaluation_sets import overlap_of
 from roberta_jax.preparation.hashing import hash64
 from roberta_jax.preparation.plan import Preparation, key
 from roberta_jax.preparation.shards import VERSION, is_valid, summarise
-from roberta_jax.preparation.workers import require_none_begins
+from roberta_jax.preparation.workers import require_main_guard
 from roberta_jax.tokenization import encodings
 from roberta_jax.tokenization.tokenizer import Tokenizer
 
@@ -128,7 +128,7 @@ def make(
       run: what writes the shards: (work, a folder for what goes between stages, processes).
       agree, tokenizer: as in `prepare`.
     """
-    require_none_begins()
+    require_main_guard()
     if out:
         _refuse_foreign(out)
     workers, tokenizer = workers or os.cpu_count(), tokenizer or _named(config)

@@ -38,7 +38,7 @@ class Workers(ProcessPoolExecutor):
         self.shutdown(wait=False, cancel_futures=True)
 
 
-def require_none_begins() -> None:
+def require_main_guard() -> None:
     """Raises a UserError in a process that begins as a worker: it reads the script that wanted workers, and would want its own.
 
     It would wait for its parent, as that one waits for it.

@@ -114,7 +114,6 @@ class PretrainConfig(RunConfig):
     continue_from: str = option(
         "", "RUN@STEP: a run's checkpoint, with optimizer, step and order of rows; steps counts them too"
     )
-
     new_vocabulary: bool = option(
         False,
         "data.tokenizer is another one than init_from's: its tokens begin as those of that model that stand for the same text",

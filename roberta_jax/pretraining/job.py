@@ -177,7 +177,7 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
         note=course.note,
         begin=course.begin,
         held=course.held,
-        keep=lambda step, *batches: config.keeps((step - 1, step), tuple(map(course.tokens, batches))),
+        keep=partial(_keeps, config, course),
     )
     for number, phase in config.numbered_parts():
         if number:
@@ -196,6 +196,11 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
         for line in examples(state["params"], model, corpus):
             say(line)
     return state is not None
+
+
+def _keeps(config: PretrainConfig, course: Course, step: int, *batches: int) -> bool:
+    """`Job.keep`, which is asked at every step."""
+    return bool(config.keep_every) and config.keeps((step - 1, step), tuple(map(course.tokens, batches)))
 
 
 def _nothing(tokenizer: Tokenizer) -> dict:

@@ -58,9 +58,9 @@ class Checkpoints:
     """The checkpoints of a run, in `<workdir>/checkpoints/<step>/`.
 
     Args:
-      newest: how many of the newest to keep; the best by `metric` (lower is better), if one is named, is kept beside them, and
-        so are those whose memory says so.
-        These are planned ones. One that is not is kept while it is the newest of all, and in no other's place.
+      newest: how many of the newest to keep. Beside them are kept the best by `metric` (lower is better), if one is named, and
+        each whose memory says `keep`. All these are planned ones; another is kept while it is the newest of all, and in no
+        other's place.
       report: called with a sentence when a write has failed and is tried again.
     """
 

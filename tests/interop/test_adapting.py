@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+import transformers
 from forked import Process, simulated
 from test_round_trip import write
 
@@ -22,8 +23,6 @@ SMALL |= {"microbatch_size": 0, "data.length": 64, "data.valid_fraction": 0.1, "
 @pytest.fixture(scope="module")
 def places(tmp_path_factory) -> dict[str, str]:
     """What the page's names stand for."""
-    import transformers
-
     folder = tmp_path_factory.mktemp("places")
     for name, layout in LAYOUTS.items():
         write(layout, folder / name)
