@@ -6,7 +6,7 @@ python -m roberta_jax.export --model=RUN --out=DIR [--all] [--push_to=NAME]
 import argparse
 from pathlib import Path
 
-from roberta_jax.errors import UserError, exit_with_sentence
+from roberta_jax.errors import exit_with_sentence
 from roberta_jax.output import show
 
 
@@ -20,17 +20,22 @@ def main() -> None:
     which.add_argument("--checkpoint", default="newest", help="of a workdir: newest, best or a step (default %(default)s)")
     which.add_argument("--all", action="store_true", help="of a workdir: every checkpoint that is kept, as folders in --out")
     parser.add_argument(
-        "--names", choices=("steps", "tokens"), default="steps", help="of these folders: step_400, or tokens_10M (%(default)s)"
+        "--names",
+        metavar="TEMPLATE",
+        default="step_{step}",
+        help="of these folders, with {step}, {tokens} or {words} that it has seen: chck_{words} gives chck_10M (%(default)s)",
     )
-    parser.add_argument("--push_to", metavar="NAME", help="upload the folder as this hub repository")
+    parser.add_argument("--push_to", metavar="NAME", help="upload it as this hub repository; of --all each as a revision of it")
     args = parser.parse_args()
-    from roberta_jax.interop.hub import checkpoint_folders, export, push  # here, so that --help does not wait for JAX
+    from roberta_jax.interop.hub import checkpoint_names, export, push  # here, so that --help does not wait for JAX
 
     if args.all:
-        if args.push_to:
-            raise UserError(f"--push_to={args.push_to} takes one model; export one of the folders that --all makes.")
-        for step, name in checkpoint_folders(args.model, args.names).items():
+        for step, name in checkpoint_names(args.model, args.names).items():
             show(f"{export(args.model, args.out / name, step).origin} → {args.out / name}")
+            if args.push_to:
+                show(f"uploaded to {push(args.out / name, args.push_to, name)}")
+        if args.push_to:
+            show(f"uploaded the last to {push(args.out / name, args.push_to)}")
         return
     pretrained = export(args.model, args.out, args.checkpoint)
     show(f"{pretrained.origin} → {args.out}")

@@ -91,11 +91,18 @@ def _require_ready(config: Any, workdir: Path) -> None:
 def _initial(config: Any, workdir: Path):
     """What `pretrain` asks for. Of a run that resumes the model that it began with is not needed, and may be gone."""
     from roberta_jax.interop import hub
+    from roberta_jax.interop.positions import with_positions
     from roberta_jax.interop.vocabulary import with_vocabulary
     from roberta_jax.training import distributed, provenance
     from roberta_jax.training.logging import say
 
     init_from = config.init_from
+
+    def load():
+        source, longest = hub.load(init_from), max(phase.config.data.length for phase in config.parts)
+        if (positions := source.config.max_length) < longest:
+            say(f"config.init_from has {positions:,} positions, rows {longest:,}: the further ones begin as its own again")
+        return with_positions(source, max(positions, longest))
 
     def params(source, tokenizer) -> dict:
         if not config.new_vocabulary:
@@ -105,8 +112,8 @@ def _initial(config: Any, workdir: Path):
         return found
 
     if (shape := hub.shape_of_run(workdir)) is not None:
-        return shape, lambda tokenizer: params(hub.load(init_from), tokenizer), None
-    source = hub.load(init_from)
+        return shape, lambda tokenizer: params(load(), tokenizer), None
+    source = load()
     held = provenance.hash_of(source.params), asdict(source.config), source.tokenizer and source.tokenizer.to_json()
     distributed.require_same(f"what config.init_from {init_from} holds", json.dumps(held))
     if source.head != "lm_head":

@@ -129,7 +129,7 @@ WRONG = {
     "keep_checkpoints": [(0, POSITIVE)],
     "tracker": [("comet", "'' or 'wandb' or 'mlflow' or 'trackio'")],
     "profile": [(-1, "0 or more")],
-    "keep_every": [("often", "a number of steps, or as 10M tokens"), ("0", "'0' is neither"), ("5,1M words", "'1M words' is")],
+    "keep_every": [("often", "a number of steps, or as 10M tokens"), ("0", "'0' is none"), ("5,1M rows", "'1M rows' is")],
     "phases": [
         ("steps=10", "phase 1 is 'steps=10'; expected steps=N, the 2,600 that are left"),
         ("steps=0,", "the 2,600 that are left"),
@@ -165,6 +165,7 @@ WRONG = {
     "optimizer.schedule": [("triangle", "'linear' or 'cosine' or '1-sqrt' or 'constant'")],
     "optimizer.decay_steps": [(-1.0, "0 or more"), (2_599.0, "or less, which are the steps behind the warm-up")],
     "optimizer.floor": [(1.5, "a share from 0 to 1"), (-0.1, "a share from 0 to 1")],
+    "optimizer.words_alone": [(-1.0, "0 or more")],
     "optimizer.weight_decay": [(-0.01, "0 or more")],
     "optimizer.b1": [(1.0, BELOW_ONE), (-0.1, BELOW_ONE)],
     "optimizer.b2": [(1.0, BELOW_ONE)],

@@ -163,6 +163,11 @@ def bytes_per_token(manifest: dict) -> float:
     return manifest["bytes"] / manifest["text_tokens"]
 
 
+def words_per_token(manifest: dict) -> float:
+    """Words, as white space parts them, to a token of a row, special ones too; 0 of corpora older than this count."""
+    return manifest.get("words", 0) / sum(manifest["tokens"].values())
+
+
 def on_this_machine(folder: str, cache: Path) -> Path:
     """The folder of a prepared corpus, copied into the cache where it is elsewhere: rows are mapped into memory.
 
@@ -199,7 +204,7 @@ def report(manifest: dict) -> str:
     text_tokens = sum(m["tokens"].values())
     room = "half a row" if m["format"] in PAIRS else "a row"
     lines = [
-        f"{m['documents']:,} documents ({m['valid_documents']:,} valid), {m['bytes'] / 1e6:,.1f} MB, "
+        f"{m['documents']:,} documents ({m['valid_documents']:,} valid), {m['bytes'] / 1e6:,.1f} MB, {m.get('words', 0):,} words, "
         f"{text_tokens:,} tokens, {m['bytes'] / text_tokens:.2f} bytes a token, vocabulary {m['vocabulary']:,}",
         f"repeated: {m['repeated_documents']:,} documents, {m['repeated_lines']:,} of {m['lines']:,} lines; "
         f"empty: {m['empty_documents']:,}; not UTF-8: {m['documents_with_invalid_utf8']:,}",

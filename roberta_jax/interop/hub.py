@@ -1,5 +1,6 @@
 """Pretrained models in, whatever wrote them, and out as transformers loads them."""
 
+import re
 import warnings
 from dataclasses import replace
 from pathlib import Path
@@ -111,43 +112,53 @@ def steps_of(source: str | Path) -> list[int]:
     return remote.steps_of(str(source)) if storage.is_url(source) else saved_steps(Path(source).expanduser() / CHECKPOINTS)
 
 
-def checkpoint_folders(source: str | Path, names: str) -> dict[int, str]:
-    """The checkpoints of a workdir, ascending, with the name of a folder for each.
+def checkpoint_names(source: str | Path, template: str) -> dict[int, str]:
+    """The checkpoints of a workdir, ascending, with the name of a folder or revision for each.
 
     Args:
-      names: "steps", or "tokens", which the model had seen, of a pretraining alone.
+      template: of the names: {step} stands for the number of steps in it, {tokens} and {words} for how many the model had
+        seen, of a pretraining alone: the roundest number within the last batch, such as 10M.
 
     Raises:
-      UserError: there is none, or it does not say how many tokens it had seen.
+      UserError: there is none, they do not say what the template asks for, or two would have the same name.
     """
     from roberta_jax.training.notes import Damaged, read_notes
 
+    fields = set(re.findall(r"{(.*?)}", template))
+    if not fields or not fields <= {"step", "tokens", "words"} or not re.fullmatch(r"[\w.-]+", re.sub(r"{\w+}", "1", template)):
+        expected = "a name with {step}, {tokens} or {words} in it, such as chck_{words}"
+        raise UserError(f"--names={template}: expected {expected}.")
     if not (steps := steps_of(source)):
         raise UserError(f"--all: {source} is no workdir with a checkpoint.")
-    if names == "steps":
-        return {step: f"step_{step}" for step in steps}
     found = {}
     for step in steps:
-        try:
-            tokens = ((read_notes(storage.join(source, CHECKPOINTS), step).memory or {}).get("data") or {})["tokens"]
-        except (KeyError, Damaged):
-            raise UserError(
-                f"--names=tokens: step {step} of {source} does not say how many tokens it had seen; take steps."
-            ) from None
-        found[step] = f"tokens_{_rounded(tokens)}"
+        values = {"step": str(step)}
+        for name in fields - {"step"}:
+            try:
+                seen = ((read_notes(storage.join(source, CHECKPOINTS), step).memory or {}).get("data") or {}).get(name, 0)
+            except Damaged:
+                seen = 0
+            if not seen:
+                said = f"step {step} of {source} does not say how many {name} it had seen"
+                raise UserError(f"--names={template}: {said}; take step_{{step}}.")
+            values[name] = _short(_roundest(seen, -(-seen // step)))
+        found[step] = template.format(**values)
     if len({*found.values()}) < len(found):
-        raise UserError(
-            f"--names=tokens: two checkpoints of {source} have seen about as many, {', '.join(found.values())}; take steps."
-        )
+        same = next(name for name in found.values() if list(found.values()).count(name) > 1)
+        raise UserError(f"--names={template}: two checkpoints of {source} would be {same}; add {{step}}.")
     return found
 
 
-def _rounded(number: int) -> str:
-    """9,998,000 → '10M'"""
-    for factor, unit in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if number >= 0.9995 * factor:
-            return f"{float(f'{number / factor:.3g}'):g}{unit}"
-    return str(number)
+def _roundest(number: int, batch: int) -> int:
+    """The number behind `number - batch` and up to `number` that ends in most zeros."""
+    rounded = (number // 10**zeros * 10**zeros for zeros in range(len(str(number)), -1, -1))
+    return next(each for each in rounded if each > number - batch)
+
+
+def _short(number: int) -> str:
+    """10,000,000 → '10M'"""
+    factor, unit = next((pair for pair in ((1e9, "B"), (1e6, "M"), (1e3, "k")) if number >= pair[0]), (1, ""))
+    return f"{number / factor:.10g}{unit}"
 
 
 def _download(name: str) -> Path:
@@ -356,20 +367,22 @@ def export(source: str | Path, folder: Path, checkpoint: str | int = "newest") -
     return pretrained
 
 
-def push(folder: Path, name: str) -> str:
-    """Uploads a folder as the hub repository `name`, made where it is not there. Returns its address."""
+def push(folder: Path, name: str, revision: str | None = None) -> str:
+    """Uploads a folder as the hub repository `name`, or a revision of it, made where it is not there. Returns its address."""
     import huggingface_hub
 
     api = huggingface_hub.HfApi()
     try:
         address = api.create_repo(name, exist_ok=True)
-        api.upload_folder(repo_id=name, folder_path=folder, commit_message="Exported by roberta_jax")
+        if revision:
+            api.create_branch(name, branch=revision, exist_ok=True)
+        api.upload_folder(repo_id=name, folder_path=folder, revision=revision, commit_message="Exported by roberta_jax")
     except Exception as error:  # its HTTP library raises its own kinds
         raise UserError(
             f"the hub {api.endpoint} did not take {name} ({type(error).__name__}: {str(error).splitlines()[0][:120]}); "
             f"the export is in {folder}. `hf auth login` says who you are."
         ) from None
-    return str(address)
+    return f"{address}/tree/{revision}" if revision else str(address)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,22 @@ from roberta_jax.interop.conversion import TRANSFORMERS_HEADS
 from roberta_jax.interop.pretrained import Pretrained
 from roberta_jax.output import to_json
 
+ROWS = 12  # of the curve, at most
+
+
+def _curve(measured: list[dict[str, Any]], names: list[str]) -> list[str]:
+    """What was measured along the way, by step, as a table; train/loss is that logged last before."""
+    lines, last = [], {}
+    for entry in measured:
+        last |= entry
+        if any(name.startswith("valid/") for name in entry):
+            cells = (f"{last[name]:.4f}" if name in last else "" for name in names)
+            lines.append(f"| {entry['step']:,} | {' | '.join(cells)} |")
+    if len(lines) < 2:
+        return []
+    some = sorted({round(i * (len(lines) - 1) / (ROWS - 1)) for i in range(ROWS)})
+    return ["## Curve", "", f"| step | {' | '.join(names)} |", "|---" * (1 + len(names)) + "|", *(lines[i] for i in some), ""]
+
 
 def model_card(pretrained: Pretrained, fields: dict[str, Any], metrics: list[dict[str, Any]], command: str = "") -> str:
     """Markdown with the hub's front matter.
@@ -48,6 +64,7 @@ def model_card(pretrained: Pretrained, fields: dict[str, Any], metrics: list[dic
         *("| metric | value | step |", "|---|---|---|"),
         *(f"| {name} | {latest[name][0]:.4f} | {latest[name][1]:,} |" for name in shown),
         "",
+        *_curve(measured, shown),
         "## Command",
         "",
         *("```bash", command or "python -m roberta_jax.main --config=CONFIG --workdir=WORKDIR", "```"),

@@ -47,7 +47,8 @@ def write_shard(work: Preparation, shard: int, blocks: duplicates.Blocks = ()) -
     config, pieces = plan.config, plan.shards[shard]
     dropped = duplicates.verdicts(work, shard, blocks) if config.drops else {}
     counts, documents, lines, valid, ends, shown = Counts(), DistinctCounter(), DistinctCounter(), [], [], []
-    totals = dict.fromkeys(("bytes", "tokens", "tokens_in_rows", "valid_documents", "cut_sentences", *duplicates.REASONS), 0)
+    counted = ("bytes", "words", "tokens", "tokens_in_rows", "valid_documents", "cut_sentences")
+    totals = dict.fromkeys((*counted, *duplicates.REASONS), 0)
 
     def texts() -> Iterator[str]:
         number = 0
@@ -68,8 +69,10 @@ def write_shard(work: Preparation, shard: int, blocks: duplicates.Blocks = ()) -
             for line in text.split("\n"):
                 lines.add(line.encode())
             sentences = sentences_of(text)
-            totals["bytes"] += len("".join(sentences).encode())  # no white space that no token stands for
-            whole = sum(map(len, sentences)) == len(text)
+            joined = "".join(sentences)
+            totals["bytes"] += len(joined.encode())  # no white space that no token stands for
+            totals["words"] += len(joined.split())
+            whole = len(joined) == len(text)
             document = tokenizer.encode_sentences(sentences) if whole else [tokenizer.encode(each) for each in sentences]
             totals["tokens"] += sum(map(len, document))
             totals["cut_sentences"] += sum(len(sentence) > longest for sentence in document)
@@ -113,10 +116,13 @@ def summarise(work: Preparation, tokenizer: Tokenizer) -> dict:
     config = plan.config
     totals, hashes, lengths, token_counts = {}, {}, {}, np.zeros(len(tokenizer), np.int64)
     first_bad, ends, dropped = [], [], {kind: [] for kind in duplicates.REASONS}
+    counted = {"words"}  # not of shards that an older version wrote
     distinct = {"documents": DistinctCounter(), "lines": DistinctCounter()}
     with ThreadPoolExecutor(8) as threads:
         for note in threads.map(lambda i: duplicates.load_arrays(_note(work, i)), range(len(plan.shards))):
-            for name, value in json.loads(str(note["numbers"])).items():
+            numbers = json.loads(str(note["numbers"]))
+            counted &= numbers.keys()
+            for name, value in numbers.items():
                 totals[name] = totals.get(name, 0) + value
             hashes |= json.loads(str(note["hashes"]))
             said = json.loads(str(note["said"]))
@@ -151,6 +157,7 @@ def summarise(work: Preparation, tokenizer: Tokenizer) -> dict:
         "recipe": recipe(config),
         "documents": totals["documents"],
         "bytes": totals["bytes"],
+        **{name: totals[name] for name in counted},  # as white space parts them
         "text_tokens": totals["tokens"],  # of both splits, no special ones
         "rows": {split: int(lengths[split].sum()) for split in SPLITS},
         "tokens": {split: int((lengths[split] * ids).sum()) for split in SPLITS},  # special ones too, padding not

@@ -57,7 +57,8 @@ class Branch:
             same = len(reading.sources) == 1 and before["seed"] == now["seed"] and rows.items() <= now["data"].items()
             drawn = dict.fromkeys([*reading.orders, IN_ALL], batch * before["batch_size"]) if same else {}
             memory.data = {"batch": batch, "rows": drawn, "held": "" if same else "other rows"}
-            memory.data |= {"tokens": batch * before["batch_size"] * reading.tokens // reading.batch_size}
+            rows = batch * before["batch_size"]
+            memory.data |= {name: rows * number // reading.batch_size for name, number in reading.amounts.items()}
         return memory
 
     def copy_metrics(self, workdir: Path) -> None:

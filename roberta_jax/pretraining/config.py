@@ -3,7 +3,7 @@
 import re
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -103,8 +103,8 @@ class PretrainConfig(RunConfig):
     data: DataConfig = field(default_factory=DataConfig)
     keep_every: tuple[str, ...] = option(
         (),
-        "checkpoints that are kept beside keep_checkpoints: every 1000 steps, say, or every '10M tokens'; several parted by "
-        "commas: at each of these",
+        "checkpoints that are kept beside keep_checkpoints: every 1000 steps, say, every '10M tokens' or '1M words'; several "
+        "parted by commas: at each of these",
     )
     phases: tuple[str, ...] = option(
         (),
@@ -127,17 +127,21 @@ class PretrainConfig(RunConfig):
         right = not self.continue_from or run and step.isdecimal()
         check(right, "continue_from", self.continue_from, "RUN@STEP, a run's workdir and one of its checkpoints")
         for text in self.keep_every:
-            expected = f"a number of steps, or as 10M tokens; several parted by commas; {text!r} is neither"
+            expected = f"a number of steps, or as 10M tokens or 1M words; several parted by commas; {text!r} is none of these"
             check(_amount(text)[0] > 0, "keep_every", ",".join(self.keep_every), expected)
 
-    def keeps(self, steps: tuple[int, int], tokens: tuple[int, int]) -> bool:
-        """Whether there is a point of `keep_every` behind the first and up to the second of these numbers."""
+    def keeps(self, before: Mapping[str, int], now: Mapping[str, int]) -> bool:
+        """Whether there is a point of `keep_every` behind the first and up to the second: "steps", "tokens" and "words"."""
         for text in self.keep_every:
-            point, of_tokens = _amount(text)
-            before, now = tokens if of_tokens else steps
-            if before // point < now // point if len(self.keep_every) == 1 else before < point <= now:
+            point, unit = _amount(text)
+            first, last = before[unit], now[unit]
+            if first // point < last // point if len(self.keep_every) == 1 else first < point <= last:
                 return True
         return False
+
+    @property
+    def keeps_by_words(self) -> bool:
+        return any(_amount(text)[1] == "words" for text in self.keep_every)
 
     @cached_property
     def parts(self) -> tuple[Phase, ...]:
@@ -265,13 +269,13 @@ def _changes(number: int, text: str) -> dict[str, str]:
     return found
 
 
-def _amount(text: str) -> tuple[int, bool]:
-    """(a number, whether it is of tokens) of a point of `keep_every`; (0, False) where it is none."""
-    found = re.fullmatch(r"(\d+(?:_\d+)*(?:\.\d+)?) *([kKMGBT]?) *(tokens|steps)?", text)
+def _amount(text: str) -> tuple[int, str]:
+    """(a number, of "steps", "tokens" or "words") of a point of `keep_every`; (0, "") where it is none."""
+    found = re.fullmatch(r"(\d+(?:_\d+)*(?:\.\d+)?) *([kKMGBT]?) *(tokens|steps|words)?", text)
     if not found:
-        return 0, False
+        return 0, ""
     factor = {"": 1, "k": 1e3, "K": 1e3, "M": 1e6, "G": 1e9, "B": 1e9, "T": 1e12}[found[2]]
-    return round(float(found[1]) * factor), found[3] == "tokens"
+    return round(float(found[1]) * factor), found[3] or "steps"
 
 
 def _steps_of(text: str, steps: int, left: int) -> int:

@@ -16,7 +16,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from roberta_jax.data.corpus import Corpus
+from roberta_jax.data.corpus import Corpus, words_per_token
 from roberta_jax.data.masking import Masking
 from roberta_jax.data.mixture import Mixture
 from roberta_jax.data.order import epochs_and_rows
@@ -73,11 +73,16 @@ class Reading:
         return [f"{c.manifest['key']}, fraction {c.train.fraction:g}, seed {seed}" for c, seed in zip(corpora, self.seeds)]
 
     @cached_property
-    def tokens(self) -> int:
-        """About how many a batch has, padding apart: by the means of the sources' rows."""
+    def amounts(self) -> dict[str, int]:
+        """About how many "tokens", padding apart, and "words" a batch has, by the means of the sources' rows.
+
+        No words where a source was prepared before they were counted.
+        """
         manifests = [source.corpus.manifest for source in self.sources]
-        in_a_row = [manifest["tokens"]["train"] / manifest["rows"]["train"] for manifest in manifests]
-        return round(self.batch_size * float(np.dot(in_a_row, self.mixture.quotas / self.mixture.quotas.sum())))
+        tokens = np.array([manifest["tokens"]["train"] / manifest["rows"]["train"] for manifest in manifests])
+        words = tokens * [words_per_token(manifest) for manifest in manifests]
+        rows = self.batch_size * self.mixture.quotas / self.mixture.quotas.sum()
+        return {"tokens": round(float(rows @ tokens)), "words": round(float(rows @ words)) if words.all() else 0}
 
     @cached_property
     def held(self) -> str:
@@ -105,12 +110,12 @@ class Course:
 
     def begin(self, noted: dict) -> None:
         """Goes on from a checkpoint: what `note` said for it, or {}, by which every order begins with batch 0."""
-        self._first, self._drawn, self._tokens = noted.get("batch", 0), noted.get("rows", {}), noted.get("tokens", 0)
+        self._first, self._drawn = noted.get("batch", 0), noted.get("rows", {})
+        self._seen = {name: noted.get(name, 0) for name in ("tokens", "words")}
 
     def note(self, number: int) -> dict:
         """What a checkpoint says whose next batch is `number`."""
-        rows, tokens = self.drawn(number), self.tokens(number)
-        return {"batch": number, "rows": rows, "tokens": tokens, "held": self.held(number - 1)}
+        return {"batch": number, "rows": self.drawn(number), **self.seen(number), "held": self.held(number - 1)}
 
     def reading(self, number: int) -> Reading:
         """What a batch is made of."""
@@ -126,9 +131,12 @@ class Course:
             if (batches := min(end, number) - max(reading.first, self._first)) > 0:
                 yield reading, batches
 
-    def tokens(self, number: int) -> int:
-        """About how many tokens stand before a batch, padding apart."""
-        return self._tokens + sum(batches * reading.tokens for reading, batches in self._until(number))
+    def seen(self, number: int) -> dict[str, int]:
+        """About how many "tokens", padding apart, and "words" stand before a batch."""
+        seen = dict(self._seen)
+        for reading, batches in self._until(number):
+            seen = {name: before + batches * reading.amounts[name] for name, before in seen.items()}
+        return seen
 
     def drawn(self, number: int) -> dict[str, int]:
         """How many rows of each order stand before a batch, and in all."""

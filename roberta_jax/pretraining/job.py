@@ -126,6 +126,8 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
     if not initial or not model.vocab_size:
         model = replace(model, vocab_size=len(corpus.tokenizer), pad_id=corpus.tokenizer.pad)
     config = replace(config, model=model)
+    if config.keeps_by_words and (uncounted := [one.folder for one in corpora if "words" not in one.manifest]):
+        raise UserError(f"config.keep_every: {uncounted[0]} was prepared before words were counted; prepare it again.")
     evaluated = [id(source.corpus) for source in sources]
     for one in corpora:
         for split in ("train", "valid") if id(one) in evaluated else ("train",):
@@ -200,7 +202,8 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
 
 def _keeps(config: PretrainConfig, course: Course, step: int, *batches: int) -> bool:
     """`Job.keep`, which is asked at every step."""
-    return bool(config.keep_every) and config.keeps((step - 1, step), tuple(map(course.tokens, batches)))
+    seen = ({"steps": at} | course.seen(number) for at, number in zip((step - 1, step), batches))
+    return bool(config.keep_every) and config.keeps(*seen)
 
 
 def _nothing(tokenizer: Tokenizer) -> dict:

@@ -62,6 +62,8 @@ class FinetuneConfig(RunConfig):
     def __post_init__(self):
         super().__post_init__()
         check(8 <= self.max_length < 2**31, "max_length", self.max_length, "8 or more")
+        alone = self.optimizer.words_alone
+        check(not alone, "optimizer.words_alone", alone, "0: the head has to learn too")
         check(self.seed + self.seeds <= 2**32, "seeds", self.seeds, f"few enough for seeds below 2³² from {self.seed} on")
         if self.steps:
             warmup(self.optimizer, self.steps)

@@ -41,6 +41,7 @@ class OptimizerConfig:
     schedule: str = option("linear", "how the rate decays behind its peak", choices=tuple(DECAYS))
     decay_steps: float = option(0.0, "of the decay, the last ones, before which the rate is stable; 0: all behind the warm-up")
     floor: float = option(0.0, "where the rate ends, as a share of its peak")
+    words_alone: float = option(0.0, "first steps, in which only words' embeddings and biases learn; below 1 a share of all")
 
     def __post_init__(self):
         check_choice("optimizer.name", self.name, OPTIMIZERS)
@@ -48,7 +49,7 @@ class OptimizerConfig:
             check(getattr(self, name) > 0, f"optimizer.{name}", getattr(self, name), "a number above 0")
         for name in ("b1", "b2"):
             check(0 <= getattr(self, name) < 1, f"optimizer.{name}", getattr(self, name), "a share from 0 on, below 1")
-        for name in ("warmup_steps", "decay_steps", "weight_decay", "clip_norm"):
+        for name in ("warmup_steps", "decay_steps", "weight_decay", "clip_norm", "words_alone"):
             check(getattr(self, name) >= 0, f"optimizer.{name}", getattr(self, name), "0 or more")
         check(0 <= self.floor <= 1, "optimizer.floor", self.floor, "a share from 0 to 1")
         check_choices(self, "optimizer.")
@@ -154,6 +155,23 @@ def scale_by_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformat
     return optax.GradientTransformationExtraArgs(adam.init, update)
 
 
+def scale_by_rate(rate: optax.Schedule, alone: int) -> optax.GradientTransformation:
+    """optax's scale_by_learning_rate, whose first updates, so many, are of the words' embeddings and biases alone."""
+    scaled = optax.scale_by_learning_rate(rate)
+    if not alone:
+        return scaled
+
+    def update(updates, state, params=None):
+        all_learn = state.count >= alone
+
+        def of_words(path: str, x: jax.Array) -> jax.Array:
+            return x if re.search(r"(embeddings/word/embedding|lm_head/bias)$", path) else jnp.where(all_learn, x, 0)
+
+        return scaled.update(map_paths(of_words, updates), state, params)
+
+    return optax.GradientTransformation(scaled.init, update)
+
+
 def weight_decay(config: OptimizerConfig) -> optax.GradientTransformation:
     """AdamW's weight decay, arXiv 1711.05101"""
     return optax.add_decayed_weights(config.weight_decay, mask=lambda params: decayed(params, config.decay_bias_and_norm))
@@ -214,5 +232,5 @@ def make_optimizer(
     return optax.chain(
         optax.clip_by_global_norm(config.clip_norm) if config.clip_norm else optax.identity(),
         *OPTIMIZERS[config.name](config),
-        skip_rejected(optax.scale_by_learning_rate(rate)),
+        skip_rejected(scale_by_rate(rate, _steps(config.words_alone, steps))),
     )

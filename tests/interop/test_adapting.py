@@ -45,13 +45,17 @@ def test_a_command_of_the_page_runs(number, places, tmp_path):
     flags |= {name: places.get(value, value) for name, value in flags.items()} | {"workdir": str(tmp_path / "run")}
     if flags.get("config.data.tokenizer", "").isdigit():
         flags["config.data.tokenizer"] = "320"
+    longer = "config.data.length" in flags
     flags |= {f"config.{name}": str(value) for name, value in SMALL.items()} | {"config.data.cache": str(tmp_path / "cache")}
+    if longer:
+        flags["config.data.length"] = "256"
     process = Process(
         [f"--{name}={value}" if value else f"--{name}" for name, value in flags.items()], simulated(1), tmp_path / "log"
     )
     assert process.wait() == 0, process.output()
     before, after = hub.load(flags["config.init_from"]), hub.load(tmp_path / "run")
     assert after.config.hidden_size == before.config.hidden_size and after.origin.endswith("step 2")
+    assert (after.config.max_length, before.config.max_length) == ((256, 128) if longer else (128, 128))
     said = "takes the place of the model's" in process.output()
     assert said == ("config.new_vocabulary" in flags) == (before.tokenizer.base.hash != after.tokenizer.base.hash)
     if "vocabulary" in flags.get("config.data.tokenizer", ""):

@@ -1,6 +1,7 @@
 """Checkpoints along the way: which are kept, and their export as folders."""
 
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from small_runs import assert_same, config, killed_after
 
 from roberta_jax import export
+from roberta_jax.data.corpus import Corpus
 from roberta_jax.errors import UserError
 from roberta_jax.interop import hub
 from roberta_jax.pretraining.job import pretrain
@@ -22,13 +24,15 @@ from roberta_jax.training.checkpoint import saved_steps
         ("1k tokens", [2, 4, 5, 7, 9, 10]),
         ("2.5ktokens,9, 4_000 tokens", [5, 7, 9]),
         ("1 tokens", range(1, 11)),
+        ("1k words", [3, 5, 8, 10]),
+        ("0.5k words,600 tokens,8", [1, 2, 8]),
     ],
 )
-def test_points_are_every_so_many_or_a_list_of_steps_or_tokens(small_corpus, points, kept):
-    """With 600 tokens a step."""
+def test_points_are_every_so_many_or_a_list_of_steps_tokens_or_words(small_corpus, points, kept):
+    """With 600 tokens a step, which are 400 words."""
     run = config(small_corpus, keep_every=points)
-    tokens = 600 * np.arange(11)
-    assert [s for s in range(1, 11) if run.keeps((s - 1, s), (tokens[s - 1], tokens[s]))] == list(kept)
+    seen = [{"steps": step, "tokens": 600 * step, "words": 400 * step} for step in range(11)]
+    assert [s for s in range(1, 11) if run.keeps(seen[s - 1], seen[s])] == list(kept)
 
 
 def test_they_are_kept_beside_the_newest_and_exported_as_folders(small_corpus, tmp_path, monkeypatch, capsys):
@@ -43,15 +47,56 @@ def test_they_are_kept_beside_the_newest_and_exported_as_folders(small_corpus, t
     assert_same(tmp_path / "run", tmp_path / "killed", 9)
     assert saved_steps(tmp_path / "killed" / "checkpoints") == [*kept, 9]
 
-    for names, expected in (("steps", [f"step_{step}" for step in (*kept, 9)]), ("tokens", None)):
-        out = tmp_path / names
+    last = hub._short(hub._roundest(9 * round(a_step), round(a_step)))
+    for names, expected in (
+        ("step_{step}", [f"step_{step}" for step in (*kept, 9)]),
+        ("chck_{tokens}", ["chck_2k", "chck_5k", f"chck_{last}"]),
+    ):
+        out = tmp_path / names[:4]
         monkeypatch.setattr(sys, "argv", ["export", f"--model={tmp_path}/run", f"--out={out}", "--all", f"--names={names}"])
         export.main()
-        found = {path.name for path in out.iterdir()}
-        assert found == set(expected or [f"tokens_{round(a_step) * step / 1000:.3g}k" for step in (*kept, 9)])
-    assert f"{tmp_path}/run, step {kept[0]} → {tmp_path}/steps/step_{kept[0]}\n" in capsys.readouterr().out
-    first, last = (hub.load(tmp_path / "steps" / f"step_{step}").params["lm_head"] for step in (kept[0], 9))
+        assert {path.name for path in out.iterdir()} == set(expected)
+    assert f"{tmp_path}/run, step {kept[0]} → {tmp_path}/step/step_{kept[0]}\n" in capsys.readouterr().out
+    first, last = (hub.load(tmp_path / "step" / f"step_{step}").params["lm_head"] for step in (kept[0], 9))
     assert not np.array_equal(first["dense"]["kernel"], last["dense"]["kernel"])
-    assert json.loads((tmp_path / "steps" / "step_9" / "config.json").read_text())["model_type"] == "roberta"
+    assert json.loads((tmp_path / "step" / "step_9" / "config.json").read_text())["model_type"] == "roberta"
     with pytest.raises(UserError, match=r"no workdir with a checkpoint"):
-        hub.checkpoint_folders(tmp_path / "steps", "steps")
+        hub.checkpoint_names(tmp_path / "step", "step_{step}")
+    for template in ("steps", "", "{steps}", "a b{step}", "../{step}", "{step:9}", "{0}"):
+        with pytest.raises(UserError, match="expected a name with {step}, {tokens} or {words} in it"):
+            hub.checkpoint_names(tmp_path / "run", template)
+
+
+def test_words_are_counted_and_name_checkpoints(small_corpus, documents, tmp_path):
+    assert small_corpus.manifest["words"] == sum(len(text.split()) for text in documents)
+    fields = {"steps": 6, "checkpoint_every": 6, "keep_checkpoints": 1, "eval_every": 6, "log_every": 1}
+    pretrain(config(small_corpus, keep_every="1k words", **fields), tmp_path / "run")
+    names = hub.checkpoint_names(tmp_path / "run", "chck_{words}")
+    assert list(names.values())[:2] == ["chck_1k", "chck_2k"] and list(names) == saved_steps(tmp_path / "run" / "checkpoints")
+
+    shutil.copytree(small_corpus.folder, tmp_path / "corpus")  # as one that was prepared before words were counted
+    manifest = json.loads((tmp_path / "corpus" / "manifest.json").read_text())
+    (tmp_path / "corpus" / "manifest.json").write_text(json.dumps({k: v for k, v in manifest.items() if k != "words"}))
+    old = Corpus(tmp_path / "corpus")
+    with pytest.raises(UserError, match="was prepared before words were counted; prepare it again"):
+        pretrain(config(old, keep_every="1k words", **fields), tmp_path / "old")
+    pretrain(config(old, **fields), tmp_path / "old")
+    with pytest.raises(UserError, match="step 6 of .* does not say how many words it had seen; take step_{step}"):
+        hub.checkpoint_names(tmp_path / "old", "{words}")
+
+
+@pytest.mark.parametrize(
+    ("seen", "batch", "name"),
+    [
+        (1_030_000, 50_000, "1M"),
+        (1_000_000, 1, "1M"),
+        (2_530_000, 60_000, "2.5M"),
+        (10_003_000, 4_000, "10M"),
+        (999_999, 1_000, "999k"),
+        (1_234_567, 1, "1.234567M"),
+        (512, 512, "500"),
+        (40_002_000_000, 3_000_000, "40B"),
+    ],
+)
+def test_a_name_is_the_roundest_number_within_the_last_batch(seen, batch, name):
+    assert hub._short(hub._roundest(seen, batch)) == name

@@ -1,6 +1,7 @@
 """The schedule and the update rule, against the formulas of the paper and PyTorch's AdamW."""
 
 import re
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ import optax
 import pytest
 
 from roberta_jax.errors import UserError
+from roberta_jax.interop.conversion import flatten
 from roberta_jax.training import provenance
 from roberta_jax.training.config import RunConfig
 from roberta_jax.training.optimizer import (
@@ -82,7 +84,7 @@ def test_a_decay_longer_than_what_the_warm_up_leaves_is_refused():
 
 def test_a_run_of_the_version_before_there_were_schedules_is_the_same_run():
     assert "config.optimizer.name" in (plain := provenance.fields(RunConfig()))
-    assert not plain.keys() & {"config.optimizer.schedule", "config.optimizer.decay_steps", "config.optimizer.floor"}
+    assert not plain.keys() & {f"config.optimizer.{name}" for name in ("schedule", "decay_steps", "floor", "words_alone")}
     other = provenance.fields(RunConfig(optimizer=OptimizerConfig(schedule="cosine")))
     assert provenance.difference(plain, other) == "config.optimizer.schedule None, not 'cosine'"
 
@@ -179,6 +181,28 @@ def test_muon_is_optaxs_on_each_layers_matrices_and_adam_on_the_rest():
     found = {name: params["layers"][name]["kernel"] for name in shapes}
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), apart(found), each)
     np.testing.assert_allclose(params["word"]["embedding"], tables["word"], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_words_learn_alone_at_first_and_the_rest_then(name):
+    """What is held back does not move, by weight decay either; the words move as they do without."""
+    rng = np.random.default_rng(0)
+    word, bias, kernel = (jnp.array(rng.normal(size=shape), jnp.float32) for shape in ((7, 4), (7,), (2, 4, 4)))
+    embeddings = {"word": {"embedding": word}, "position": {"embedding": word}}
+    params = {"encoder": {"embeddings": embeddings, "layers": {"up": {"kernel": kernel}}}}
+    params |= {"lm_head": {"bias": bias, "dense": {"bias": bias}}}
+    words = {"encoder/embeddings/word/embedding", "lm_head/bias"}
+    for alone, first in ((3.0, 3), (0.3, 3), (0.0, 0)):
+        config = OptimizerConfig(name, learning_rate=1e-2, warmup_steps=0, words_alone=alone)
+        optimizer, everything = make_optimizer(config, 10), make_optimizer(replace(config, words_alone=0.0), 10)
+        state = theirs = optimizer.init(params)
+        for step in range(5):
+            gradients = jax.tree.map(lambda x: jnp.array(rng.normal(size=x.shape), jnp.float32), params)
+            updates, state = optimizer.update(gradients, state, params)
+            expected, theirs = everything.update(gradients, theirs, params)
+            for path, update in flatten(updates).items():
+                learns = step >= first or path in words
+                np.testing.assert_array_equal(update, flatten(expected)[path] if learns else 0 * update, err_msg=path)
 
 
 def test_another_optimizer_is_refused():
