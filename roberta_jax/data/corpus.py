@@ -204,8 +204,9 @@ def report(manifest: dict) -> str:
     text_tokens = sum(m["tokens"].values())
     room = "half a row" if m["format"] in PAIRS else "a row"
     lines = [
-        f"{m['documents']:,} documents ({m['valid_documents']:,} valid), {m['bytes'] / 1e6:,.1f} MB, {m.get('words', 0):,} words, "
-        f"{text_tokens:,} tokens, {m['bytes'] / text_tokens:.2f} bytes a token, vocabulary {m['vocabulary']:,}",
+        f"{m['documents']:,} documents ({m['valid_documents']:,} valid), {m['bytes'] / 1e6:,.1f} MB, "
+        f"{m.get('words', 0):,} words, {text_tokens:,} tokens, {m['bytes'] / text_tokens:.2f} bytes a token, "
+        f"vocabulary {m['vocabulary']:,}",
         f"repeated: {m['repeated_documents']:,} documents, {m['repeated_lines']:,} of {m['lines']:,} lines; "
         f"empty: {m['empty_documents']:,}; not UTF-8: {m['documents_with_invalid_utf8']:,}",
         f"{m['format']}: {m['tokens_lost']:,} tokens lost; cut: {m['sentences_cut']:,} sentences longer than {room}, "

@@ -1,14 +1,18 @@
 """The commands of docs/adapting.md, on folders of the published layouts with random weights."""
 
+import csv
 import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 import transformers
 from forked import Process, simulated
 from test_round_trip import write
 
+from benchmarks.vectors import measure, read_pairs
+from roberta_jax import inference
 from roberta_jax.interop import hub
 from tests.conftest import english
 
@@ -61,3 +65,24 @@ def test_a_command_of_the_page_runs(number, places, tmp_path):
     if "vocabulary" in flags.get("config.data.tokenizer", ""):
         kept = len(before.tokenizer)
         assert len(after.tokenizer) == kept + 2 and f"{kept} are in both and copied, 2 begin as the mean" in process.output()
+
+
+def test_an_export_learns_to_tell_texts_apart_in_sentence_transformers(assets, tmp_path, monkeypatch):
+    """By the page's own lines; the vectors that `embed` then gives are those of sentence-transformers."""
+    pytest.importorskip("sentence_transformers", reason="sentence-transformers, which the recipe is for, is not installed")
+    write("roberta", tmp_path / "released")
+    hub.export(tmp_path / "released", tmp_path / "DIR")
+    pairs = read_pairs(assets / "glue" / "STS-B" / "train.csv")
+    with open(tmp_path / "pairs.csv", "w", newline="") as file:
+        csv.writer(file).writerows([tuple(pairs), *list(zip(*pairs.values()))[::100]])
+    (lines,) = re.findall(r"^```python\n(import datasets\n.*?)^```", PAGE.read_text(), re.M | re.S)
+    monkeypatch.chdir(tmp_path)
+    known = {}
+    exec(lines, known)
+    found = measure(known["encoder"], {name: values[:40] for name, values in pairs.items()})
+    assert -1 <= found["spearman"] <= 1 and -1 <= found["cosine_of_others"] < 1
+    texts = pairs["sentence1"][:40]
+    theirs = known["encoder"].encode(texts)
+    np.testing.assert_allclose(inference.load(tmp_path / "VECTORS").embed(texts), theirs, atol=1e-4)
+    before = inference.load(tmp_path / "DIR").embed(texts)
+    assert np.abs(before - theirs).max() > 1e-3  # it has learned
