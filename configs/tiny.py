@@ -1,11 +1,12 @@
-"""A small model on the docstrings of the packages installed here: a minute on two CPU cores, no download.
+"""A small model on the docstrings of the packages installed here: three minutes on two CPU cores, no download.
 
     layers 2, hidden 128, FFN 512, heads 2: 686,336 parameters; rows of 64; vocabulary 2,048, trained on the same text
 
     python -m roberta_jax.main --config=configs/tiny.py --workdir=/tmp/run
 
 Rows are short, so that each position is seen often, batches are small, initial weights as wide as the narrow model needs, and
-the optimizer is Muon: all let it find its neighbours soon. Expect a valid loss 1.8 nats or more under the unigram model's.
+the optimizer is Muon: all let it find its neighbours soon. Expect a valid loss 1.8 nats or more under the unigram model's: 2.06
+with the packages of requirements.txt alone, 1.71 where many more are installed, whose text is less alike.
 """
 
 from ml_collections import ConfigDict
