@@ -69,10 +69,9 @@ def write_shard(work: Preparation, shard: int, blocks: duplicates.Blocks = ()) -
             for line in text.split("\n"):
                 lines.add(line.encode())
             sentences = sentences_of(text)
-            joined = "".join(sentences)
-            totals["bytes"] += len(joined.encode())  # no white space that no token stands for
-            totals["words"] += len(joined.split())
-            whole = len(joined) == len(text)
+            totals["bytes"] += len("".join(sentences).encode())  # no white space that no token stands for
+            totals["words"] += sum(len(sentence.split()) for sentence in sentences)
+            whole = sum(map(len, sentences)) == len(text)
             document = tokenizer.encode_sentences(sentences) if whole else [tokenizer.encode(each) for each in sentences]
             totals["tokens"] += sum(map(len, document))
             totals["cut_sentences"] += sum(len(sentence) > longest for sentence in document)
