@@ -159,7 +159,7 @@ WRONG = {
     "model.dtype": [("float16", "'float32' or 'bfloat16'")],
     "model.remat": [("all", "'none' or 'dots' or 'full'")],
     "model.attention": [("flash", "'kernel' or 'xla'")],
-    "optimizer.name": [("sgd", "'adamw' or 'lamb' or 'muon'")],
+    "optimizer.name": [("sgd", "'adamw' or 'stableadamw' or 'lamb' or 'muon' or 'lion'")],
     "optimizer.learning_rate": [(0.0, ABOVE_ZERO), (-1e-3, ABOVE_ZERO), (float("nan"), "finite")],
     "optimizer.warmup_steps": [(2_600, "less than config.steps, 2,600"), (-1, "0 or more")],
     "optimizer.schedule": [("triangle", "'linear' or 'cosine' or '1-sqrt' or 'constant'")],

@@ -1,4 +1,4 @@
-"""AdamW as RoBERTa used it, LAMB or Muon, with linear warm-up and a decay, the paper's linear to 0 or another."""
+"""AdamW as RoBERTa used it, or another optimizer, with linear warm-up and a decay, the paper's linear to 0 or another."""
 
 import re
 from collections.abc import Callable
@@ -29,7 +29,11 @@ LONGEST_TABLE = 1 << 23  # rates: 32 MiB
 class OptimizerConfig:
     """Fields of `config.optimizer`; the defaults are those of the paper's base model (Table 9)."""
 
-    name: str = option("adamw", "or lamb, which scales updates to their weights' norm; or muon: the matrices' are orthogonal")
+    name: str = option(
+        "adamw",
+        "or stableadamw, whose updates are clipped; lamb, which scales them to their weights' norm; muon: the matrices' are "
+        "orthogonal; lion: they are signs",
+    )
     learning_rate: float = option(6e-4, "at its peak")
     warmup_steps: float = option(24_000.0, "of linear warm-up; below 1 a share of the steps")
     weight_decay: float = option(0.01, "of every parameter, or see decay_bias_and_norm")
@@ -182,6 +186,34 @@ def adamw(config: OptimizerConfig) -> list[optax.GradientTransformation]:
     return [scale_by_adam(config.b1, config.b2, config.eps), weight_decay(config)]
 
 
+def stableadamw(config: OptimizerConfig) -> list[optax.GradientTransformation]:
+    """arXiv 2304.13013, as ModernBERT took it: AdamW, at a lower rate for arrays whose gradients outgrow their second moments.
+
+    Of stacked layers each array has a rate of its own.
+    """
+    inner = optax.chain(*adamw(config))
+
+    def update(grads, state, params, **extra_args):
+        updates, state = inner.update(grads, state, params, **extra_args)
+        squares = optax.tree.bias_correction(state[0].nu, config.b2, state[0].count)
+
+        def clipped(path: str, arrays: tuple) -> jax.Array:
+            update, grad, square = arrays
+            axes = tuple(range("layers/" in path, grad.ndim))
+            rms = jnp.sqrt(jnp.mean(grad * grad / jnp.maximum(square, config.eps**2), axes, keepdims=True))
+            return update / jnp.maximum(1, rms)
+
+        triples = jax.tree.map(lambda *arrays: arrays, updates, grads, squares)
+        return map_paths(clipped, triples, is_leaf=lambda node: isinstance(node, tuple)), state
+
+    return [optax.GradientTransformationExtraArgs(inner.init, update)]
+
+
+def lion(config: OptimizerConfig) -> list[optax.GradientTransformation]:
+    """arXiv 2302.06675, whose authors take b2 0.99, and a third to a tenth of AdamW's rate with as much more weight decay."""
+    return [skip_rejected(optax.scale_by_lion(config.b1, config.b2)), weight_decay(config)]
+
+
 def lamb(config: OptimizerConfig) -> list[optax.GradientTransformation]:
     """arXiv 1904.00962"""
     return [*adamw(config), scale_by_trust_ratio()]
@@ -210,11 +242,13 @@ def muon(config: OptimizerConfig) -> list[optax.GradientTransformation]:
 
 
 # `config.optimizer.name` → what stands between the clipped gradients and the learning rate. Another one is a row here; what of
-# it has a state stands within `skip_rejected`, such as skip_rejected(optax.scale_by_lion(config.b1, config.b2)).
+# it has a state stands within `skip_rejected`.
 OPTIMIZERS: dict[str, Callable[[OptimizerConfig], list[optax.GradientTransformation]]] = {
     "adamw": adamw,
+    "stableadamw": stableadamw,
     "lamb": lamb,
     "muon": muon,
+    "lion": lion,
 }
 
 

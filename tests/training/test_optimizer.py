@@ -128,6 +128,47 @@ def test_updates_are_pytorchs(clip):
         np.testing.assert_allclose(params["kernel"], theirs.detach().numpy(), rtol=1e-4, atol=1e-6)
 
 
+def test_stableadamw_is_the_papers_algorithm_2_on_each_array():
+    """Written with NumPy. A gradient that jumps makes the step after it small, weight decay's part too."""
+    rng = np.random.default_rng(0)
+    start, gradients = rng.normal(size=(3, 7, 5)), rng.normal(size=(12, 3, 7, 5))
+    gradients[6, 1] *= 50  # of one layer alone
+    config = OptimizerConfig("stableadamw", learning_rate=1e-2, warmup_steps=3, weight_decay=0.1, b2=0.95)
+    optimizer, rate = make_optimizer(config, 12), schedule(config, 12)
+    params = {"layers": {"up": {"kernel": jnp.array(start, jnp.float32)}}}
+    state, expected, v, u, smallest = optimizer.init(params), start.copy(), np.zeros((3, 7, 5)), np.zeros((3, 7, 5)), 1.0
+    for t, gradient in enumerate(gradients, 1):
+        updates, state = optimizer.update({"layers": {"up": {"kernel": jnp.array(gradient, jnp.float32)}}}, state, params)
+        params = optax.apply_updates(params, updates)
+        v, u = 0.9 * v + 0.1 * gradient, 0.95 * u + 0.05 * gradient**2
+        mean, square = v / (1 - 0.9**t), u / (1 - 0.95**t)
+        for i in range(3):
+            rms = np.sqrt(np.mean(gradient[i] ** 2 / np.maximum(square[i], 1e-12)))
+            eta = float(rate(t - 1)) / max(1.0, rms)
+            smallest = min(smallest, 1 / max(1.0, rms))
+            expected[i] -= eta * (0.1 * expected[i] + mean[i] / (np.sqrt(square[i]) + 1e-6))
+    assert smallest < 0.5
+    np.testing.assert_allclose(params["layers"]["up"]["kernel"], expected, rtol=1e-4, atol=1e-6)
+
+
+def test_lion_is_optaxs():
+    rng, config = (
+        np.random.default_rng(0),
+        OptimizerConfig("lion", learning_rate=1e-2, warmup_steps=3, weight_decay=0.1, b2=0.99),
+    )
+    params = {"word": {"embedding": jnp.array(rng.normal(size=(7, 5)), jnp.float32)}}
+    expected, ours = params, make_optimizer(config, 10)
+    theirs = optax.lion(schedule(config, 10), 0.9, 0.99, weight_decay=0.1)
+    states = [ours.init(params), theirs.init(params)]
+    for _ in range(6):
+        gradient = {"word": {"embedding": jnp.array(rng.normal(size=(7, 5)), jnp.float32)}}
+        updates, states[0] = ours.update(gradient, states[0], params)
+        params = optax.apply_updates(params, updates)
+        updates, states[1] = theirs.update(gradient, states[1], expected)
+        expected = optax.apply_updates(expected, updates)
+    np.testing.assert_allclose(params["word"]["embedding"], expected["word"]["embedding"], rtol=1e-6)
+
+
 def test_lamb_is_optaxs_on_each_layer():
     """Stacked layers each have a trust ratio of their own, as if they lay in the tree one by one."""
     rng = np.random.default_rng(0)
@@ -206,7 +247,9 @@ def test_words_learn_alone_at_first_and_the_rest_then(name):
 
 
 def test_another_optimizer_is_refused():
-    with pytest.raises(UserError, match="optimizer.name is 'adam'; it can be 'adamw' or 'lamb' or 'muon'"):
+    with pytest.raises(
+        UserError, match="optimizer.name is 'adam'; it can be 'adamw' or 'stableadamw' or 'lamb' or 'muon' or 'lion'"
+    ):
         OptimizerConfig("adam")
 
 
@@ -228,8 +271,8 @@ def test_an_update_that_is_not_made_leaves_no_trace_in_the_state(name):
 
 def test_another_optimizer_of_optax_is_a_row_of_one_table(monkeypatch):
     """The config takes its name, the state is laid out on the mesh, and a rejected update leaves no trace in it."""
-    monkeypatch.setitem(OPTIMIZERS, "lion", lambda config: [skip_rejected(optax.scale_by_lion(config.b1, config.b2))])
-    config = OptimizerConfig("lion", learning_rate=1e-2, warmup_steps=2)
+    monkeypatch.setitem(OPTIMIZERS, "signs", lambda config: [skip_rejected(optax.scale_by_lion(config.b1, config.b2))])
+    config = OptimizerConfig("signs", learning_rate=1e-2, warmup_steps=2)
     params, mesh = {"kernel": jnp.ones((16, 8))}, make_mesh()
     loss = lambda params, batch, keys: {  # noqa: E731
         "loss": (jnp.square(params["kernel"]).sum() * batch["weights"]).sum(), "weight": batch["weights"].sum()
