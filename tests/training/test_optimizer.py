@@ -152,10 +152,8 @@ def test_stableadamw_is_the_papers_algorithm_2_on_each_array():
 
 
 def test_lion_is_optaxs():
-    rng, config = (
-        np.random.default_rng(0),
-        OptimizerConfig("lion", learning_rate=1e-2, warmup_steps=3, weight_decay=0.1, b2=0.99),
-    )
+    rng = np.random.default_rng(0)
+    config = OptimizerConfig("lion", learning_rate=1e-2, warmup_steps=3, weight_decay=0.1, b2=0.99)
     params = {"word": {"embedding": jnp.array(rng.normal(size=(7, 5)), jnp.float32)}}
     expected, ours = params, make_optimizer(config, 10)
     theirs = optax.lion(schedule(config, 10), 0.9, 0.99, weight_decay=0.1)
@@ -247,9 +245,7 @@ def test_words_learn_alone_at_first_and_the_rest_then(name):
 
 
 def test_another_optimizer_is_refused():
-    with pytest.raises(
-        UserError, match="optimizer.name is 'adam'; it can be 'adamw' or 'stableadamw' or 'lamb' or 'muon' or 'lion'"
-    ):
+    with pytest.raises(UserError, match="optimizer.name is 'adam'; it can be 'adamw' or 'stableadamw' or 'lamb'"):
         OptimizerConfig("adam")
 
 
