@@ -126,17 +126,8 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
     if not initial or not model.vocab_size:
         model = replace(model, vocab_size=len(corpus.tokenizer), pad_id=corpus.tokenizer.pad)
     config = replace(config, model=model)
-    if config.keeps_by_words and (uncounted := [one.folder for one in corpora if "words" not in one.manifest]):
-        raise UserError(f"config.keep_every: {uncounted[0]} was prepared before words were counted; prepare it again.")
-    evaluated = [id(source.corpus) for source in sources]
     for one in corpora:
-        for split in ("train", "valid") if id(one) in evaluated else ("train",):
-            if not len(getattr(one, split)):
-                raise UserError(
-                    f"{one.folder}: the {split} split has no row; give more text, or another data.valid_fraction than "
-                    f"{config.data.valid_fraction:g}."
-                )
-        require_same(f"the corpus in {one.folder}", json.dumps(one.manifest["shards"], sort_keys=True))
+        _require_rows(config, one, evaluated=any(source.corpus is one for source in sources))
     require_same(f"the tokenizer of the corpus in {corpus.folder}", corpus.tokenizer.hash)
     if jax.process_index() == 0:
         corpus.tokenizer.save(kept)
@@ -198,6 +189,19 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
         for line in examples(state["params"], model, corpus):
             say(line)
     return state is not None
+
+
+def _require_rows(config: PretrainConfig, corpus: Corpus, evaluated: bool) -> None:
+    """Raises a UserError where a corpus lacks what a run needs of it, or is another one on another host."""
+    for split in ("train", "valid") if evaluated else ("train",):
+        if not len(getattr(corpus, split)):
+            raise UserError(
+                f"{corpus.folder}: the {split} split has no row; give more text, or another data.valid_fraction than "
+                f"{config.data.valid_fraction:g}."
+            )
+    if config.keeps_by_words and "words" not in corpus.manifest:
+        raise UserError(f"config.keep_every: {corpus.folder} was prepared before words were counted; prepare it again.")
+    require_same(f"the corpus in {corpus.folder}", json.dumps(corpus.manifest["shards"], sort_keys=True))
 
 
 def _keeps(config: PretrainConfig, course: Course, step: int, *batches: int) -> bool:
