@@ -71,7 +71,7 @@ def main() -> None:
     if args.json:
         print(to_json({"model": origin, "epochs": args.epochs, "seed": args.seed, "before": before, "after": after}))
         return
-    for name, found in (("as pretrained", before), (f"after {args.epochs:g} epochs", after)):
+    for name, found in (("as pretrained", before), (f"after {args.epochs:g} × the train pairs", after)):
         print(f"{origin}, {name}: Spearman {found['spearman']:.3f}, cosine of others {found['cosine_of_others']:.2f}")
 
 
