@@ -10,6 +10,7 @@ sentence-transformers and datasets have to be installed: pip install sentence-tr
 import argparse
 import csv
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +21,7 @@ from roberta_jax.output import to_json
 
 
 def read_pairs(path: Path) -> dict[str, list]:
-    """ "sentence1", "sentence2" and "score" from 0 to 1 of a file of STS-B, whose scores are from 0 to 5."""
+    """A file of STS-B, whose scores are from 0 to 5, by columns: "sentence1", "sentence2" and "score" from 0 to 1."""
     with open(path, encoding="utf-8", newline="") as file:
         first, second, scores = zip(*csv.reader(file))
     return {"sentence1": list(first), "sentence2": list(second), "score": [float(score) / 5 for score in scores]}
@@ -35,8 +36,8 @@ def measure(encoder, pairs: dict[str, list]) -> dict[str, float]:
     return {"spearman": float(correlation), "cosine_of_others": float((first * np.roll(second, 1, 0)).sum(1).mean())}
 
 
-def train(folder: str, pairs: dict[str, list], epochs: float, seed: int, out: str):
-    """(the encoder of an export before, after)"""
+def train(folder: str, pairs: dict[str, list], epochs: float, seed: int, out: str) -> Iterator:
+    """Yields the encoder of an export twice: before it is trained on the pairs, and after."""
     import datasets
     import sentence_transformers
     from sentence_transformers.sentence_transformer.losses import CoSENTLoss

@@ -100,9 +100,10 @@ def _initial(config: Any, workdir: Path):
 
     def load():
         source, longest = hub.load(init_from), max(phase.config.data.length for phase in config.parts)
-        if (positions := source.config.max_length) < longest:
-            say(f"config.init_from has {positions:,} positions, rows {longest:,}: the further ones begin as its own again")
-        return with_positions(source, max(positions, longest))
+        if (positions := source.config.max_length) >= longest:
+            return source
+        say(f"config.init_from has {positions:,} positions, rows {longest:,}: the further ones begin as its own again")
+        return with_positions(source, longest)
 
     def params(source, tokenizer) -> dict:
         if not config.new_vocabulary:

@@ -1,5 +1,6 @@
 """Pretrained models in, whatever wrote them, and out as transformers loads them."""
 
+import contextlib
 import re
 import warnings
 from dataclasses import replace
@@ -132,13 +133,12 @@ def checkpoint_names(source: str | Path, template: str) -> dict[int, str]:
         raise UserError(f"--all: {source} is no workdir with a checkpoint.")
     found = {}
     for step in steps:
-        values = {"step": str(step)}
+        values, noted = {"step": str(step)}, {}
+        if fields != {"step"}:
+            with contextlib.suppress(Damaged):
+                noted = (read_notes(storage.join(source, CHECKPOINTS), step).memory or {}).get("data") or {}
         for name in fields - {"step"}:
-            try:
-                seen = ((read_notes(storage.join(source, CHECKPOINTS), step).memory or {}).get("data") or {}).get(name, 0)
-            except Damaged:
-                seen = 0
-            if not seen:
+            if not (seen := noted.get(name, 0)):
                 said = f"step {step} of {source} does not say how many {name} it had seen"
                 raise UserError(f"--names={template}: {said}; take step_{{step}}.")
             values[name] = _short(_roundest(seen, -(-seen // step)))
@@ -368,7 +368,11 @@ def export(source: str | Path, folder: Path, checkpoint: str | int = "newest") -
 
 
 def push(folder: Path, name: str, revision: str | None = None) -> str:
-    """Uploads a folder as the hub repository `name`, or a revision of it, made where it is not there. Returns its address."""
+    """Uploads a folder as the hub repository `name`, or a revision of it, made where it is not there. Returns its address.
+
+    Raises:
+      UserError: the hub does not take it; the folder stays.
+    """
     import huggingface_hub
 
     api = huggingface_hub.HfApi()

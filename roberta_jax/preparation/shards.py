@@ -115,12 +115,12 @@ def summarise(work: Preparation, tokenizer: Tokenizer) -> dict:
     config = plan.config
     totals, hashes, lengths, token_counts = {}, {}, {}, np.zeros(len(tokenizer), np.int64)
     first_bad, ends, dropped = [], [], {kind: [] for kind in duplicates.REASONS}
-    counted = {"words"}  # not of shards that an older version wrote
+    came_later = {"words"}  # counts that an older version's shards lack
     distinct = {"documents": DistinctCounter(), "lines": DistinctCounter()}
     with ThreadPoolExecutor(8) as threads:
         for note in threads.map(lambda i: duplicates.load_arrays(_note(work, i)), range(len(plan.shards))):
             numbers = json.loads(str(note["numbers"]))
-            counted &= numbers.keys()
+            came_later &= numbers.keys()
             for name, value in numbers.items():
                 totals[name] = totals.get(name, 0) + value
             hashes |= json.loads(str(note["hashes"]))
@@ -156,7 +156,7 @@ def summarise(work: Preparation, tokenizer: Tokenizer) -> dict:
         "recipe": recipe(config),
         "documents": totals["documents"],
         "bytes": totals["bytes"],
-        **{name: totals[name] for name in counted},  # as white space parts them
+        **{name: totals[name] for name in came_later},  # as white space parts them
         "text_tokens": totals["tokens"],  # of both splits, no special ones
         "rows": {split: int(lengths[split].sum()) for split in SPLITS},
         "tokens": {split: int((lengths[split] * ids).sum()) for split in SPLITS},  # special ones too, padding not

@@ -118,18 +118,21 @@ def decayed(params, bias_and_norm: bool):
     return map_paths(lambda path, _: bias_and_norm or not re.search(r"(bias|scale)$", path), params)
 
 
+def _axes(path: str, x: jax.Array) -> tuple[int, ...]:
+    """All of a parameter's own axes: of stacked layers all but the first."""
+    return tuple(range("layers/" in path, x.ndim))
+
+
 def scale_by_trust_ratio() -> optax.GradientTransformation:
     """Each array's update times its own norm over the update's; of stacked layers each layer by itself, unlike optax's."""
 
-    def scaled(path: str, pair: tuple) -> jnp.ndarray:
-        update, param = pair
-        axes = tuple(range("layers/" in path, update.ndim))
+    def scaled(path: str, update: jax.Array, param: jax.Array) -> jax.Array:
+        axes = _axes(path, update)
         of_param, of_update = (jnp.sqrt(jnp.sum(x * x, axes, keepdims=True)) for x in (param, update))
         return update * jnp.where((of_param > 0) & (of_update > 0), of_param / of_update, 1.0)
 
     def update(updates, state, params):
-        pairs = jax.tree.map(lambda update, param: (update, param), updates, params)
-        return map_paths(scaled, pairs, is_leaf=lambda node: isinstance(node, tuple)), state
+        return map_paths(scaled, updates, params), state
 
     return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
 
@@ -160,7 +163,7 @@ def scale_by_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformat
 
 
 def scale_by_rate(rate: optax.Schedule, alone: int) -> optax.GradientTransformation:
-    """optax's scale_by_learning_rate, whose first updates, so many, are of the words' embeddings and biases alone."""
+    """optax's scale_by_learning_rate; the first `alone` updates are of the words' embeddings and biases only."""
     scaled = optax.scale_by_learning_rate(rate)
     if not alone:
         return scaled
@@ -197,14 +200,11 @@ def stableadamw(config: OptimizerConfig) -> list[optax.GradientTransformation]:
         updates, state = inner.update(grads, state, params, **extra_args)
         squares = optax.tree.bias_correction(state[0].nu, config.b2, state[0].count)
 
-        def clipped(path: str, arrays: tuple) -> jax.Array:
-            update, grad, square = arrays
-            axes = tuple(range("layers/" in path, grad.ndim))
-            rms = jnp.sqrt(jnp.mean(grad * grad / jnp.maximum(square, config.eps**2), axes, keepdims=True))
+        def clipped(path: str, update: jax.Array, grad: jax.Array, square: jax.Array) -> jax.Array:
+            rms = jnp.sqrt(jnp.mean(grad * grad / jnp.maximum(square, config.eps**2), _axes(path, grad), keepdims=True))
             return update / jnp.maximum(1, rms)
 
-        triples = jax.tree.map(lambda *arrays: arrays, updates, grads, squares)
-        return map_paths(clipped, triples, is_leaf=lambda node: isinstance(node, tuple)), state
+        return map_paths(clipped, updates, grads, squares), state
 
     return [optax.GradientTransformationExtraArgs(inner.init, update)]
 

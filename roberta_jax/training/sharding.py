@@ -57,10 +57,10 @@ def _in_each(slices: int) -> str:
     return f" in each of {slices} slices" if slices > 1 else ""
 
 
-def map_paths(function: Callable[[str, Any], Any], tree: Any, is_leaf: Callable[[Any], bool] | None = None) -> Any:
-    """`function(path, leaf)` over a tree; a path reads `params/encoder/layers/qkv/kernel`."""
+def map_paths(function: Callable[..., Any], tree: Any, *rest: Any) -> Any:
+    """`function(path, leaf, …)` over trees of the same structure; a path reads `params/encoder/layers/qkv/kernel`."""
     return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: function(jax.tree_util.keystr(path, simple=True, separator="/"), leaf), tree, is_leaf=is_leaf
+        lambda path, *leaves: function(jax.tree_util.keystr(path, simple=True, separator="/"), *leaves), tree, *rest
     )
 
 

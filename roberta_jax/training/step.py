@@ -92,15 +92,13 @@ def place(params: dict, abstract: dict, stacked: bool = False) -> dict:
       UserError: one has another shape than the model's.
     """
 
-    def laid_out(path: str, pair: tuple) -> jax.Array:
-        array, like = pair
+    def laid_out(path: str, like: jax.ShapeDtypeStruct, array: np.ndarray) -> jax.Array:
         if array.shape != like.shape[stacked:]:
             raise UserError(f"config.init_from: its {path} is {array.shape}, this model's {like.shape[stacked:]}.")
         return jax.device_put(np.broadcast_to(array.astype(like.dtype), like.shape), like.sharding)
 
     known = {name: abstract[name] for name in params if name in abstract}
-    pairs = jax.tree.map(lambda like, array: (array, like), known, {name: params[name] for name in known})
-    return map_paths(laid_out, pairs, is_leaf=lambda node: isinstance(node, tuple))
+    return map_paths(laid_out, known, {name: params[name] for name in known})
 
 
 def require_finite(initial: dict) -> None:

@@ -245,7 +245,8 @@ def test_words_learn_alone_at_first_and_the_rest_then(name):
 
 
 def test_another_optimizer_is_refused():
-    with pytest.raises(UserError, match="optimizer.name is 'adam'; it can be 'adamw' or 'stableadamw' or 'lamb'"):
+    known = "'adamw' or 'stableadamw' or 'lamb' or 'muon' or 'lion'"
+    with pytest.raises(UserError, match=f"optimizer.name is 'adam'; it can be {known}"):
         OptimizerConfig("adam")
 
 
