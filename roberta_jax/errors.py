@@ -43,6 +43,11 @@ def check_choice(field: str, found: str, allowed: object) -> None:
         raise UserError(f"config.{field} is {found!r}; it can be {' or '.join(map(repr, allowed))}.")
 
 
+def first_line(error: BaseException) -> str:
+    """Of what another library's error says; its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0].strip()
+
+
 def outcome(error: BaseException) -> tuple[str, int] | None:
     """(a line for standard error, exit status) of what ended a command; None of what only a programmer can mend."""
     if isinstance(error, UserError):

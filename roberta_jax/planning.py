@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from roberta_jax.config import typed
-from roberta_jax.errors import UserError
+from roberta_jax.errors import UserError, first_line
 from roberta_jax.hardware import GIB, Topology
 from roberta_jax.hlo_analysis import matmul_flops, read_step
 from roberta_jax.output import show
@@ -320,4 +320,4 @@ def exhausted(message: str) -> str:
 
 
 def _sentence(error: Exception) -> str:
-    return str(error).splitlines()[0].removeprefix("INVALID_ARGUMENT: ")
+    return first_line(error).removeprefix("INVALID_ARGUMENT: ")

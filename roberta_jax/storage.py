@@ -22,7 +22,7 @@ from typing import Any
 import fsspec
 import pyarrow
 
-from roberta_jax.errors import UserError
+from roberta_jax.errors import UserError, first_line
 from roberta_jax.output import to_json
 from roberta_jax.walk import HIDDEN, Walk
 
@@ -53,7 +53,7 @@ def _filesystem(url: str | Path) -> tuple[fsspec.AbstractFileSystem, str]:
     try:
         return fsspec.core.url_to_fs(str(url), use_listings_cache=False)  # other machines write here at the same time
     except (ImportError, ValueError) as error:  # "Install gcsfs to access …", "Protocol not known: …"
-        raise UserError(f"{url}: fsspec cannot reach it ({str(error).splitlines()[0].rstrip('.')}).") from None
+        raise UserError(f"{url}: fsspec cannot reach it ({first_line(error).rstrip('.')}).") from None
 
 
 def find(source: str, hidden: bool = False, passed_over: dict[str, str] | None = None) -> tuple[list[File], bool]:

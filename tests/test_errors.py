@@ -22,7 +22,7 @@ from disks import as_nobody, mounted, read_only
 from roberta_jax import prepare as prepare_command
 from roberta_jax import storage
 from roberta_jax.data.corpus import ShardWriter
-from roberta_jax.errors import UserError, exit_with_sentence, outcome
+from roberta_jax.errors import UserError, exit_with_sentence, first_line, outcome
 from roberta_jax.interop import hub
 from roberta_jax.preparation import prepare
 from roberta_jax.preparation.config import CorpusConfig
@@ -49,6 +49,12 @@ def test_every_command_ends_by_the_one_door(path):
 def test_a_command_that_moved_says_its_new_name(before, now):
     with pytest.raises(SystemExit, match=f"python -m roberta_jax.{before} .*is python -m roberta_jax.{now} now"):
         runpy.run_module(f"roberta_jax.{before}", run_name="__main__")
+
+
+def test_a_library_that_says_nothing_is_named_by_the_kind_of_its_error():
+    assert first_line(ValueError("\n why \n and more")) == "why"
+    for silent in (ValueError(), ValueError(""), ValueError("\n")):
+        assert first_line(silent) == "ValueError"
 
 
 def test_errors_of_the_system_name_the_path_and_the_reason(tmp_path):

@@ -13,7 +13,7 @@ import safetensors.numpy
 
 from roberta_jax import snapshot, storage
 from roberta_jax.config import typed
-from roberta_jax.errors import UserError
+from roberta_jax.errors import UserError, first_line
 from roberta_jax.interop import fairseq, remote, torch_files
 from roberta_jax.interop.conversion import (
     architectures_of,
@@ -383,7 +383,7 @@ def push(folder: Path, name: str, revision: str | None = None) -> str:
         api.upload_folder(repo_id=name, folder_path=folder, revision=revision, commit_message="Exported by roberta_jax")
     except Exception as error:  # its HTTP library raises its own kinds
         raise UserError(
-            f"the hub {api.endpoint} did not take {name} ({type(error).__name__}: {str(error).splitlines()[0][:120]}); "
+            f"the hub {api.endpoint} did not take {name} ({type(error).__name__}: {first_line(error)[:120]}); "
             f"the export is in {folder}. `hf auth login` says who you are."
         ) from None
     return f"{address}/tree/{revision}" if revision else str(address)

@@ -18,7 +18,7 @@ import pyarrow
 import pyarrow.parquet
 
 from roberta_jax import storage
-from roberta_jax.errors import UserError
+from roberta_jax.errors import UserError, first_line
 
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd"}
 BYTE_ORDER_MARK = codecs.BOM_UTF8
@@ -323,7 +323,7 @@ def tfds_builder(name: str):
         builder.download_and_prepare()
     except Exception as error:  # TFDS raises a class of its own for each cause
         raise UserError(
-            f"tfds:{name}: tensorflow-datasets could not give it ({type(error).__name__}: {str(error).splitlines()[0]})."
+            f"tfds:{name}: tensorflow-datasets could not give it ({type(error).__name__}: {first_line(error)})."
         ) from None
     return builder
 

@@ -25,7 +25,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from roberta_jax import lock
-from roberta_jax.errors import UserError, outcome
+from roberta_jax.errors import UserError, first_line, outcome
 from roberta_jax.output import show
 from roberta_jax.training.meeting import PATIENCE, meet, split
 
@@ -59,9 +59,8 @@ def initialized_cluster() -> Iterator[None]:
         jax.distributed.initialize(**arguments, heartbeat_timeout_seconds=SILENCE)
     except (ValueError, RuntimeError) as error:
         if jax.config.jax_platforms != "tpu,cpu" or isinstance(error, RuntimeError):
-            reason = str(error).splitlines()[0]
             raise UserError(
-                f"the processes of this run do not find each other ({reason}); set {', '.join(EXPLICIT)}."
+                f"the processes of this run do not find each other ({first_line(error)}); set {', '.join(EXPLICIT)}."
             ) from None
         # TPUs of a single machine that is no part of a cluster
     try:

@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from roberta_jax import storage
+from roberta_jax.errors import first_line
 from roberta_jax.imports import without
 from roberta_jax.output import show, to_json
 from roberta_jax.training.guard import GUARD_METRICS
@@ -142,8 +143,7 @@ class Tracker:
         try:
             return call()
         except Exception as error:  # no server, no key, no disk: each tracker raises its own
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-            say(f"! {self._name}: {reason}; the run goes on without it")
+            say(f"! {self._name}: {first_line(error)}; the run goes on without it")
             self._run = None
 
 

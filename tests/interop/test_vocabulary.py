@@ -56,7 +56,8 @@ def test_the_same_vocabulary_changes_nothing(trained):
         params, sentence = with_vocabulary(source, tokenizer, 0)
         jax.tree.map(np.testing.assert_array_equal, params, source.params)
         number = len(tokenizer)
-        assert f"{number} are in both and copied, 0 begin near the mean of the old tokens of their text, 0 are drawn" in sentence
+        said = f"{number} are in both and copied, 0 begin near the mean of the old tokens of their text, 0 are drawn"
+        assert said in sentence
 
 
 def test_other_ids_for_the_same_tokens_are_the_same_rows_in_another_order(trained):
