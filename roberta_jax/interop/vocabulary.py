@@ -1,10 +1,10 @@
 """A trained model under another vocabulary: what the rows of its embeddings, and the head's bias, begin as.
 
 A token that both vocabularies have keeps its row: one that stands for the same text, byte for byte, whatever the encodings
-write (`Ġthe`, `▁the` and WordPiece's `the` are all " the"), and a special token with the same role. Any other begins near the
-mean of the old tokens into which the old tokenizer cuts its text, each weighted by its bytes. Means have less spread than
-tokens, and those of the same few bytes, as a foreign script's are, hardly any: what they lack is drawn, normal with the
-deviation of each column over the old tokens. What has no old token is drawn whole, about the old tokens' mean.
+write (`Ġthe`, `▁the` and WordPiece's `the` are all " the"), and a special token with the same role. Any other begins as the
+mean of the old tokens into which the old tokenizer cuts its text, each weighted by its bytes. What has none, or parts of
+characters alone, is drawn, normal with the mean and deviation of each column over the old tokens: a foreign script is spelled
+in the same few bytes, whose means are all alike, and a model takes longer to part them than to learn what was drawn.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,8 +19,7 @@ def with_vocabulary(source: Pretrained, new: Tokenizer, seed: int) -> tuple[dict
     """The parameters of a model that has a tokenizer, for the ids of another one; the same for the same seed.
 
     Returns:
-      (as `source.params`, whose other arrays they share; a sentence that says how many tokens were copied, how many begin near
-      a mean, and how many were drawn).
+      (as `source.params`, whose other arrays they share; a sentence that says how many tokens were copied, averaged and drawn).
     """
     old, random = source.tokenizer.base, np.random.default_rng(seed)
     pieces, copied = origins(old, new)
@@ -37,7 +36,7 @@ def with_vocabulary(source: Pretrained, new: Tokenizer, seed: int) -> tuple[dict
     same, drawn = int(copied.sum()), sum(not ids for ids in pieces)
     return params, (
         f"a vocabulary of {len(new):,} tokens takes the place of the model's {len(old):,}: {same:,} are in both and copied, "
-        f"{len(new) - same - drawn:,} begin near the mean of the old tokens of their text, {drawn:,} are drawn"
+        f"{len(new) - same - drawn:,} begin as the mean of the old tokens of their text, {drawn:,} are drawn"
     )
 
 
@@ -49,7 +48,7 @@ def origins(old: Tokenizer, new: Tokenizer) -> tuple[list[list[int]], np.ndarray
     for text, ids in ids_of_texts(new).items():
         same = known.get(text, [])
         for number, i in enumerate(ids):
-            pieces[i] = [same[min(number, len(same) - 1)]] if same else _cut(text, old, known)
+            pieces[i] = [same[min(number, len(same) - 1)]] if same else _telling(_cut(text, old, known), old)
             copied[i] = bool(same)
     for role in (UNK, PAD, BOS, EOS, MASK):  # one id may be both of the first two
         pieces[new.special[role]], copied[new.special[role]] = [old.special[role]], True
@@ -85,15 +84,28 @@ def _is_punctuation(text: bytes) -> bool:
 
 def _cut(text: bytes, old: Tokenizer, known: Mapping[bytes, list[int]]) -> list[int]:
     """The old ids of a text, as the old tokenizer cuts it, `<unk>` left out; [] where there are none."""
-    try:
-        text.decode()
-    except UnicodeDecodeError:  # part of a character
+    if not _is_text(text):  # part of a character
         return _fewest(text, known)
     ids = old.encode(text).tolist()
     seen = old.decode_bytes(ids)
     if seen.startswith(b" ") and not text.startswith(b" "):  # which it puts before any text: the token goes on a word
         return _fewest(seen[1:], known)
     return [i for i in ids if i != old.unk]
+
+
+def _telling(ids: list[int], old: Tokenizer) -> list[int]:
+    """These ids; [] where they spell characters part by part, with nothing whole beside them but spaces."""
+    texts = [old.token_bytes[i] for i in ids]
+    whole = [text for text in texts if _is_text(text)]
+    return ids if len(whole) == len(texts) or any(text.strip() for text in whole) else []
+
+
+def _is_text(token: bytes) -> bool:
+    try:
+        token.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _fewest(text: bytes, known: Mapping[bytes, list[int]]) -> list[int]:
@@ -109,15 +121,12 @@ def _fewest(text: bytes, known: Mapping[bytes, list[int]]) -> list[int]:
 
 def _rows(table: np.ndarray, pieces: Sequence[list[int]], old: Tokenizer, random: np.random.Generator) -> np.ndarray:
     """What new ids begin as, of a table [old, …]: float32 [new, …]."""
-    known = table[old.text_ids]
-    mean, deviation = known.mean(0), known.std(0)
     made = np.empty((len(pieces), *table.shape[1:]), np.float32)
     for i, ids in enumerate(pieces):
-        if len(ids) == 1:
-            made[i] = table[ids[0]]
-            continue
-        weights = np.array([max(1, len(old.token_bytes[j])) for j in ids], np.float32)
-        weights /= max(1, weights.sum())
-        lost = np.sqrt(1 - (weights**2).sum())  # the share of a token's deviation that such a mean has not; of none, all
-        made[i] = (weights @ table[ids] if ids else mean) + lost * random.normal(0, deviation)
+        if ids:
+            lengths = [max(1, len(old.token_bytes[j])) for j in ids]
+            made[i] = table[ids[0]] if len(ids) == 1 else np.average(table[ids], axis=0, weights=lengths)
+    if drawn := [i for i, ids in enumerate(pieces) if not ids]:
+        known = table[old.text_ids]
+        made[drawn] = random.normal(known.mean(0), known.std(0), (len(drawn), *table.shape[1:]))
     return made

@@ -64,7 +64,7 @@ def test_a_command_of_the_page_runs(number, places, tmp_path):
     assert said == ("config.new_vocabulary" in flags) == (before.tokenizer.base.hash != after.tokenizer.base.hash)
     if "vocabulary" in flags.get("config.data.tokenizer", ""):
         kept = len(before.tokenizer)
-        assert len(after.tokenizer) == kept + 2 and f"{kept} are in both and copied, 2 begin near the mean" in process.output()
+        assert len(after.tokenizer) == kept + 2 and f"{kept} are in both and copied, 2 begin as the mean" in process.output()
 
 
 def test_an_export_learns_to_tell_texts_apart_in_sentence_transformers(assets, tmp_path, monkeypatch):
