@@ -68,7 +68,7 @@ def run(args: argparse.Namespace, read: list[suites.Suite]) -> None:
 
 
 def _models(args: argparse.Namespace) -> Iterator[tuple["Model", dict]]:
-    """Each model to score, and of a workdir's checkpoint its step, the ids that it had seen and its valid loss."""
+    """Each model to score, and of a workdir's checkpoint its step, the tokens that it had seen and its valid loss."""
     from roberta_jax.inference import load
     from roberta_jax.interop.hub import steps_of
 
@@ -90,15 +90,18 @@ def _models(args: argparse.Namespace) -> Iterator[tuple["Model", dict]]:
 
 
 def _about(workdir: str, step: int) -> dict:
+    from roberta_jax.interop.hub import seen_by
+
     config = storage.read_json(storage.join(workdir, CONFIG_JSON))
-    about = {"step": step, "ids_seen": step * config.get("batch_size", 0) * config.get("data", {}).get("length", 0)}
+    ids = step * config.get("batch_size", 0) * config.get("data", {}).get("length", 0)  # where that is not noted
+    about = {"step": step, "tokens_seen": seen_by(workdir, step).get("tokens") or ids}
     losses = [line["valid/loss"] for line in read_metrics(workdir) if line.get("step") == step and "valid/loss" in line]
     return about | ({"valid_loss": losses[-1]} if losses else {})
 
 
 def _said(about: dict) -> str:
     loss = f"valid loss {about['valid_loss']:7.4f}" if "valid_loss" in about else f"{'':18}"
-    return f"step {about['step']:>9,} {about['ids_seen'] / 1e6:9,.1f}M ids {loss}" if about else ""
+    return f"step {about['step']:>9,} {about['tokens_seen'] / 1e6:9,.1f}M tokens {loss}" if about else ""
 
 
 def _notes(model: str, metric: str) -> list[str]:

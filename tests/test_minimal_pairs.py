@@ -118,11 +118,11 @@ def test_ties_are_said(workdir, tmp_path, monkeypatch, capsys):
 def test_all_checkpoints_make_a_curve(workdir, blimp, monkeypatch, capsys):
     out = said(monkeypatch, capsys, "--model", workdir, "--source", blimp, "--all")
     curve = out[out.index("bar from 50 to 100%") :].splitlines()
-    assert curve[1].split()[:5] == ["step", "3", "0.0M", "ids", curve[1].split()[4]] and "valid loss  4.5000" in curve[2]
+    assert curve[1].split()[:5] == ["step", "3", "0.0M", "tokens", curve[1].split()[4]] and "valid loss  4.5000" in curve[2]
     lines = said(monkeypatch, capsys, "--model", workdir, "--source", blimp, "--all", "--json").splitlines()
     points = [json.loads(line) for line in lines]
     assert [point["step"] for point in points] == [3, 20] and points[1]["valid_loss"] == 4.5
-    assert [point["ids_seen"] for point in points] == [3 * 64 * 32, 20 * 64 * 32]
+    assert [point["tokens_seen"] for point in points] == [3 * 64 * 32, 20 * 64 * 32]
     assert "valid_loss" not in points[0]
     each = [load(workdir, step) for step in (3, 20)]
     pairs = read([str(blimp)])[0].paradigms[0].pairs

@@ -113,6 +113,15 @@ def steps_of(source: str | Path) -> list[int]:
     return remote.steps_of(str(source)) if storage.is_url(source) else saved_steps(Path(source).expanduser() / CHECKPOINTS)
 
 
+def seen_by(source: str | Path, step: int) -> dict[str, int]:
+    """How many "tokens", padding apart, and "words" the model of a workdir's checkpoint had seen, of a pretraining alone."""
+    from roberta_jax.training.notes import Damaged, read_notes
+
+    with contextlib.suppress(Damaged):
+        return (read_notes(storage.join(source, CHECKPOINTS), step).memory or {}).get("data") or {}
+    return {}
+
+
 def checkpoint_names(source: str | Path, template: str) -> dict[int, str]:
     """The checkpoints of a workdir, ascending, with the name of a folder or revision for each.
 
@@ -123,8 +132,6 @@ def checkpoint_names(source: str | Path, template: str) -> dict[int, str]:
     Raises:
       UserError: there is none, they do not say what the template asks for, or two would have the same name.
     """
-    from roberta_jax.training.notes import Damaged, read_notes
-
     fields = set(re.findall(r"{(.*?)}", template))
     if not fields or not fields <= {"step", "tokens", "words"} or not re.fullmatch(r"[\w.-]+", re.sub(r"{\w+}", "1", template)):
         expected = "a name with {step}, {tokens} or {words} in it, such as chck_{words}"
@@ -133,10 +140,7 @@ def checkpoint_names(source: str | Path, template: str) -> dict[int, str]:
         raise UserError(f"--all: {source} is no workdir with a checkpoint.")
     found = {}
     for step in steps:
-        values, noted = {"step": str(step)}, {}
-        if fields != {"step"}:
-            with contextlib.suppress(Damaged):
-                noted = (read_notes(storage.join(source, CHECKPOINTS), step).memory or {}).get("data") or {}
+        values, noted = {"step": str(step)}, {} if fields == {"step"} else seen_by(source, step)
         for name in fields - {"step"}:
             if not (seen := noted.get(name, 0)):
                 said = f"step {step} of {source} does not say how many {name} it had seen"

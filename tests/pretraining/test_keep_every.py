@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from small_runs import assert_same, config, killed_after
 
-from roberta_jax import export
+from roberta_jax import export, minimal_pairs
 from roberta_jax.data.corpus import Corpus
 from roberta_jax.errors import UserError
 from roberta_jax.interop import hub
@@ -47,6 +47,8 @@ def test_they_are_kept_beside_the_newest_and_exported_as_folders(small_corpus, t
     assert_same(tmp_path / "run", tmp_path / "killed", 9)
     assert saved_steps(tmp_path / "killed" / "checkpoints") == [*kept, 9]
 
+    seen = minimal_pairs._about(str(tmp_path / "run"), 9)["tokens_seen"]  # padding, of which this text has some, apart
+    assert seen == hub.seen_by(tmp_path / "run", 9)["tokens"] == pytest.approx(9 * a_step, abs=9) and a_step < 16 * 64
     last = hub._short(hub._roundest(9 * round(a_step), round(a_step)))
     for names, expected in (
         ("step_{step}", [f"step_{step}" for step in (*kept, 9)]),
