@@ -24,7 +24,7 @@ from roberta_jax.interop.conversion import (
     shapes,
     to_transformers,
 )
-from roberta_jax.interop.model_card import model_card
+from roberta_jax.interop.model_card import model_card, step_of
 from roberta_jax.interop.pretrained import Pretrained
 from roberta_jax.model.config import RobertaConfig
 from roberta_jax.storage import read_json
@@ -366,7 +366,8 @@ def export(source: str | Path, folder: Path, checkpoint: str | int = "newest") -
     if is_workdir(source):
         noted, config = (storage.join(source, name) for name in (COMMAND_TXT, CONFIG_JSON))
         command = storage.read_bytes(noted).decode("utf-8", "replace").strip("\0 \n") if storage.exists(noted) else ""
-        card = model_card(pretrained, read_json(config), read_metrics(source), command)
+        seen = seen_by(source, step_of(pretrained))
+        card = model_card(pretrained, read_json(config), read_metrics(source), command, seen)
     save(pretrained, folder, card)
     return pretrained
 

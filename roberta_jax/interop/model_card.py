@@ -1,5 +1,7 @@
 """README.md of an exported model: what it was trained on, for how long, how well it did, and by which command."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 from roberta_jax.interop.conversion import TRANSFORMERS_HEADS
@@ -23,25 +25,37 @@ def _curve(measured: list[dict[str, Any]], names: list[str]) -> list[str]:
     return ["## Curve", "", f"| step | {' | '.join(names)} |", "|---" * (1 + len(names)) + "|", *(lines[i] for i in some), ""]
 
 
-def model_card(pretrained: Pretrained, fields: dict[str, Any], metrics: list[dict[str, Any]], command: str = "") -> str:
+def step_of(pretrained: Pretrained) -> int:
+    """Of a workdir's checkpoint."""
+    return int(pretrained.origin.rsplit(" ", 1)[-1])
+
+
+def model_card(
+    pretrained: Pretrained,
+    fields: dict[str, Any],
+    metrics: list[dict[str, Any]],
+    command: str = "",
+    seen: Mapping[str, int] = MappingProxyType({}),
+) -> str:
     """Markdown with the hub's front matter.
 
     Args:
       fields: the run's config.json.
       metrics: its metrics.jsonl.
       command: what was typed to train it, where that was noted.
+      seen: how many "tokens" and "words" in its training, where that was noted.
     """
-    model, data = pretrained.config, fields.get("data", {})
-    step = int(pretrained.origin.rsplit(" ", 1)[-1])
-    batch = fields.get("batch_size", 0)
-    tokens = f" of {data['length']} tokens" if "length" in data else ""
+    model, data, step = pretrained.config, fields.get("data", {}), step_of(pretrained)
+    length = f" of {data['length']} tokens" if "length" in data else ""
+    each = "" if fields.get("phases") else f", {fields.get('batch_size', 0):,} rows{length} each"
     rows = {
         "Shape": f"{model.num_layers} layers, hidden {model.hidden_size}, feed-forward {model.intermediate_size}, "
         f"{model.num_heads} heads, vocabulary {model.vocab_size:,}, at most {model.max_length} tokens",
         "Task": fields.get("task", ""),
         "Data": ", ".join(f"{name} {data[name]}" for name in ("source", "format", "masking") if name in data),
         "Phases": fields.get("phases", ""),
-        "Steps": f"{step:,} of {fields.get('steps', 0):,}, {batch:,} rows{tokens} each",
+        "Steps": f"{step:,} of {fields.get('steps', 0):,}{each}",
+        "Seen": ", ".join(f"{seen[name]:,} {name}" for name in ("tokens", "words") if seen.get(name)),
     }
     if pretrained.head == "span" and len(pretrained.params["span"]["out"]["bias"]) == 3:
         rows["Left out"] = "the head's third output, whether there is an answer: transformers' class has two"

@@ -62,6 +62,8 @@ def test_they_are_kept_beside_the_newest_and_exported_as_folders(small_corpus, t
     first, last = (hub.load(tmp_path / "step" / f"step_{step}").params["lm_head"] for step in (kept[0], 9))
     assert not np.array_equal(first["dense"]["kernel"], last["dense"]["kernel"])
     assert json.loads((tmp_path / "step" / "step_9" / "config.json").read_text())["model_type"] == "roberta"
+    card = (tmp_path / "step" / "step_9" / "README.md").read_text()
+    assert "| Steps | 9 of 9, 16 rows of 64 tokens each |\n" in card and f"| Seen | {seen:,} tokens, " in card
     with pytest.raises(UserError, match=r"no workdir with a checkpoint"):
         hub.checkpoint_names(tmp_path / "step", "step_{step}")
     for template in ("steps", "", "{steps}", "a b{step}", "../{step}", "{step:9}", "{0}"):
