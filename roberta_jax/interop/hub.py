@@ -114,12 +114,13 @@ def steps_of(source: str | Path) -> list[int]:
 
 
 def seen_by(source: str | Path, step: int) -> dict[str, int]:
-    """How many "tokens", padding apart, and "words" the model of a workdir's checkpoint had seen, of a pretraining alone."""
+    """About how many "tokens", padding apart, and "words" a checkpoint's model had seen; those alone that it notes."""
     from roberta_jax.training.notes import Damaged, read_notes
 
+    noted = {}
     with contextlib.suppress(Damaged):
-        return (read_notes(storage.join(source, CHECKPOINTS), step).memory or {}).get("data") or {}
-    return {}
+        noted = (read_notes(storage.join(source, CHECKPOINTS), step).memory or {}).get("data") or {}
+    return {name: noted[name] for name in ("tokens", "words") if noted.get(name)}
 
 
 def checkpoint_names(source: str | Path, template: str) -> dict[int, str]:
@@ -140,12 +141,12 @@ def checkpoint_names(source: str | Path, template: str) -> dict[int, str]:
         raise UserError(f"--all: {source} is no workdir with a checkpoint.")
     found = {}
     for step in steps:
-        values, noted = {"step": str(step)}, {} if fields == {"step"} else seen_by(source, step)
+        values, seen = {"step": str(step)}, {} if fields == {"step"} else seen_by(source, step)
         for name in fields - {"step"}:
-            if not (seen := noted.get(name, 0)):
+            if name not in seen:
                 said = f"step {step} of {source} does not say how many {name} it had seen"
                 raise UserError(f"--names={template}: {said}; take step_{{step}}.")
-            values[name] = _short(_roundest(seen, -(-seen // step)))
+            values[name] = _short(_roundest(seen[name], -(-seen[name] // step)))
         found[step] = template.format(**values)
     if len({*found.values()}) < len(found):
         same = next(name for name in found.values() if list(found.values()).count(name) > 1)

@@ -1,7 +1,5 @@
 """README.md of an exported model: what it was trained on, for how long, how well it did, and by which command."""
 
-from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 from roberta_jax.interop.conversion import TRANSFORMERS_HEADS
@@ -26,7 +24,7 @@ def _curve(measured: list[dict[str, Any]], names: list[str]) -> list[str]:
 
 
 def step_of(pretrained: Pretrained) -> int:
-    """Of a workdir's checkpoint."""
+    """The step of the checkpoint that it was read from; of a workdir's model alone."""
     return int(pretrained.origin.rsplit(" ", 1)[-1])
 
 
@@ -35,7 +33,7 @@ def model_card(
     fields: dict[str, Any],
     metrics: list[dict[str, Any]],
     command: str = "",
-    seen: Mapping[str, int] = MappingProxyType({}),
+    seen: dict[str, int] | None = None,
 ) -> str:
     """Markdown with the hub's front matter.
 
@@ -43,7 +41,7 @@ def model_card(
       fields: the run's config.json.
       metrics: its metrics.jsonl.
       command: what was typed to train it, where that was noted.
-      seen: how many "tokens" and "words" in its training, where that was noted.
+      seen: how many "tokens" and "words" in its training, see `hub.seen_by`.
     """
     model, data, step = pretrained.config, fields.get("data", {}), step_of(pretrained)
     length = f" of {data['length']} tokens" if "length" in data else ""
@@ -55,7 +53,7 @@ def model_card(
         "Data": ", ".join(f"{name} {data[name]}" for name in ("source", "format", "masking") if name in data),
         "Phases": fields.get("phases", ""),
         "Steps": f"{step:,} of {fields.get('steps', 0):,}{each}",
-        "Seen": ", ".join(f"{seen[name]:,} {name}" for name in ("tokens", "words") if seen.get(name)),
+        "Seen": ", ".join(f"{number:,} {name}" for name, number in (seen or {}).items()),
     }
     if pretrained.head == "span" and len(pretrained.params["span"]["out"]["bias"]) == 3:
         rows["Left out"] = "the head's third output, whether there is an answer: transformers' class has two"

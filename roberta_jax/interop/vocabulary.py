@@ -48,7 +48,7 @@ def origins(old: Tokenizer, new: Tokenizer) -> tuple[list[list[int]], np.ndarray
     for text, ids in ids_of_texts(new).items():
         same = known.get(text, [])
         for number, i in enumerate(ids):
-            pieces[i] = [same[min(number, len(same) - 1)]] if same else _telling(_cut(text, old, known), old)
+            pieces[i] = [same[min(number, len(same) - 1)]] if same else _meaningful(_cut(text, old, known), old)
             copied[i] = bool(same)
     for role in (UNK, PAD, BOS, EOS, MASK):  # one id may be both of the first two
         pieces[new.special[role]], copied[new.special[role]] = [old.special[role]], True
@@ -93,7 +93,7 @@ def _cut(text: bytes, old: Tokenizer, known: Mapping[bytes, list[int]]) -> list[
     return [i for i in ids if i != old.unk]
 
 
-def _telling(ids: list[int], old: Tokenizer) -> list[int]:
+def _meaningful(ids: list[int], old: Tokenizer) -> list[int]:
     """These ids; [] where they spell characters part by part, with nothing whole beside them but spaces."""
     texts = [old.token_bytes[i] for i in ids]
     whole = [text for text in texts if _is_text(text)]
