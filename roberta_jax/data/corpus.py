@@ -202,10 +202,11 @@ def report(manifest: dict) -> str:
     """What a preparation prints when it is done."""
     m, length = manifest, manifest["length"]
     text_tokens = sum(m["tokens"].values())
+    words = f"{m['words']:,} words, " if "words" in m else ""  # which older corpora did not count
     room = "half a row" if m["format"] in PAIRS else "a row"
     lines = [
-        f"{m['documents']:,} documents ({m['valid_documents']:,} valid), {m['bytes'] / 1e6:,.1f} MB, "
-        f"{m.get('words', 0):,} words, {text_tokens:,} tokens, {m['bytes'] / text_tokens:.2f} bytes a token, "
+        f"{m['documents']:,} documents ({m['valid_documents']:,} valid), {m['bytes'] / 1e6:,.1f} MB, {words}"
+        f"{text_tokens:,} tokens, {m['bytes'] / text_tokens:.2f} bytes a token, "
         f"vocabulary {m['vocabulary']:,}",
         f"repeated: {m['repeated_documents']:,} documents, {m['repeated_lines']:,} of {m['lines']:,} lines; "
         f"empty: {m['empty_documents']:,}; not UTF-8: {m['documents_with_invalid_utf8']:,}",

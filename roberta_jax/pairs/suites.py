@@ -6,6 +6,8 @@
 | .csv, .tsv | a column of each, by the names in the first line |
 | .txt | Zorro's: lines 1, 3, 5, … are bad, and the line after each is its good partner |
 
+UnMasked's copy of Zorro has the good line of each pair first; its files are known by that.
+
 A paradigm is what a field `UID` says, else the file's name without its suffix; its category BLiMP's `linguistics_term`.
 """
 
@@ -41,6 +43,13 @@ CATEGORIES = {
     "quantifiers": "quantifiers",
     "subject_verb_agreement": "subject-verb agreement",
 }
+# BLAKE2b of the first good sentence of each of Zorro's files.
+ZORRO_BEGINS = set(
+    """
+    273c3a86 6dcdc48b 8743fa27 9aad4622 de7a83b3 79dc9035 89ede70f 6b574c06 98942291 ac29542b b249a6e8 be29b37b
+    9939e3be d9a7665d d01ab4db 84d8635b d7d1168b 1534c845 30135705 8a3db546 e3f2eebe 23658313 97475ea8
+    """.split()
+)
 
 
 @dataclass(frozen=True)
@@ -117,7 +126,9 @@ def _alternating(path: str) -> Iterator[tuple[str, str, dict]]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             raise UserError(f"{path}, line {number:,} is empty: expected a bad sentence and below it its good partner.")
-    for of_bad, of_good in zip(lines[::2], lines[1::2]):
+    good_first = hashlib.blake2b(lines[0].encode(), digest_size=4).hexdigest() in ZORRO_BEGINS  # as in UnMasked's copy
+    for pair in zip(lines[::2], lines[1::2]):
+        of_bad, of_good = pair[::-1] if good_first else pair
         yield of_good, of_bad, {}
 
 

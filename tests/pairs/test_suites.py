@@ -106,6 +106,14 @@ def test_the_suites_are_whole_and_have_their_papers_categories(minimal_pairs):
     assert any("\n" in good for good, _ in turns.pairs)
 
 
+def test_zorro_is_the_same_with_the_good_line_first_as_unmasked_has_it(minimal_pairs, tmp_path):
+    (suite,) = read([str(minimal_pairs / "zorro")])
+    for paradigm in suite.paradigms:
+        text = "".join(f"{good}\n{bad}\n" for good, bad in paradigm.pairs)
+        (tmp_path / f"{paradigm.name}.txt").write_text(text)
+    assert read([str(tmp_path)]) == [suite]
+
+
 def test_a_sample_is_the_same_and_a_larger_one_holds_it(minimal_pairs):
     source = [str(minimal_pairs / "zorro")]
     small, again, large = (read(source, pairs=pairs)[0] for pairs in (40, 40, 100))
