@@ -17,6 +17,7 @@ from roberta_jax.ablations.statistics import (
     DISAGREES,
     Comparison,
     Difference,
+    Judged,
     holm,
     paired_difference,
 )
@@ -28,6 +29,11 @@ _LEGEND = (
     "Curves: the mean over seeds, in a band from the least to the most, of second halves at least; a dotted line is a run that "
     "did not stay finite. Differences: the mean over seeds that both ran and its 95% interval; a ring is the paper's. "
     "Tellable is the true difference that as many seeds with this spread would show in four of five cases."
+)
+_OF_CLAIMS = (
+    "A difference is the first variant less the second. Better means an interval on that side of 0. As good means no worse by "
+    "0.02 nats a masked token, 0.007 bits a byte or 1.5 points, all of the interval; and where the paper says better, no "
+    "better by as much disagrees."
 )
 
 
@@ -43,8 +49,11 @@ def write(studies: Sequence[Study], runs: Sequence[Run], folder: Path, command: 
     of_study = {study.name: [run for run in runs if run.study == study.name] for study in studies}
     there = [study for study in studies if of_study[study.name]]
     comparisons = [each for study in there for each in _corrected(compare(study, of_study[study.name]))]
+    claims = [each for study in there for each in judge(study, of_study[study.name])]
     parts: list[Part] = [Heading("Ablations", 1), Paragraph(f"{date.today()}. {machine}"), Heading("In short", 3)]
-    parts.append(Items(_summary(studies, of_study, comparisons)))
+    parts.append(Items(_summary(studies, of_study, comparisons, claims)))
+    if claims:
+        parts += [Heading("What the paper says"), tables.judged(claims), Paragraph(_OF_CLAIMS)]
     for study in there:
         own = [each for each in comparisons if each.study == study.name]
         parts += _study(study, of_study[study.name], own, folder)
@@ -74,12 +83,30 @@ def _check(studies: Sequence[Study], runs: Sequence[Run]) -> None:
         seen.add(key)
 
 
-def compare(study: Study, runs: Sequence[Run]) -> list[Comparison]:
-    """Each variant that ran with the control, in each metric that both have; metric by metric."""
-    values: dict[str, dict[str, dict[int, float]]] = {}  # variant → metric → seed → value
+def _values(runs: Sequence[Run]) -> dict[str, dict[str, dict[int, float]]]:
+    """variant → metric → seed → value"""
+    values: dict[str, dict[str, dict[int, float]]] = {}
     for run in runs:
         for metric, value in run.metrics.items():
             values.setdefault(run.variant, {}).setdefault(metric, {})[run.seed] = value
+    return values
+
+
+def judge(study: Study, runs: Sequence[Run]) -> list[Judged]:
+    """Each claim about two variants that ran: in the loss, or where tokens differ in bits a byte, and in each of the tests."""
+    values, found = _values(runs), []
+    for claim in study.claims:
+        first, second = values.get(claim.variant, {}), values.get(claim.other, {})
+        both = in_order((first.keys() & second.keys()) - OWN - {"accuracy"})
+        of_loss = [metric for metric in ONE_QUANTITY if metric in both][:1]
+        for metric in of_loss + [metric for metric in both if metric not in ONE_QUANTITY]:
+            found.append(Judged(claim, metric, paired_difference(first[metric], second[metric])))
+    return found
+
+
+def compare(study: Study, runs: Sequence[Run]) -> list[Comparison]:
+    """Each variant that ran with the control, in each metric that both have; metric by metric."""
+    values = _values(runs)
     control = values.get(study.control, {})
     base = next(variant.published for variant in study.variants if variant.name == study.control)
     tested = next((each for each in ONE_QUANTITY if all(each in metrics for metrics in values.values())), "")
@@ -110,18 +137,24 @@ def _corrected(comparisons: Sequence[Comparison]) -> list[Comparison]:
     return [replace(each, corrected=corrected.get(i, math.nan)) for i, each in enumerate(comparisons)]
 
 
-def _summary(studies: Sequence[Study], of_study: dict[str, list[Run]], comparisons: Sequence[Comparison]) -> list[str]:
+def _summary(
+    studies: Sequence[Study], of_study: dict[str, list[Run]], comparisons: Sequence[Comparison], claims: Sequence[Judged]
+) -> list[str]:
     runs = [run for own in of_study.values() for run in own]
     lines = []
     if runs:
         once = {run.details.get("key", (run.study, run.variant, run.seed)): run.seconds for run in runs}
         hours = sum(once.values()) / 3600
         lines.append(f"{len(once)} runs, {hours:,.1f} hours in all.")
-    verdicts = [each.verdict[0] for each in comparisons if each.published_difference is not None]
-    if verdicts:
-        counts = ", ".join(f"{word} {verdicts.count(word)}" for word in (AGREES, DISAGREES, CANNOT_TELL))
-        lines.append(f"The paper has {len(verdicts)} of these differences in the same metric; direction: {counts}.")
+    if of_loss := [each.verdict[0] for each in claims if each.metric in ONE_QUANTITY]:
+        lines.append(f"Of the paper's claims {len(of_loss)} were put to the test; by the loss: {_counted(of_loss)}.")
+    if verdicts := [each.verdict[0] for each in comparisons if each.published_difference is not None]:
+        lines.append(f"The paper has {len(verdicts)} of these differences in the same metric; direction: {_counted(verdicts)}.")
     return lines + _certainty(comparisons) + _missing(studies, of_study) + _not_finite(runs)
+
+
+def _counted(verdicts: Sequence[str]) -> str:
+    return ", ".join(f"{word} {verdicts.count(word)}" for word in (AGREES, DISAGREES, CANNOT_TELL))
 
 
 def _certainty(comparisons: Sequence[Comparison]) -> list[str]:

@@ -31,6 +31,7 @@ METRICS = {
 }
 BETTER_WHEN_SMALLER = {"bits_per_byte", "loss", "perplexity", "own_loss"}
 OWN = {"own_loss", "own_accuracy"}  # of the variant's own rows, masks and vocabulary: shown, but not to be compared
+SMALL = {"loss": 0.02, "bits_per_byte": 0.007}  # differences below which two variants are as good, by metric; others 1.5 points
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,21 @@ class Variant:
 
 
 @dataclass(frozen=True)
+class Claim:
+    """What the paper says of two variants of a study: that `variant` is better than the `other`.
+
+    Attributes:
+      what: the claim, in one phrase.
+      or_as_good: whether it holds too where the first is no worse by as much as SMALL.
+    """
+
+    what: str
+    variant: str
+    other: str
+    or_as_good: bool = False
+
+
+@dataclass(frozen=True)
 class Study:
     """A question and the variants that answer it; `control` names the one that the others are compared with."""
 
@@ -59,6 +75,7 @@ class Study:
     control: str
     variants: tuple[Variant, ...]
     note: str = ""
+    claims: tuple[Claim, ...] = ()
 
     @property
     def is_of_encodings(self) -> bool:

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from roberta_jax.ablations.results import BETTER_WHEN_SMALLER, SMALL, Claim
+
 ENOUGH_SEEDS = 3
 AGREES, DISAGREES, CANNOT_TELL, NOT_PUBLISHED = "agrees", "disagrees", "can't tell", "–"
 
@@ -98,17 +100,22 @@ def verdict(difference: Difference, published: float | None) -> tuple[str, str]:
     """
     if published is None:
         return NOT_PUBLISHED, ""
-    if difference.diverged:
-        return CANNOT_TELL, f"not finite in {difference.diverged} of {difference.pairs + difference.diverged} seeds"
-    if difference.pairs < ENOUGH_SEEDS:
-        return CANNOT_TELL, f"fewer than {ENOUGH_SEEDS} seeds"
+    if why := _unsure(difference):
+        return CANNOT_TELL, why
     if published == 0:
         return CANNOT_TELL, "the paper's are equal"
-    if not difference.has_interval:
-        return CANNOT_TELL, "the same in every seed"
     if not difference.is_clear:
         return CANNOT_TELL, "0 is in the interval"
     return (AGREES if (difference.mean > 0) == (published > 0) else DISAGREES), ""
+
+
+def _unsure(difference: Difference) -> str:
+    """Why nothing can be told of a difference, whatever it is; "" where something may be."""
+    if difference.diverged:
+        return f"not finite in {difference.diverged} of {difference.pairs + difference.diverged} seeds"
+    if difference.pairs < ENOUGH_SEEDS:
+        return f"fewer than {ENOUGH_SEEDS} seeds"
+    return "" if difference.has_interval else "the same in every seed"
 
 
 @dataclass(frozen=True)
@@ -133,3 +140,26 @@ class Comparison:
     @property
     def verdict(self) -> tuple[str, str]:
         return verdict(self.difference, self.published_difference)
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A claim and what the runs say of it in one metric: `difference` is of its variant less the other."""
+
+    claim: Claim
+    metric: str
+    difference: Difference
+
+    @property
+    def verdict(self) -> tuple[str, str]:
+        """Whether they agree, and why that cannot be told."""
+        if why := _unsure(self.difference):
+            return CANNOT_TELL, why
+        small, worst, best = SMALL.get(self.metric, 1.5), self.difference.low, self.difference.high
+        if self.metric in BETTER_WHEN_SMALLER:
+            worst, best = -best, -worst
+        if worst > (-small if self.claim.or_as_good else 0):
+            return AGREES, ""
+        if best < (0 if self.claim.or_as_good else small):
+            return DISAGREES, ""
+        return CANNOT_TELL, "the interval is too wide"

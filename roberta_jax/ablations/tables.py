@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from roberta_jax.ablations.page import Table
 from roberta_jax.ablations.results import Run, Study, in_order, title, unit
-from roberta_jax.ablations.statistics import Comparison, mean_and_deviation
+from roberta_jax.ablations.statistics import Comparison, Difference, Judged, mean_and_deviation
 
 
 def digits(runs: Sequence[Run]) -> dict[str, int]:
@@ -40,7 +40,6 @@ def compared(comparisons: Sequence[Comparison], shown: dict[str, int]) -> Table:
     rows = []
     for each in comparisons:
         found, after = each.difference, shown[each.metric]
-        interval = f"{_signed(found.low, after)} to {_signed(found.high, after)}" if found.has_interval else "–"
         pairs = f"{found.pairs}" + f" ({found.diverged} not finite)" * bool(found.diverged)
         said, why = each.verdict
         rows.append(
@@ -48,9 +47,9 @@ def compared(comparisons: Sequence[Comparison], shown: dict[str, int]) -> Table:
                 title(each.metric),
                 each.variant,
                 _signed(found.mean, after),
-                interval,
+                _interval(found, after),
                 pairs,
-                "–" if math.isnan(found.tellable) else f"{found.tellable:.{after}f}",
+                _tellable(found, after),
                 f"as {title(each.same_as)}" if each.same_as else "–" if math.isnan(each.corrected) else f"{each.corrected:.2g}",
                 "–" if each.published is None else f"{each.published:g}",
                 "–" if each.published_difference is None else _signed(each.published_difference, 2, short=True),
@@ -59,6 +58,19 @@ def compared(comparisons: Sequence[Comparison], shown: dict[str, int]) -> Table:
         )
     header = ["metric", "variant", "difference", "95% interval", "pairs", "tellable", "p, Holm", "the paper's"]
     return Table([*header, "its difference", "direction"], rows, "llrrrrrrrl")
+
+
+def judged(claims: Sequence[Judged]) -> Table:
+    rows, last = [], None
+    for each in claims:
+        claim, found, after = each.claim, each.difference, 2 if unit(each.metric) == "%" else 4
+        named = ["", ""] if claim is last else [claim.what, f"{claim.variant}, {claim.other}"]
+        said, why = each.verdict
+        measured = [_signed(found.mean, after), _interval(found, after), _tellable(found, after)]
+        rows.append([*named, title(each.metric), *measured, f"{said}: {why}" if why else said])
+        last = claim
+    header = ["the paper's claim", "compared", "metric", "difference", "95% interval", "tellable", "verdict"]
+    return Table(header, rows, "lllrrrl")
 
 
 def vocabularies(study: Study, runs: Sequence[Run]) -> Table | None:
@@ -119,6 +131,14 @@ def _mean(values: Sequence[float], after: int) -> str:
         return "not finite"
     spread = "" if math.isnan(deviation) else f"\n± {deviation:.{after}f}"
     return f"{mean:.{after}f}{spread}" + (f"\n{finite} of {len(values)} finite" if finite < len(values) else "")
+
+
+def _interval(found: Difference, after: int) -> str:
+    return f"{_signed(found.low, after)} to {_signed(found.high, after)}" if found.has_interval else "–"
+
+
+def _tellable(found: Difference, after: int) -> str:
+    return f"{found.tellable:.{after}f}" if found.has_interval else "–"
 
 
 def span(values: Iterable[float]) -> str:

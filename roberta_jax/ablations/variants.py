@@ -3,7 +3,7 @@
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar
 
-from roberta_jax.ablations.results import Study, Variant
+from roberta_jax.ablations.results import Claim, Study, Variant
 from roberta_jax.pretraining.config import PretrainConfig, with_sizes
 
 T = TypeVar("T")
@@ -49,6 +49,7 @@ def masking(config: PretrainConfig) -> Study:
         ),
         "A thirty-second of the other studies' rows, each seen as many times as often. The loss is on the same held-out rows "
         "with the same masks (15% of the tokens) for all.",
+        (Claim("masks drawn anew are as good as static ones or slightly better", "dynamic", "static", or_as_good=True),),
     )
 
 
@@ -75,6 +76,11 @@ def input_format() -> Study:
             variant("doc-sentences-packed", "the same, several in a row, kept apart by attention"),
         ),
         "Batches hold about as many tokens in all. The loss is on held-out rows of full-sentences, the same for all.",
+        (
+            Claim("single sentences hurt", "segment-pair", "sentence-pair"),
+            Claim("the next-sentence loss brings nothing", "doc-sentences", "segment-pair", or_as_good=True),
+            Claim("rows of one document are slightly better", "doc-sentences", "full-sentences"),
+        ),
     )
 
 
@@ -112,6 +118,10 @@ def batch_size(config: PretrainConfig) -> Study:
         "Named as the paper's batches, whose ratios and learning rates these have; steps are as many fewer, by accumulation. "
         "In the paper 2K was best, in perplexity and in every task, and not 8K, which it took for its speed. Rates beyond 8K "
         "and of LAMB are ours.",
+        (
+            Claim("2K is better than 256 at as many tokens", "2K", "256"),
+            Claim("8K is better than 256 at as many tokens", "8K", "256"),
+        ),
     )
 
 
@@ -136,6 +146,7 @@ def encoding(config: PretrainConfig) -> Study:
         "Bits a byte: the loss of a masked token over the bytes that a token stands for. Tokens that stand for more are harder "
         "and fewer, so this compares what losses do not; but it is of masked tokens with both sides seen, and no compression. "
         "The paper found byte-level BPE slightly worse on some tasks and took it because it knows no unknown word.",
+        (Claim("bytes are slightly worse", "wordpiece", "bytes", or_as_good=True),),
     )
 
 
@@ -159,4 +170,9 @@ def data(config: PretrainConfig) -> Study:
         ),
         "The paper's are its large model's on 16 GB and 160 GB, 100K, 300K and 500K steps. Here 1x is a third of the "
         "other studies' steps.",
+        (
+            Claim("more text is better at as many steps", "16x-data", "1x-data"),
+            Claim("three times the steps are better", "16x-data-3x-steps", "16x-data"),
+            Claim("five times are better still", "16x-data-5x-steps", "16x-data-3x-steps"),
+        ),
     )

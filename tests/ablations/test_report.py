@@ -12,7 +12,7 @@ from PIL import Image
 
 from roberta_jax.ablations import pictures, report, tables
 from roberta_jax.ablations.page import COLORS
-from roberta_jax.ablations.results import Run, Study, Variant
+from roberta_jax.ablations.results import Claim, Run, Study, Variant
 from roberta_jax.errors import UserError
 from tests.browser import picture
 
@@ -28,6 +28,11 @@ MASKING = Study(
         Variant("spans", "whole spans", {"data.masking": "spans"}, {"sst2": 92.9}),
     ),
     "All on the same rows.",
+    (
+        Claim("drawn anew | as good", "dynamic", "static", or_as_good=True),
+        Claim("each by itself is better", "hf", "dynamic"),
+        Claim("of one that did not run", "hf", "none"),
+    ),
 )
 ENCODING = Study(
     "encoding",
@@ -108,6 +113,20 @@ def test_differences_intervals_and_verdicts(folder):
     assert not rows(text, "perplexity"), "the loss again, and the paper has none"
     assert not rows(text, "loss on its own rows"), "of other rows and masks"
     assert "The paper also has what is not measured here: SQuAD 2.0 F1 dynamic 78.7, static 78.3." in text
+
+
+def test_claims_are_judged_by_the_loss_and_by_each_test(folder):
+    """Of the differences above, the other way round: that of the loss is +0.01 ± 0.05, more than 0.02 either way."""
+    text = (folder / "report.md").read_text()
+    at = next(i for i, row in enumerate(rows(text)) if row[0] == "drawn anew \\| as good")
+    first, second, third, fourth, behind = rows(text)[at : at + 5]
+    why = "can't tell: the interval is too wide"
+    assert first[1:5] == ["dynamic, static", "loss", "−0.0100", "−0.0597 to +0.0397"] and first[-1] == why
+    assert second[:2] == ["SST-2", "+1.10"] and second[-1] == "agrees"  # its first two cells are empty
+    assert third[:4] == ["each by itself is better", "hf, dynamic", "loss", "+0.2100"] and third[-1] == "disagrees"
+    assert fourth[:2] == ["SST-2", "−1.90"] and fourth[-1] == "disagrees"
+    assert behind[0] == "variant", "the table ends here"
+    assert "Of the paper's claims 2 were put to the test; by the loss: agrees 0, disagrees 1, can't tell 1." in text
 
 
 def test_tests_are_counted_and_corrected_within_a_study():
@@ -208,7 +227,7 @@ def test_the_page_is_whole_and_escapes_everything(folder):
 
 def test_markdown_keeps_its_columns(folder):
     found = re.findall(r"(?:^\|.*\n)+", (folder / "report.md").read_text(), re.MULTILINE)
-    assert len(found) == 6
+    assert len(found) == 7
     for table in found:
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in table.splitlines()}) == 1
     assert "Does it \\| matter?" in (folder / "report.md").read_text()
@@ -264,7 +283,7 @@ def test_all_runs_diverged(tmp_path):
 
 def test_a_run_of_two_studies_takes_its_time_once():
     runs = [run(name, "v", 0, 0, 0, 3600.0, key=key) for name, key in (("a", "k"), ("b", "k"), ("b", "other"))]
-    assert report._summary([], {"a": runs[:1], "b": runs[1:]}, [])[0] == "2 runs, 2.0 hours in all."
+    assert report._summary([], {"a": runs[:1], "b": runs[1:]}, [], [])[0] == "2 runs, 2.0 hours in all."
 
 
 @pytest.mark.parametrize(

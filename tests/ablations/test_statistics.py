@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from roberta_jax.ablations.statistics import Difference, holm, mean_and_deviation, paired_difference, verdict
+from roberta_jax.ablations.results import Claim
+from roberta_jax.ablations.statistics import Difference, Judged, holm, mean_and_deviation, paired_difference, verdict
 
 
 def test_interval_by_hand():
@@ -119,3 +120,31 @@ CLEAR, OPEN = Difference(-0.5, -0.9, -0.1, 0.01, 3), Difference(-0.5, -1.1, 0.1,
 def test_verdict(difference, published, said, why):
     found = verdict(difference, published)
     assert found[0] == said and why in found[1] and bool(why) == bool(found[1])
+
+
+@pytest.mark.parametrize(
+    "low, high, better, or_as_good",
+    [
+        (1.0, 2.0, "agrees", "agrees"),  # points; 1.5 of them are no small difference
+        (-1.0, 1.0, "disagrees", "agrees"),
+        (-1.0, 3.0, "can't tell", "agrees"),
+        (-3.0, 1.0, "disagrees", "can't tell"),
+        (-3.0, 3.0, "can't tell", "can't tell"),
+        (-1.0, -0.5, "disagrees", "agrees"),
+        (-3.0, -0.5, "disagrees", "disagrees"),
+        (-3.0, -2.0, "disagrees", "disagrees"),
+    ],
+)
+def test_claims(low, high, better, or_as_good):
+    found = {"blimp": Difference((low + high) / 2, low, high, 0.5, 5)}
+    nats = [-0.02 / 1.5 * points for points in (low, high)]  # a smaller loss is better
+    found["loss"] = Difference(sum(nats) / 2, min(nats), max(nats), 0.5, 5)
+    for metric, difference in found.items():
+        assert Judged(Claim("", "a", "b"), metric, difference).verdict[0] == better
+        assert Judged(Claim("", "a", "b", or_as_good=True), metric, difference).verdict[0] == or_as_good
+
+
+@pytest.mark.parametrize("pairs, diverged, why", [(2, 0, "fewer than 3 seeds"), (4, 1, "not finite in 1 of 5 seeds")])
+def test_claims_of_too_few_seeds_cannot_be_told(pairs, diverged, why):
+    found = Difference(5.0, 4.0, 6.0, 0.01, pairs, diverged)
+    assert Judged(Claim("", "a", "b"), "blimp", found).verdict == ("can't tell", why)

@@ -16,7 +16,9 @@ def test_each_variant_is_a_config_of_its_own(name):
     study = STUDIES[name]
     made = [changed(BASE, variant.fields) for variant in study.variants]
     assert len({str(asdict(config)) for config in made}) == len(made) >= 5
-    assert study.control in {variant.name for variant in study.variants}
+    names = {variant.name for variant in study.variants}
+    assert study.control in names
+    assert study.claims and all({claim.variant, claim.other} <= names for claim in study.claims)
 
 
 def test_batches_of_all_sizes_see_as_many_rows_and_keep_the_papers_rates():
