@@ -31,9 +31,9 @@ _LEGEND = (
     "Tellable is the true difference that as many seeds with this spread would show in four of five cases."
 )
 _OF_CLAIMS = (
-    "A difference is the first variant less the second. Better means an interval on that side of 0. As good means no worse by "
-    "0.02 nats a masked token, 0.007 bits a byte or 1.5 points, all of the interval; and where the paper says better, no "
-    "better by as much disagrees."
+    "A difference is the first variant less the second. A variant is better where the whole interval is on that side of 0, and "
+    "as good where the whole interval is above a loss of 0.02 nats a masked token, 0.007 bits a byte or 1.5 points. Where the "
+    "paper says better, a gain that is surely less than that disagrees."
 )
 
 
