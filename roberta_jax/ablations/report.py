@@ -10,7 +10,7 @@ from pathlib import Path
 from roberta_jax import storage
 from roberta_jax.ablations import pictures, tables
 from roberta_jax.ablations.page import Code, Heading, Items, Paragraph, Part, Pictures, markdown, page
-from roberta_jax.ablations.results import OWN, Run, Study, in_order, title
+from roberta_jax.ablations.results import OWN, SMALL, SMALL_POINTS, Run, Study, in_order, title
 from roberta_jax.ablations.statistics import (
     AGREES,
     CANNOT_TELL,
@@ -31,9 +31,10 @@ _LEGEND = (
     "Tellable is the true difference that as many seeds with this spread would show in four of five cases."
 )
 _OF_CLAIMS = (
-    "A difference is the first variant less the second. A variant is better where the whole interval is on that side of 0, and "
-    "as good where the whole interval is above a loss of 0.02 nats a masked token, 0.007 bits a byte or 1.5 points. Where the "
-    "paper says better, a gain that is surely less than that disagrees."
+    "A difference is the first variant less the second. The first is better where the whole interval says so, and as good "
+    f"where the whole interval says that it is worse by less than {SMALL['loss']:g} nats a masked token, "
+    f"{SMALL['bits_per_byte']:g} bits a byte or {SMALL_POINTS:g} points. Where the paper says better, an interval whose gains "
+    "are all smaller than that disagrees."
 )
 
 
@@ -53,7 +54,7 @@ def write(studies: Sequence[Study], runs: Sequence[Run], folder: Path, command: 
     parts: list[Part] = [Heading("Ablations", 1), Paragraph(f"{date.today()}. {machine}"), Heading("In short", 3)]
     parts.append(Items(_summary(studies, of_study, comparisons, claims)))
     if claims:
-        parts += [Heading("What the paper says"), tables.judged(claims), Paragraph(_OF_CLAIMS)]
+        parts += [Heading("What the paper says"), tables.judged(claims, tables.digits(runs)), Paragraph(_OF_CLAIMS)]
     for study in there:
         own = [each for each in comparisons if each.study == study.name]
         parts += _study(study, of_study[study.name], own, folder)
@@ -97,7 +98,7 @@ def judge(study: Study, runs: Sequence[Run]) -> list[Judged]:
     values, found = _values(runs), []
     for claim in study.claims:
         first, second = values.get(claim.variant, {}), values.get(claim.other, {})
-        both = in_order((first.keys() & second.keys()) - OWN - {"accuracy"})
+        both = in_order((first.keys() & second.keys()) - OWN - {"accuracy"})  # which is of the same predictions as the loss
         of_loss = [metric for metric in ONE_QUANTITY if metric in both][:1]
         for metric in of_loss + [metric for metric in both if metric not in ONE_QUANTITY]:
             found.append(Judged(claim, metric, paired_difference(first[metric], second[metric])))

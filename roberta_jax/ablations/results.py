@@ -31,7 +31,8 @@ METRICS = {
 }
 BETTER_WHEN_SMALLER = {"bits_per_byte", "loss", "perplexity", "own_loss"}
 OWN = {"own_loss", "own_accuracy"}  # of the variant's own rows, masks and vocabulary: shown, but not to be compared
-SMALL = {"loss": 0.02, "bits_per_byte": 0.007}  # differences below which two variants are as good, by metric; others 1.5 points
+# What a variant may be worse by and still be as good: by metric, and in points of those that are shares.
+SMALL, SMALL_POINTS = {"loss": 0.02, "bits_per_byte": 0.007}, 1.5
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Claim:
 
     Attributes:
       what: the claim, in one phrase.
-      or_as_good: whether it holds too where the first is no worse by as much as SMALL.
+      or_as_good: whether it holds too where the first is worse by less than SMALL says.
     """
 
     what: str

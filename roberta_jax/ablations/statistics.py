@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from roberta_jax.ablations.results import BETTER_WHEN_SMALLER, SMALL, Claim
+from roberta_jax.ablations.results import BETTER_WHEN_SMALLER, SMALL, SMALL_POINTS, Claim
 
 ENOUGH_SEEDS = 3
 AGREES, DISAGREES, CANNOT_TELL, NOT_PUBLISHED = "agrees", "disagrees", "can't tell", "–"
@@ -155,7 +155,7 @@ class Judged:
         """Whether they agree, and why that cannot be told."""
         if why := _unsure(self.difference):
             return CANNOT_TELL, why
-        small, worst, best = SMALL.get(self.metric, 1.5), self.difference.low, self.difference.high
+        small, worst, best = SMALL.get(self.metric, SMALL_POINTS), self.difference.low, self.difference.high
         if self.metric in BETTER_WHEN_SMALLER:
             worst, best = -best, -worst
         if worst > (-small if self.claim.or_as_good else 0):

@@ -41,7 +41,6 @@ def compared(comparisons: Sequence[Comparison], shown: dict[str, int]) -> Table:
     for each in comparisons:
         found, after = each.difference, shown[each.metric]
         pairs = f"{found.pairs}" + f" ({found.diverged} not finite)" * bool(found.diverged)
-        said, why = each.verdict
         rows.append(
             [
                 title(each.metric),
@@ -53,21 +52,20 @@ def compared(comparisons: Sequence[Comparison], shown: dict[str, int]) -> Table:
                 f"as {title(each.same_as)}" if each.same_as else "–" if math.isnan(each.corrected) else f"{each.corrected:.2g}",
                 "–" if each.published is None else f"{each.published:g}",
                 "–" if each.published_difference is None else _signed(each.published_difference, 2, short=True),
-                f"{said}: {why}" if why else said,
+                _said(each),
             ]
         )
     header = ["metric", "variant", "difference", "95% interval", "pairs", "tellable", "p, Holm", "the paper's"]
     return Table([*header, "its difference", "direction"], rows, "llrrrrrrrl")
 
 
-def judged(claims: Sequence[Judged]) -> Table:
+def judged(claims: Sequence[Judged], shown: dict[str, int]) -> Table:
     rows, last = [], None
     for each in claims:
-        claim, found, after = each.claim, each.difference, 2 if unit(each.metric) == "%" else 4
+        claim, found, after = each.claim, each.difference, shown[each.metric]
         named = ["", ""] if claim is last else [claim.what, f"{claim.variant}, {claim.other}"]
-        said, why = each.verdict
         measured = [_signed(found.mean, after), _interval(found, after), _tellable(found, after)]
-        rows.append([*named, title(each.metric), *measured, f"{said}: {why}" if why else said])
+        rows.append([*named, title(each.metric), *measured, _said(each)])
         last = claim
     header = ["the paper's claim", "compared", "metric", "difference", "95% interval", "tellable", "verdict"]
     return Table(header, rows, "lllrrrl")
@@ -131,6 +129,10 @@ def _mean(values: Sequence[float], after: int) -> str:
         return "not finite"
     spread = "" if math.isnan(deviation) else f"\n± {deviation:.{after}f}"
     return f"{mean:.{after}f}{spread}" + (f"\n{finite} of {len(values)} finite" if finite < len(values) else "")
+
+
+def _said(one: Comparison | Judged) -> str:
+    return ": ".join(filter(None, one.verdict))
 
 
 def _interval(found: Difference, after: int) -> str:

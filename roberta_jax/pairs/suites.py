@@ -6,7 +6,7 @@
 | .csv, .tsv | a column of each, by the names in the first line |
 | .txt | Zorro's: lines 1, 3, 5, … are bad, and the line after each is its good partner |
 
-UnMasked's copy of Zorro has the good line of each pair first; its files are known by that.
+UnMasked's copy of Zorro has the good line of each pair first: its files are known by their first line, and read so.
 
 A paradigm is what a field `UID` says, else the file's name without its suffix; its category BLiMP's `linguistics_term`.
 """
@@ -43,7 +43,7 @@ CATEGORIES = {
     "quantifiers": "quantifiers",
     "subject_verb_agreement": "subject-verb agreement",
 }
-# BLAKE2b of the first good sentence of each of Zorro's files.
+# The first good sentence of each of Zorro's files, as BLAKE2b of four bytes.
 ZORRO_BEGINS = set(
     """
     273c3a86 6dcdc48b 8743fa27 9aad4622 de7a83b3 79dc9035 89ede70f 6b574c06 98942291 ac29542b b249a6e8 be29b37b
@@ -126,9 +126,10 @@ def _alternating(path: str) -> Iterator[tuple[str, str, dict]]:
     for number, line in enumerate(lines, 1):
         if not line.strip():
             raise UserError(f"{path}, line {number:,} is empty: expected a bad sentence and below it its good partner.")
-    good_first = hashlib.blake2b(lines[0].encode(), digest_size=4).hexdigest() in ZORRO_BEGINS  # as in UnMasked's copy
-    for pair in zip(lines[::2], lines[1::2]):
-        of_bad, of_good = pair[::-1] if good_first else pair
+    bad, good = lines[::2], lines[1::2]
+    if hashlib.blake2b(lines[0].encode(), digest_size=4).hexdigest() in ZORRO_BEGINS:  # UnMasked's copy
+        good, bad = bad, good
+    for of_good, of_bad in zip(good, bad):
         yield of_good, of_bad, {}
 
 
