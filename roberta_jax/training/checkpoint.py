@@ -36,12 +36,14 @@ SUMS, OLD_SUM = "checksums", "checksum"  # in the tree beside the state; older c
 def _say_nothing_of_failed_writes() -> None:
     """Orbax logs an error with its traceback, some several times, before it raises it; here each becomes a sentence.
 
-    The coroutines and callbacks that a failed write leaves to a closed event loop complain too.
+    The coroutines and callbacks that a failed write leaves to a closed event loop complain too, and so does a loop of an error
+    that nobody came to ask for.
     """
     warnings.filterwarnings("ignore", "coroutine .* was never awaited", RuntimeWarning)
     logging.getLogger("absl").addFilter(
         lambda record: "orbax" not in record.pathname or absl_logging.get_verbosity() >= absl_logging.DEBUG
     )
+    logging.getLogger("asyncio").addFilter(lambda record: "exception was never retrieved" not in record.getMessage())
     raised, unraisable = sys.excepthook, sys.unraisablehook
 
     def late(error: BaseException | None) -> bool:

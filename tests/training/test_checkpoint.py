@@ -441,7 +441,7 @@ def test_a_full_disk_is_noticed_behind_the_steps_and_is_a_sentence_alone(small_d
 
 
 FAILING = """
-import subprocess, sys, time
+import asyncio, subprocess, sys, time
 from pathlib import Path
 import jax, jax.numpy as jnp
 from roberta_jax.errors import exit_with_sentence
@@ -461,6 +461,7 @@ class Late:  # as TensorStore's threads now and then raise it, where nobody can 
         raise RuntimeError("Event loop is closed")
 
 Late()
+asyncio.new_event_loop().create_future().set_exception(ValueError("Failed to write"))  # as one of several files' that failed
 exit_with_sentence(main)
 """
 
