@@ -1,6 +1,7 @@
 """The comparisons on which RoBERTa rests: `--config=configs/ablations.py:STUDY`, at a laptop's size.
 
     masking input_format batch_size encoding data, several parted by commas, or all
+    masking/static is the variant static of masking beside that study's control, and no other
 
     python -m roberta_jax.main --config=configs/ablations.py:all --workdir=RUN --config.downstream.source=GLUE
 

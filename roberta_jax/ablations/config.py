@@ -30,7 +30,9 @@ class Downstream:
 @dataclass(frozen=True)
 class AblationsConfig(PretrainConfig):
     job: str = "ablations"
-    study: str = option("all", "or some of variants.studies, parted by commas")
+    study: str = option(
+        "all", "or some of variants.studies, parted by commas; STUDY/VARIANT: that one beside the control alone"
+    )
     seeds: int = option(3, "of each variant, from `seed` on")
     downstream: Downstream = field(default_factory=Downstream)
 

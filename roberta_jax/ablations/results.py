@@ -1,8 +1,8 @@
 """What an ablation asks and what its runs said: the report is written from these alone."""
 
 import math
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Collection, Iterable
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,11 @@ class Study:
     def is_of_encodings(self) -> bool:
         """Whether tokens differ between variants, and with them what a loss a token means."""
         return any("data.encoding" in variant.fields for variant in self.variants)
+
+    def only(self, names: Collection[str]) -> "Study":
+        """The study with these of its variants, and the claims about them."""
+        claims = tuple(claim for claim in self.claims if {claim.variant, claim.other} <= set(names))
+        return replace(self, variants=tuple(each for each in self.variants if each.name in names), claims=claims)
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from roberta_jax import storage
 from roberta_jax.ablations import report, results
 from roberta_jax.ablations.config import AblationsConfig, Downstream
 from roberta_jax.ablations.results import Run, Study
-from roberta_jax.ablations.variants import changed, studies
+from roberta_jax.ablations.variants import changed, chosen
 from roberta_jax.config import plain
 from roberta_jax.data.corpus import Corpus, bytes_per_token
 from roberta_jax.data.masking import Masking
@@ -66,24 +66,19 @@ def run(config: AblationsConfig, workdir: Path) -> None:
             raise UserError(f"config.{name} is {','.join(value)!r}; expected none, for ablations compare runs of one kind.")
     base = PretrainConfig(**{f.name: getattr(config, f.name) for f in fields(PretrainConfig)} | {"job": "pretrain"})
     base = replace(base, model=replace(base.model, vocab_size=0))  # each variant's is its vocabulary's
-    every = {study.name: study for study in studies(base)}
-    names = list(every) if config.study == "all" else [name.strip() for name in config.study.split(",")]
-    for name in names:
-        if name not in every:
-            raise UserError(f"config.study {name!r} is not known; there are all, {', '.join(every)}.")
+    studies = chosen(base, config.study)
     for task in _tasks(config.downstream):
         if task not in TASKS or not _task_folder(config.downstream, task).is_dir():
             raise UserError(f"config.downstream: there is no folder {_task_folder(config.downstream, task)} for {task!r}.")
     _suites(config.downstream)
-    chosen = [every[name] for name in names]
-    for variant in (variant for study in chosen for variant in study.variants):  # a mistake shows before hours of the others
+    for variant in (variant for study in studies for variant in study.variants):  # a mistake shows before hours of the others
         made = changed(base, variant.fields)
         made.check_together()
         check_devices(made)
     done: dict[str, Run] = {}
     found: list[Run] = []
-    total = sum(len(study.variants) for study in chosen) * config.seeds
-    for study in chosen:
+    total = sum(len(study.variants) for study in studies) * config.seeds
+    for study in studies:
         for seed in range(config.seed, config.seed + config.seeds):
             for variant in study.variants:
                 say(f"run {len(found) + 1} of {total}: {study.name}, {variant.name}, seed {seed}")
@@ -99,12 +94,12 @@ def run(config: AblationsConfig, workdir: Path) -> None:
                         return
                     done[named] = one
                 found.append(replace(done[named], study=study.name, variant=variant.name))
-    _report(chosen, found, workdir)
+    _report(studies, found, workdir)
 
 
-def _report(chosen: list[Study], found: list[Run], workdir: Path) -> None:
+def _report(studies: list[Study], found: list[Run], workdir: Path) -> None:
     machine = f"{jax.device_count()} × {jax.devices()[0].device_kind}, {os.cpu_count()} cores, {platform.machine()}"
-    report.write(chosen, found, workdir, f"python -m roberta_jax.main {shlex.join(sys.argv[1:])}", machine)
+    report.write(studies, found, workdir, f"python -m roberta_jax.main {shlex.join(sys.argv[1:])}", machine)
     say(f"{workdir / 'report.md'} and report.html: {len(found)} runs")
 
 

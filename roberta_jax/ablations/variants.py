@@ -4,6 +4,7 @@ from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar
 
 from roberta_jax.ablations.results import Claim, Study, Variant
+from roberta_jax.errors import UserError
 from roberta_jax.pretraining.config import PretrainConfig, with_sizes
 
 T = TypeVar("T")
@@ -24,6 +25,25 @@ def changed(config: T, values: dict[str, Any]) -> T:
 def studies(config: PretrainConfig) -> tuple[Study, ...]:
     """All of them, of sizes that follow from the config's."""
     return masking(config), input_format(), batch_size(config), encoding(config), data(config)
+
+
+def chosen(config: PretrainConfig, names: str) -> list[Study]:
+    """The studies that `names` has: all, or some parted by commas; STUDY/VARIANT has that variant beside the control alone.
+
+    Raises:
+      UserError: one is not known.
+    """
+    every = {study.name: study for study in studies(config)}
+    kept: dict[str, set[str]] = {}  # study → variants
+    for name in list(every) if names == "all" else names.split(","):
+        name, _, variant = name.strip().partition("/")
+        if name not in every:
+            raise UserError(f"config.study {name!r} is not known; there are all, {', '.join(every)}.")
+        variants = [each.name for each in every[name].variants]
+        if variant and variant not in variants:
+            raise UserError(f"config.study {name!r} has no variant {variant!r}; there are {', '.join(variants)}.")
+        kept.setdefault(name, set()).update({every[name].control, variant} if variant else variants)
+    return [every[name].only(variants) for name, variants in kept.items()]
 
 
 def masking(config: PretrainConfig) -> Study:

@@ -4,7 +4,8 @@ from dataclasses import asdict, replace
 
 import pytest
 
-from roberta_jax.ablations.variants import changed, studies
+from roberta_jax.ablations.variants import changed, chosen, studies
+from roberta_jax.errors import UserError
 from roberta_jax.pretraining.config import PretrainConfig
 
 BASE = replace(PretrainConfig(), steps=1_000, batch_size=64)
@@ -19,6 +20,43 @@ def test_each_variant_is_a_config_of_its_own(name):
     names = {variant.name for variant in study.variants}
     assert study.control in names
     assert study.claims and all({claim.variant, claim.other} <= names for claim in study.claims)
+
+
+@pytest.mark.parametrize(
+    "names, expected",
+    [
+        ("all", dict.fromkeys(STUDIES)),
+        ("data, masking", {"data": None, "masking": None}),
+        ("masking/spans,batch_size,masking/static", {"masking": ["dynamic", "static", "spans"], "batch_size": None}),
+        ("input_format/segment-pair", {"input_format": ["full-sentences", "segment-pair"]}),
+        ("masking/dynamic", {"masking": ["dynamic"]}),
+        ("masking/hf,masking", {"masking": None}),
+    ],
+)
+def test_studies_and_variants_are_chosen_by_name(names, expected):
+    made = {study.name: study for study in chosen(BASE, names)}
+    assert list(made) == list(expected)
+    for name, study in made.items():
+        kept = expected[name] or [variant.name for variant in STUDIES[name].variants]
+        assert study.variants == tuple(each for each in STUDIES[name].variants if each.name in kept)
+        assert study.claims == tuple(each for each in STUDIES[name].claims if {each.variant, each.other} <= set(kept))
+    assert [len(made[name].variants) for name in expected if expected[name]] == [
+        len(kept) for kept in expected.values() if kept
+    ]
+
+
+@pytest.mark.parametrize(
+    "names, sentence",
+    [
+        ("masks/static", "config.study 'masks' is not known; there are all, masking, input_format"),
+        ("masking,", "config.study '' is not known"),
+        ("masking/statics", "config.study 'masking' has no variant 'statics'; there are dynamic, static, "),
+        ("all/static", "config.study 'all' is not known"),
+    ],
+)
+def test_an_unknown_study_or_variant_is_refused(names, sentence):
+    with pytest.raises(UserError, match=sentence):
+        chosen(BASE, names)
 
 
 def test_batches_of_all_sizes_see_as_many_rows_and_keep_the_papers_rates():
