@@ -156,6 +156,7 @@ WRONG = {
     "model.dropout": [(-0.1, BELOW_ONE), (1.0, BELOW_ONE), (float("nan"), "finite")],
     "model.attention_dropout": [(-0.1, BELOW_ONE), (1.5, BELOW_ONE)],
     "model.initializer_range": [(0.0, ABOVE_ZERO), (float("inf"), "finite")],
+    "model.position_init": [("sine", "'normal' or 'sinusoids'")],
     "model.dtype": [("float16", "'float32' or 'bfloat16'")],
     "model.remat": [("all", "'none' or 'dots' or 'full'")],
     "model.attention": [("flash", "'kernel' or 'xla'")],

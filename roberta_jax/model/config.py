@@ -11,6 +11,10 @@ from roberta_jax.model.attention import ATTENTIONS
 FIXED = ("num_token_types", "pad_id", "layer_norm_eps")  # RoBERTa's own; a config sets none of them
 OF_A_RUN = ("dropout", "attention_dropout", "dtype", "remat", "attention")  # and not of the model that it trains
 
+OF_THE_BEGINNING = ("initializer_range", "position_init")  # of random weights
+
+POSITION_INITS = ("normal", "sinusoids")
+
 REMAT_POLICIES = {
     "none": None,
     # Keeps the products with weights, and what the last of them takes from attention, which costs most to compute again.
@@ -37,6 +41,12 @@ class RobertaConfig:
     dropout: float = option(0.1, "on embeddings, attention output and feed-forward output")
     attention_dropout: float = option(0.1, "on attention probabilities")
     initializer_range: float = option(0.02, "standard deviation of the initial weights")
+    position_init: str = option(
+        "normal",
+        "what positions' embeddings begin as: normal, the paper's, or sinusoids, by which a model from random weights finds "
+        "its neighbours sooner",
+        choices=POSITION_INITS,
+    )
     dtype: str = option("float32", "of the arithmetic; parameters are float32", choices=("float32", "bfloat16"))
     remat: str = option("none", "what the backward pass computes again to save memory", choices=REMAT_POLICIES)
     attention: str = option(

@@ -6,6 +6,7 @@ The rest of the package sees `init(key, …) → params` and `apply(params, …)
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.ad_checkpoint import checkpoint_name
 
 from roberta_jax.model.attention import ATTENTIONS
@@ -14,10 +15,28 @@ from roberta_jax.model.dropout import dropout, fold
 from roberta_jax.model.embedding import Embed
 from roberta_jax.model.layers import Dense, LayerNorm, add_wide_bias, gelu
 
+SINUSOIDS = 3.0
+
 
 def kernel_init(config: RobertaConfig):
     """Normal, with `config.initializer_range` as its deviation."""
     return nn.initializers.normal(config.initializer_range)
+
+
+def sinusoids(config: RobertaConfig):
+    """Sines and cosines of the row's number, of wavelengths from 2π to 2π times the number of rows (arXiv 1706.03762).
+
+    What lies how far apart is the same product of two rows everywhere. Normal rows have to learn that, each by itself, and for
+    so long the model knows of words but how often they come. They are `SINUSOIDS` times as wide as other weights.
+    """
+
+    def init(key, shape, dtype=jnp.float32):
+        rows, width = shape
+        angles = np.arange(rows)[:, None] * np.geomspace(1, 1 / rows, -(-width // 2))
+        waves = np.stack([np.sin(angles), np.cos(angles)], axis=-1).reshape(rows, -1)[:, :width]
+        return jnp.asarray(np.sqrt(2) * SINUSOIDS * config.initializer_range * waves, dtype)
+
+    return init
 
 
 def dense(config: RobertaConfig, features: int | tuple[int, ...], name: str) -> Dense:
@@ -38,11 +57,11 @@ class Embeddings(nn.Module):
     def setup(self):
         c = self.config
 
-        def table(rows):
-            return Embed(rows, c.hidden_size, kernel_init(c))
+        def table(rows, init=kernel_init):
+            return Embed(rows, c.hidden_size, init(c))
 
         self.word = table(c.vocab_size)
-        self.position = table(c.max_length + c.pad_id + 1)
+        self.position = table(c.max_length + c.pad_id + 1, {"normal": kernel_init, "sinusoids": sinusoids}[c.position_init])
         self.token_type = table(c.num_token_types)
         self.layer_norm = layer_norm(c)
 

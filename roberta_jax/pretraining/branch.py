@@ -12,7 +12,7 @@ from roberta_jax import storage
 from roberta_jax.config import plain, typed
 from roberta_jax.data.corpus import PAIRS
 from roberta_jax.errors import UserError, check
-from roberta_jax.model.config import FIXED, OF_A_RUN, RobertaConfig
+from roberta_jax.model.config import FIXED, OF_A_RUN, OF_THE_BEGINNING, RobertaConfig
 from roberta_jax.output import to_json
 from roberta_jax.pretraining.config import OF_MASKS, PretrainConfig
 from roberta_jax.pretraining.course import IN_ALL, Reading
@@ -129,7 +129,7 @@ def find(config: PretrainConfig, workdir: Path) -> Branch | None:
 def _differing(config: PretrainConfig, fields: dict, model: RobertaConfig) -> dict[str, tuple]:
     """By name what was and what is, of all that decides which arrays the state has and what they mean."""
     was, now = plain(model), plain(config.model)
-    sizes = [] if config.init_from else [name for name in now if name not in (*OF_A_RUN, *FIXED, "initializer_range")]
+    sizes = [] if config.init_from else [name for name in now if name not in (*OF_A_RUN, *FIXED, *OF_THE_BEGINNING)]
     found = {f"model.{name}": (was[name], now[name]) for name in sizes if now[name] != _SIZES_LEFT_OPEN.get(name)}
     found["optimizer.name"] = fields["optimizer"]["name"], config.optimizer.name
     formats = fields["data"]["format"], config.data.format

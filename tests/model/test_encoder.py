@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from roberta_jax.errors import UserError
-from roberta_jax.model.config import RobertaConfig
+from roberta_jax.model.config import POSITION_INITS, RobertaConfig
 from roberta_jax.model.dropout import row_keys
 from roberta_jax.model.encoder import Encoder, position_ids
 
@@ -42,6 +42,28 @@ def test_positions_start_behind_the_padding_id_in_each_segment():
 
 def test_layers_are_stacked(params):
     assert params["params"]["layers"]["qkv"]["kernel"].shape == (3, 64, 3, 4, 16)
+
+
+@pytest.mark.parametrize("width", [64, 66])
+def test_sinusoids_say_how_far_apart_positions_are_wherever_they_are(params, width):
+    """And nothing but the positions' table begins otherwise."""
+    one = jnp.zeros((1, 1), jnp.int32)
+    config = replace(SMALL, hidden_size=width, num_heads=2, initializer_range=0.05)
+    normal, waves = (
+        jax.jit(Encoder(replace(config, position_init=init)).init)(jax.random.key(0), one, one) for init in POSITION_INITS
+    )
+    differing = jax.tree.map(lambda a, b: not np.array_equal(a, b), normal, waves)["params"]
+    assert differing["embeddings"].pop("position") == {"embedding": True} and not any(jax.tree.leaves(differing))
+    table = np.asarray(waves["params"]["embeddings"]["position"]["embedding"])
+    assert table.shape == (34, width) and table.dtype == np.float32
+    products = table @ table.T / width
+    for apart in range(34):  # the same for all that are so far apart, and less than with themselves
+        np.testing.assert_allclose(np.diag(products, apart), products[0, apart], atol=1e-6)
+    assert (products[0, 1:] < 0.97 * products[0, 0]).all()
+    np.testing.assert_allclose(products[0, 0], (3 * 0.05) ** 2, rtol=1e-5)
+    np.testing.assert_allclose(
+        table[:, :2], 3 * 0.05 * np.sqrt(2) * np.array([[np.sin(i), np.cos(i)] for i in range(34)]), atol=1e-6
+    )
 
 
 def test_padding_changes_nothing(params, ids):
