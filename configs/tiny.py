@@ -23,7 +23,8 @@ def get_config() -> ConfigDict:
     config.eval_every = 1_300
     config.checkpoint_every = 650
     config.model.update(vocab_size=0, num_layers=2, hidden_size=128, intermediate_size=512, num_heads=2, max_length=0)
-    config.model.update(dropout=0.0, attention_dropout=0.0, initializer_range=0.06, dtype="float32", remat="none")
+    config.model.update(dropout=0.0, attention_dropout=0.0, initializer_range=0.06, position_init="sinusoids")
+    config.model.update(dtype="float32", remat="none")
     config.optimizer.update(name="muon", learning_rate=3e-3, warmup_steps=0.05)
     config.data.update(tokenizer="2048", length=64)
     return config
