@@ -10,7 +10,6 @@ from roberta_jax.model.attention import ATTENTIONS
 
 FIXED = ("num_token_types", "pad_id", "layer_norm_eps")  # RoBERTa's own; a config sets none of them
 OF_A_RUN = ("dropout", "attention_dropout", "dtype", "remat", "attention")  # and not of the model that it trains
-
 OF_THE_BEGINNING = ("initializer_range", "position_init")  # of random weights
 
 POSITION_INITS = ("normal", "sinusoids")

@@ -15,7 +15,7 @@ from roberta_jax.model.dropout import dropout, fold
 from roberta_jax.model.embedding import Embed
 from roberta_jax.model.layers import Dense, LayerNorm, add_wide_bias, gelu
 
-SINUSOIDS = 3.0  # how many times as wide as other weights, see docs/troubleshooting.md
+SINUSOIDS = 3.0  # deviation of such positions over that of other weights: docs/troubleshooting.md, "The loss stands still"
 
 
 def kernel_init(config: RobertaConfig):
@@ -26,8 +26,9 @@ def kernel_init(config: RobertaConfig):
 def sinusoids(config: RobertaConfig):
     """Sines and cosines of the row's number, of wavelengths from 2π to 2π times the number of rows (arXiv 1706.03762).
 
-    The product of two rows says how far apart they are, wherever they are. Normal rows have to learn that, each by itself, and
-    for so long the model knows of words but how often they come. The table is learned on from there, as ever.
+    An initializer of a table [rows, width], whose deviation is `SINUSOIDS` times `config.initializer_range`. The product of two
+    rows says how far apart they are, wherever they are. Normal rows have to learn that, each by itself, and for so long the
+    model knows of words but how often they come. The table is learned on from there, as ever.
     """
 
     def init(key, shape, dtype=jnp.float32):

@@ -45,7 +45,7 @@ def test_layers_are_stacked(params):
 
 
 @pytest.mark.parametrize("width", [64, 66])
-def test_sinusoids_say_how_far_apart_positions_are_wherever_they_are(params, width):
+def test_sinusoids_say_how_far_apart_positions_are_wherever_they_are(width):
     """And nothing but the positions' table begins otherwise."""
     one = jnp.zeros((1, 1), jnp.int32)
     config = replace(SMALL, hidden_size=width, num_heads=2, initializer_range=0.05)
