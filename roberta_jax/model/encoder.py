@@ -27,8 +27,8 @@ def sinusoids(config: RobertaConfig):
     """Sines and cosines of the row's number, of wavelengths from 2π to 2π times the number of rows (arXiv 1706.03762).
 
     An initializer of a table [rows, width], whose deviation is `SINUSOIDS` times `config.initializer_range`. The product of two
-    rows says how far apart they are, wherever they are. Normal rows have to learn that, each by itself, and for so long the
-    model knows of words but how often they come. The table is learned on from there, as ever.
+    rows says how far apart they are, wherever they are. Normal rows have to learn that, each by itself, and until then the
+    model predicts words by their frequency alone. The table is learned on from there, as ever.
     """
 
     def init(key, shape, dtype=jnp.float32):
