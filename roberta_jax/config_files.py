@@ -56,7 +56,9 @@ class _Parser(flags.ArgumentParser):
     def parse(self, argument: str) -> ConfigDict:
         name, *rest = argument.split(":", 1)
         file = find(name)
-        spec = importlib.util.spec_from_file_location("config", file)
+        spec = importlib.util.spec_from_file_location("config", file.absolute())
+        if spec is None:
+            raise UserError(f"{file} is no config file; expected one of Python, whose name ends in .py.")
         module = importlib.util.module_from_spec(spec)
         try:
             with _building_on(file.absolute().parent, SHIPPED):
@@ -66,7 +68,7 @@ class _Parser(flags.ArgumentParser):
         except UserError:
             raise
         except Exception as error:
-            lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(file)]
+            lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == spec.origin]
             where = f"{file}, line {lines[-1]}" if lines else str(file)
             raise UserError(f"{where}: {type(error).__name__}: {error}.") from None
         if not isinstance(config, ConfigDict):
@@ -119,18 +121,17 @@ def _forget_configs() -> dict[str, ModuleType]:
 
 
 def parse_flags(argv: list[str], config: flags.FlagHolder) -> list[str]:
-    """What is left of the arguments behind the flags.
+    """The command's name, which is what the flags leave of the arguments.
 
     Args:
       config: the flag of a config file.
 
     Raises:
-      UserError: a flag, the file or one of its fields cannot be used.
+      UserError: a flag, the file or one of its fields cannot be used, or there is more.
     """
     try:
-        rest = flags.FLAGS(argv)
+        program, *others = flags.FLAGS(argv)
         config.value.to_dict()
-        return rest
     except SystemExit:  # of --help, whose status by absl is 1, as if it were wrong to ask
         raise SystemExit(0) from None
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
@@ -138,3 +139,9 @@ def parse_flags(argv: list[str], config: flags.FlagHolder) -> list[str]:
             error = error.args[0]
         message = " ".join(str(error.args[-1] if error.args else error).split())
         raise UserError(f"a flag or a config field cannot be used: {message}") from None
+    if others:
+        raise UserError(
+            f"{others[0]!r} belongs to no flag; expected --FLAG=VALUE alone, with quotes around a value that has spaces or *. "
+            "Several values of a field are parted by commas."
+        )
+    return [program]

@@ -99,7 +99,7 @@ def _initial(config: Any, workdir: Path):
     init_from = config.init_from
 
     def load():
-        source, longest = hub.load(init_from), max(phase.config.data.length for phase in config.parts)
+        source, longest = hub.load(init_from), config.longest
         if (positions := source.config.max_length) >= longest:
             return source
         say(f"config.init_from has {positions:,} positions, rows {longest:,}: the further ones begin as its own again")

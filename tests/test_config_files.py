@@ -108,9 +108,19 @@ def test_a_path_that_is_not_there_is_a_sentence_that_says_what_there_is(elsewher
         f"{mine}/other.py": f"{mine}/other.py, line 1: ImportError: cannot import name 'nothing' from 'configs'",
         f"{mine}/empty.py": f"{mine}/empty.py: has no function get_config; expected",
         f"{mine}/none.py": f"{mine}/none.py: get_config gives None; expected a ConfigDict.",
+        f"{mine}/config.json": f"{mine}/config.json is no config file; expected one of Python, whose name ends in .py.",
+        "../mine/wrong.py": "../mine/wrong.py, line 2: ZeroDivisionError: division by zero.",
     }
+    (mine / "config.json").write_text("{}")
     for name, said in zip(cases, read(*((elsewhere, f"--config={name}") for name in cases))):
         assert isinstance(said, str) and cases[name] in said and "\n" not in said, said
+
+
+def test_what_belongs_to_no_flag_is_refused(elsewhere):
+    """A shell that expands text/*.txt, a space in the place of a comma, a forgotten --: none is half the data in silence."""
+    forgotten = (["--config.data.source", "a/", "b/"], ["config.steps=9"], ["--config.steps=9", "now"])
+    for words, said in zip(forgotten, read(*((elsewhere, "--config=tiny", *words) for words in forgotten))):
+        assert isinstance(said, str) and said.startswith(f"{words[-1]!r} belongs to no flag; expected --FLAG=VALUE"), said
 
 
 def test_a_name_of_the_packages_goes_before_a_file_of_that_name(tmp_path, monkeypatch):

@@ -215,12 +215,19 @@ def _length_of(value: Any, config: RobertaConfig) -> int:
 
 
 def shape_of_run(workdir: Path) -> RobertaConfig | None:
-    """The shape of the model that a workdir's run trains, once there is a checkpoint of it."""
+    """The shape of the model that a workdir's run trains, once there is a checkpoint of it.
+
+    None where config.json is not there or cannot be read, which ends no run.
+    """
     from roberta_jax.training.checkpoint import saved_steps
 
     if not (workdir / CONFIG_JSON).is_file() or not saved_steps(workdir / CHECKPOINTS):
         return None
-    return typed(RobertaConfig, read_json(workdir / CONFIG_JSON).get("model", {}), "model.")
+    try:
+        fields = read_json(workdir / CONFIG_JSON)
+    except UserError:
+        return None
+    return typed(RobertaConfig, fields.get("model", {}), "model.")
 
 
 def _read_task(path: Path) -> dict:

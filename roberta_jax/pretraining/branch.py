@@ -90,8 +90,8 @@ def _read(folder: Path, step: int, abstract: dict) -> tuple[dict, Notes]:
         raise UserError(f"{folder / str(step)} is not a whole checkpoint ({error}); take another step of that run.") from None
 
 
-def find(config: PretrainConfig, workdir: Path) -> Branch | None:
-    """The checkpoint that `config.continue_from` names; None where the workdir has one of its own, to go on from.
+def find(config: PretrainConfig, workdir: Path) -> Branch:
+    """The checkpoint that `config.continue_from` names.
 
     Raises:
       UserError: it is not there, or of a run that this config can't go on with.
@@ -101,8 +101,6 @@ def find(config: PretrainConfig, workdir: Path) -> Branch | None:
     field = f"config.continue_from {config.continue_from}"
     if os.path.realpath(run) == os.path.realpath(workdir):
         raise UserError(f"{field} is in --workdir itself, whose run goes on without it; take another workdir for a branch.")
-    if saved_steps(workdir / CHECKPOINTS):
-        return None
     check(config.steps > int(step), "steps", config.steps, f"more than the {int(step):,} of {field}, which count too")
     if not storage.exists(run / CONFIG_JSON):
         raise UserError(f"{field}: {name} is no run's workdir, for it has no {CONFIG_JSON}.")

@@ -162,6 +162,8 @@ class PretrainConfig(RunConfig):
                 raise UserError(f"config.phases: phase {number} is {self.phases[number - 1]!r}; expected steps=N, {expected}.")
             if self.phases_have_rates and number > 1:
                 each = {"optimizer.warmup_steps": "0"} | each
+            if "data.source" in each:  # which a mixture would take the place of
+                each = {"data.mixture": ""} | each
             with naming_phase(number):
                 found.append(Phase(first, with_changes(replace(alone, steps=steps), each)))
             first += steps
@@ -190,9 +192,14 @@ class PretrainConfig(RunConfig):
             end = round((phase.first + phase.config.steps) * steps / self.steps)
             ends.append(min(max(end, ends[-1] + 1), steps - later))
         numbers = [end - start for start, end in zip(ends, ends[1:])]
-        texts = [" ".join(each for each in shlex.split(text) if not each.startswith("steps=")) for text in self.phases]
-        scaled = [f"steps={number} {text}" for number, text in zip(numbers[:-1], texts)] + texts[-1:]
+        changes = [[each for each in shlex.split(text) if not each.startswith("steps=")] for text in self.phases]
+        scaled = [shlex.join([f"steps={number}", *each]) for number, each in zip(numbers, changes)]
         return plain(replace(self, phases=tuple(scaled)))["phases"]
+
+    @property
+    def longest(self) -> int:
+        """The length of the longest rows, those that it is measured by among them."""
+        return max(self.data.length, *(phase.config.data.length for phase in self.parts))
 
     @property
     def warmup_steps(self) -> int:
@@ -228,6 +235,7 @@ class PretrainConfig(RunConfig):
         """Raises a UserError where fields do not go together."""
         if not self.phases_have_rates:
             warmup(self.optimizer, self.steps)
+        self._check_sizes()  # of its own rows too, by which it is measured
         for number, phase in self.numbered_parts():
             with naming_phase(number):
                 if self.phases_have_rates:
@@ -307,4 +315,4 @@ def with_sizes(config: PretrainConfig) -> PretrainConfig:
     if not model.vocab_size:
         tokenizer = config.data.tokenizer
         model = replace(model, vocab_size=tokenizer if isinstance(tokenizer, int) else len(encodings.of_model(tokenizer)))
-    return replace(config, model=replace(model, max_length=model.max_length or config.data.length))
+    return replace(config, model=replace(model, max_length=model.max_length or config.longest))

@@ -36,6 +36,7 @@ from roberta_jax.training.incidents import Incidents
 from roberta_jax.training.job import Job
 from roberta_jax.training.kernel_check import with_sound_attention
 from roberta_jax.training.logging import put_aside, recovered, say
+from roberta_jax.training.notes import Memory
 from roberta_jax.training.sharding import batch_sharding, local_rows, make_mesh
 from roberta_jax.training.step import TrainStep, accumulation, build_step
 from roberta_jax.training.train import train
@@ -107,9 +108,11 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
     Returns:
       Whether it has done all its steps; a signal ends it before.
     """
-    branch = find_branch(config, workdir) if config.continue_from else None
+    branch, begun = None, bool(saved_steps(workdir / CHECKPOINTS))
     if config.continue_from:
-        initial = (branch.model, _nothing, branch.tokenizer) if branch else (hub.shape_of_run(workdir), _nothing, None)
+        shape = hub.shape_of_run(workdir) if begun else None
+        branch = None if shape else find_branch(config, workdir)
+        initial = (shape, _nothing, None) if shape else (branch.model, _nothing, branch.tokenizer)
     if initial:
         config = replace(config, model=config.model.with_shape_of(initial[0]))
     check_devices(config)
@@ -153,6 +156,11 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
             whole |= {f"loss/{source.name}": each["loss"] for source, each in zip(sources, means)}
         return {f"valid/{name}": value for name, value in whole.items()}
 
+    def continued(abstract: dict) -> tuple[dict, Memory]:
+        """Where none of the workdir's own checkpoints can be gone on from, or only such as hold unsound steps."""
+        found = branch or find_branch(config, workdir)
+        return found.state(config, course.reading(found.step), abstract)
+
     floor = _entropy(_weighted(sources, [_unigram(source.corpus, masking) for source in sources]))
     job = Job(
         init=lambda key: init_masked_lm(key, model, pairs),
@@ -166,7 +174,7 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
         derived=lambda means: perplexity(means) | losses_of_sources(means),
         watch=partial(nothing_learned, config, floor),
         rows_of=course.rows_of,
-        continued=partial(branch.state, config, course.reading(branch.step)) if branch else None,
+        continued=continued if config.continue_from else None,
         note=course.note,
         begin=course.begin,
         held=course.held,
@@ -179,7 +187,7 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
         _say_reading(course.reading(phase.first), phase.config.steps)
     say(f"without learning the loss is {np.log(model.vocab_size):.2f}, by how often each token stands in the text {floor:.2f}")
     _note_order(workdir)
-    if branch:
+    if branch and not begun:
         branch.copy_metrics(workdir)
         say(f"continuing {branch.run} after step {branch.step:,}")
     state = train(job, config, workdir)

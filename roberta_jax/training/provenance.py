@@ -56,6 +56,7 @@ def difference(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     Args:
       before: as JSON gives it back.
     """
+    now = {path: does_nothing for name, does_nothing in _LATER.items() if (path := f"config.{name}") in before} | dict(now)
     now = json.loads(json.dumps(now))
     differing = [name for name in now if before.get(name) != now[name]]
     more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""

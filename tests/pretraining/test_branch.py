@@ -47,9 +47,19 @@ def test_a_stable_run_and_a_decay_of_it_are_the_one_run(runs, small_corpus, tmp_
     assert f"continuing {stable} after step 8" in capsys.readouterr().out
     assert_same(runs / "one", workdir)
     assert sorted(path.name for path in (workdir / "checkpoints").iterdir()) == ["10", "12"]
-    shutil.rmtree(stable)
+    gone = stable.rename(tmp_path / "gone")
     pretrain(branch, killed_after(workdir, 10, tmp_path / "killed"))
     assert_same(runs / "one", tmp_path / "killed")
+    gone.rename(stable)
+    damaged = killed_after(workdir, 10, tmp_path / "damaged")
+    (damaged / "config.json").write_text('{"job": "pre')
+    for path in (damaged / "checkpoints").rglob("*"):
+        if path.is_file():
+            path.write_bytes(path.read_bytes()[:3])
+    pretrain(branch, damaged)  # whose own checkpoint is put aside: it begins at the other run's once more
+    assert_same(runs / "one", damaged)
+    put_aside = [path.name for path in damaged.rglob("*damaged*")]
+    assert any(name.startswith("config.json") for name in put_aside) and any(name.startswith("10") for name in put_aside)
 
 
 def test_another_corpus_begins_its_own_order_and_the_guard_anew(runs, small_corpus, other_corpus, tmp_path):

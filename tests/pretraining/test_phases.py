@@ -11,6 +11,8 @@ from small_runs import assert_same, config, killed_after
 
 from roberta_jax.data.masking import Masking
 from roberta_jax.data.pipeline import train_batches
+from roberta_jax.errors import UserError
+from roberta_jax.pretraining.config import with_sizes
 from roberta_jax.pretraining.course import Course, Reading, Source
 from roberta_jax.pretraining.job import pretrain
 from roberta_jax.training import provenance
@@ -50,10 +52,34 @@ def test_phases_have_shares_of_the_steps_and_a_warm_up_from_the_rate_before(smal
 
 def test_phases_keep_their_proportions_in_a_short_run(small_corpus):
     run = config(small_corpus, phases="steps=400 data.masking_rate=0.3,steps=90,data.fraction=0.5", **WHOLE)
-    assert run.phases_of(20) == "steps=16 data.masking_rate=0.3,steps=3 ,data.fraction=0.5"
+    assert run.phases_of(20) == "steps=16 data.masking_rate=0.3,steps=3,steps=1 data.fraction=0.5"
     short = config(small_corpus, phases=run.phases_of(50), **WHOLE | {"steps": 50})
     assert [(phase.first, phase.config.steps) for phase in short.parts] == [(0, 40), (40, 9), (49, 1)]
     assert [phase.config.data.fraction for phase in short.parts] == [1, 1, 0.5]
+    spaced = config(small_corpus, phases="steps=400 'data.source=my text/',steps=100", **WHOLE)
+    again = config(small_corpus, phases=spaced.phases_of(50), **WHOLE | {"steps": 50})
+    assert [(phase.config.steps, phase.config.data.source) for phase in again.parts][0] == (40, ("my text/",))
+    assert [phase.config.steps for phase in again.parts] == [40, 10]
+
+
+def test_a_phases_source_takes_the_place_of_the_mixture(small_corpus):
+    """Whose sources would be read in its place."""
+    mixed = "data.mixture=a/=0.5\\,b/=0.5"
+    run = config(small_corpus, phases=f"steps=400 {mixed},data.source=best/ data.masking_rate=0.3", **WHOLE)
+    mixture = {"data.mixture": "web/=0.7,books/=0.3"}
+    other = config(small_corpus, phases=f"steps=300,steps=100 data.source=best/,steps=100 {mixed}", **WHOLE | mixture)
+    read = [[[name for name, *_ in phase.config.data.sources()] for phase in each.parts] for each in (run, other)]
+    assert read == [[["a", "b"], ["best"]], [["web", "books"], ["best"], ["a", "b"]]]
+
+
+def test_rows_that_are_measured_fit_the_model_too(small_corpus):
+    """valid/loss is of config.data, whatever the phases read: longer rows would have no positions, and no loss."""
+    short = config(small_corpus, phases="steps=400 data.length=8,steps=100 data.length=8", **WHOLE | {"model.max_length": 8})
+    with pytest.raises(UserError, match="model.max_length is 8; expected at least config.data.length, "):
+        short.check_together()
+    longer = config(small_corpus, phases="steps=400,data.length=4096", **WHOLE | {"model.max_length": 0})
+    assert with_sizes(longer).model.max_length == longer.longest == 4096
+    with_sizes(longer).check_together()
 
 
 def test_commands_that_look_at_one_step_take_the_first_phase_and_say_so(small_corpus, capsys):

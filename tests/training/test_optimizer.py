@@ -87,6 +87,8 @@ def test_a_run_of_the_version_before_there_were_schedules_is_the_same_run():
     assert not plain.keys() & {f"config.optimizer.{name}" for name in ("schedule", "decay_steps", "floor", "words_alone")}
     other = provenance.fields(RunConfig(optimizer=OptimizerConfig(schedule="cosine")))
     assert provenance.difference(plain, other) == "config.optimizer.schedule None, not 'cosine'"
+    assert provenance.difference(other, plain) == "config.optimizer.schedule 'cosine', not 'linear'"
+    assert not provenance.difference(other, other) and not provenance.difference(plain, plain)
 
 
 def test_without_warm_up_the_first_update_has_the_peak_rate():
