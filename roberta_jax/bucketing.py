@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import numpy as np
 
-LENGTHS = (*range(8, 65, 8), *range(80, 129, 16), *range(160, 257, 32), *range(320, 513, 64))
+LONG = (*range(160, 257, 32), *range(320, 513, 64), *range(640, 1025, 128), *range(1280, 2049, 256), *range(2560, 4097, 512))
+LENGTHS = (*range(8, 65, 8), *range(80, 129, 16), *LONG)
 
 
 def buckets(max_length: int, lengths: Sequence[int] = LENGTHS) -> list[int]:

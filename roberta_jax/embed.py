@@ -32,7 +32,10 @@ def main() -> None:
     )
     parser.add_argument("--column", default="text", help="of a table: which one holds the texts (default %(default)s)")
     parser.add_argument(
-        "--out", type=Path, required=True, help="FILE.npy, float32 [texts, hidden], or FILE.parquet, with the texts"
+        "--out",
+        type=storage.output_path,
+        required=True,
+        help="FILE.npy, float32 [texts, hidden], or FILE.parquet, with the texts",
     )
     parser.add_argument("--checkpoint", default="newest", help="of a workdir: newest, best or a step")
     parser.add_argument("--pooling", default="mean", choices=["mean", "cls"], help="mean of all tokens, or <s>")
@@ -136,11 +139,13 @@ def _write_npy(path: Path, texts: list[str], size: int, chunks: Iterator[np.ndar
 
 
 def _write_parquet(path: Path, texts: list[str], size: int, chunks: Iterator[np.ndarray]) -> None:
+    from roberta_jax.tokenization.published import readable
+
     schema = pa.schema([("text", pa.string()), ("embedding", pa.list_(pa.float32(), size))])
     with pq.ParquetWriter(path, schema) as writer:
         for number, vectors in enumerate(chunks):
             column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), size)
-            chunk = pa.array(texts[number * CHUNK : (number + 1) * CHUNK], pa.string())
+            chunk = pa.array(map(readable, texts[number * CHUNK : (number + 1) * CHUNK]), pa.string())  # of UTF-8 alone
             writer.write_table(pa.Table.from_arrays([chunk, column], schema=schema))
 
 

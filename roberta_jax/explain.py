@@ -1,6 +1,7 @@
 """What a model's answer rests on: how each token surprises it, and what each word does to a label."""
 
 import functools
+import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -94,14 +95,18 @@ def effects(model: Model, texts: Sequence[str], label: str) -> list[list[Effect]
     Raises:
       UserError: the model does not classify, or has no such label.
     """
-    words = [text.split()[: model.config.max_length] for text in texts]  # what follows has no place in a row
+    # What follows these has no place in a row.
+    places = [[match.span() for match in re.finditer(r"\S+", text)][: model.config.max_length] for text in texts]
+    words = [[text[start:end] for start, end in of] for text, of in zip(texts, places)]
     together = max(1, -(-sum(map(len, words)) // ROWS))  # words that are masked at once
     parts = [[slice(start, start + together) for start in range(0, len(of), together)] for of in words]
     variants, mask = [tuple(texts)], model.tokenizer.mask_token
     for number, slices in enumerate(parts):
         for each in slices:
-            changed = [*words[number][: each.start], *[mask] * len(words[number][each]), *words[number][each.stop :]]
-            variants.append((*texts[:number], " ".join(changed), *texts[number + 1 :]))
+            changed = texts[number]
+            for start, end in reversed(places[number][each]):  # the white space stays, so that the mask alone differs
+                changed = f"{changed[:start]}{mask}{changed[end:]}"
+            variants.append((*texts[:number], changed, *texts[number + 1 :]))
     answers = model.classify([each[0] if len(each) == 1 else each for each in variants])
     if label not in answers[0]:
         raise UserError(f"{model.origin} has no label {label!r}; it has {', '.join(answers[0])}.")

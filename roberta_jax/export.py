@@ -4,8 +4,8 @@ python -m roberta_jax.export --model=RUN --out=DIR [--all] [--push_to=NAME]
 """
 
 import argparse
-from pathlib import Path
 
+from roberta_jax import storage
 from roberta_jax.errors import exit_with_sentence
 from roberta_jax.output import show
 
@@ -15,7 +15,7 @@ def main() -> None:
     model = parser.add_mutually_exclusive_group(required=True)
     model.add_argument("--model", help="a workdir, a folder of transformers or fairseq, or a hub name")
     model.add_argument("--workdir", dest="model", help=argparse.SUPPRESS)  # as it was called before 0.3
-    parser.add_argument("--out", type=Path, required=True, help="the folder to write")
+    parser.add_argument("--out", type=storage.output_path, required=True, help="the folder to write")
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--checkpoint", default="newest", help="of a workdir: newest, best or a step (default %(default)s)")
     which.add_argument("--all", action="store_true", help="of a workdir: every checkpoint that is kept, as folders in --out")

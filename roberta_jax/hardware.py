@@ -147,7 +147,7 @@ def unseen_gpu(platform: str, jax_version: str, devices: Path = Path("/dev")) ->
         return ""
     name, found = "jax-cuda13-plugin", ""
     for each in metadata.distributions():
-        if re.fullmatch(r"jax-cuda1\d-plugin", each.name.lower().replace("_", "-")):
+        if re.fullmatch(r"jax-cuda1\d-plugin", (each.name or "").lower().replace("_", "-")):
             name, found = each.name, each.version
     if found == jax_version:
         why = (

@@ -57,6 +57,8 @@ def run_command(args: argparse.Namespace, **how) -> None:
         config = CorpusConfig(**chosen | {"tokenizer": number_or_name(args.tokenizer)})
     except UserError as error:  # of a field, which is a flag here
         raise UserError(str(error).replace("config.data.", "--")) from None
+    if args.processes is not None and args.processes < 0:
+        raise UserError(f"--processes is {args.processes}; expected 1 or more, or 0: one a core.")
     with redirect_stdout(sys.stderr if args.json else sys.stdout):
         folder = make(config, args.out, workers=args.processes, **how)
     if args.json:

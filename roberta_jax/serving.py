@@ -30,6 +30,7 @@ from roberta_jax.errors import UserError, exit_with_sentence
 from roberta_jax.output import show, to_json
 
 BATCH_TOKENS = 1_024
+PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
 def write(model, path: str | Path, lengths: Sequence[int] | None = None, platforms: Sequence[str] = ()) -> None:
@@ -37,7 +38,7 @@ def write(model, path: str | Path, lengths: Sequence[int] | None = None, platfor
 
     Args:
       lengths: the buckets that rows are padded to; all of the model's by default. The longest is the longest row.
-      platforms: of "cpu", "cuda", "rocm" and "tpu"; this process' own by default.
+      platforms: of PLATFORMS; this process' own by default.
     """
     lengths = sorted(lengths or model.lengths)
     if lengths[0] < 3 or lengths[-1] > model.config.max_length:
@@ -66,9 +67,9 @@ def write(model, path: str | Path, lengths: Sequence[int] | None = None, platfor
             for length in lengths:
                 columns = [(rows, length), (rows,), (rows, slots)][: 3 if (name, model.head) == ("logits", "lm_head") else 2]
                 arguments = [jax.ShapeDtypeStruct(shape, jnp.int32) for shape in columns]
-                exported = jax.export.export(
-                    jax.jit(_over_leaves(function, tree)), platforms=platforms or (jax.default_backend(),)
-                )(shapes, *arguments)
+                # JAX's own name of this process' platform is not that of its backend: "gpu" is cuda or rocm.
+                export = jax.export.export(jax.jit(_over_leaves(function, tree)), platforms=platforms or None)
+                exported = export(shapes, *arguments)
                 archive.writestr(f"{name}-{length}.bin", bytes(exported.serialize()))
 
 
@@ -126,17 +127,18 @@ class Served:
 
 
 def main() -> None:
+    from roberta_jax import storage
+
     parser = argparse.ArgumentParser(
         prog="python -m roberta_jax.serving", description="Writes a model as one file that serves without its code."
     )
     parser.add_argument("--model", required=True, help="a workdir, a folder of transformers or fairseq, or a hub name")
-    parser.add_argument("--out", type=Path, required=True, help="the file to write")
+    parser.add_argument("--out", type=storage.output_path, required=True, help="the file to write")
     parser.add_argument("--checkpoint", default="newest", help="of a workdir: newest, best or a step")
     parser.add_argument("--lengths", type=int, nargs="+", help="that rows are padded to (default: the model's buckets)")
-    parser.add_argument("--platforms", nargs="+", default=(), help="of cpu, cuda, rocm, tpu (default: this machine's)")
+    parser.add_argument("--platforms", nargs="+", default=(), choices=PLATFORMS, help="(default: this machine's)")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of the arithmetic")
     args = parser.parse_args()
-    from roberta_jax import storage
     from roberta_jax.inference import load  # here, so that reading a file does not load the model's code
 
     storage.require_place(args.out)

@@ -45,6 +45,17 @@ def local(path: str | Path) -> Path | None:
     return None if is_url(path) else Path(path).expanduser()
 
 
+def output_path(text: str) -> Path:
+    """The value of a flag --out that names what a command writes on this machine.
+
+    Raises:
+      UserError: it is a URL.
+    """
+    if is_url(text):
+        raise UserError(f"--out={text}: expected a path of this machine; what is written there may be copied on.")
+    return Path(text).expanduser()
+
+
 def join(folder: str | Path, *names: str) -> str:
     return "/".join([str(folder).rstrip("/"), *names])
 
@@ -54,6 +65,17 @@ def _filesystem(url: str | Path) -> tuple[fsspec.AbstractFileSystem, str]:
         return fsspec.core.url_to_fs(str(url), use_listings_cache=False)  # other machines write here at the same time
     except (ImportError, ValueError) as error:  # "Install gcsfs to access …", "Protocol not known: …"
         raise UserError(f"{url}: fsspec cannot reach it ({first_line(error).rstrip('.')}).") from None
+
+
+@contextmanager
+def _of_store(url: str | Path) -> Iterator[None]:
+    """A store's errors within it are one sentence, whatever their class; that something is not there is none of them."""
+    try:
+        yield
+    except (FileNotFoundError, UserError):
+        raise
+    except Exception as error:  # each kind of store has classes of its own
+        raise UserError(f"{url}: the store did not answer ({type(error).__name__}: {first_line(error)}).") from None
 
 
 def find(source: str, hidden: bool = False, passed_over: dict[str, str] | None = None) -> tuple[list[File], bool]:
@@ -94,6 +116,11 @@ def find(source: str, hidden: bool = False, passed_over: dict[str, str] | None =
         if not hidden and not all(any(fnmatchcase(part, one) for one in spelt) for part in dotted):
             passed_over[url] = HIDDEN
         elif info["type"] == "file":
+            if info["size"] is None:  # servers of https list names alone
+                with _of_store(url):
+                    info = system.info(name)
+            if info["size"] is None:
+                raise UserError(f"{url}: the server does not say how large it is; download it and name the copy.")
             files.append(File(url, info["size"], (url, info["size"], _stamp(info))))
     return files, bool(folders)
 
@@ -101,6 +128,7 @@ def find(source: str, hidden: bool = False, passed_over: dict[str, str] | None =
 def _stamp(info: dict) -> str:
     """What tells one content from another of the same size, by whichever name the kind of store has for it."""
     names = "etag ETag md5Hash content_md5 blob_id mtime LastModified last_modified updated created".split()
+    names += ["Content-MD5", "Digest", "Last-Modified"]  # of https
     return next((str(info[name]) for name in names if info.get(name)), "")
 
 
@@ -109,7 +137,8 @@ class _Reader:
 
     def __init__(self, path: str):
         system, name = _filesystem(path)
-        self._path, self._file = path, system.open(name, "rb")
+        with _of_store(path):
+            self._path, self._file = path, system.open(name, "rb")
 
     def __getattr__(self, name: str):
         return getattr(self._file, name)
@@ -137,7 +166,8 @@ def read_range(path: str, start: int, stop: int) -> bytes:
     """Bytes [start, stop), fewer at the end."""
     if is_url(path):
         system, name = _filesystem(path)
-        return system.cat_file(name, start=start, end=stop)
+        with _of_store(path):
+            return system.cat_file(name, start=start, end=stop)
     with open(path, "rb") as file:
         file.seek(start)
         return file.read(stop - start)
@@ -147,14 +177,24 @@ def read_bytes(path: str | Path) -> bytes:
     if there := local(path):
         return there.read_bytes()
     system, name = _filesystem(path)
-    return system.cat_file(name)
+    with _of_store(path):
+        return system.cat_file(name)
 
 
 def exists(path: str | Path) -> bool:
+    """Whether there is such a file.
+
+    Raises:
+      UserError: its store does not say, which must not pass for no.
+    """
     if there := local(path):
         return there.is_file()
     system, name = _filesystem(path)
-    return system.isfile(name)
+    try:
+        with _of_store(path):
+            return system.info(name)["type"] == "file"
+    except FileNotFoundError:
+        return False
 
 
 def names(folder: str | Path) -> set[str]:
@@ -163,7 +203,8 @@ def names(folder: str | Path) -> set[str]:
         return {each.name for each in there.iterdir()} if there.is_dir() else set()
     system, path = _filesystem(folder)
     try:
-        return {PurePosixPath(name).name for name in system.ls(path, detail=False)}
+        with _of_store(folder):
+            return {PurePosixPath(name).name for name in system.ls(path, detail=False)}
     except FileNotFoundError:
         return set()
 
@@ -238,8 +279,9 @@ def written(path: str | Path) -> Iterator[Path]:
                 os.replace(partial, there)
             else:
                 system, far = _filesystem(path)
-                system.makedirs(PurePosixPath(far).parent.as_posix(), exist_ok=True)
-                system.put_file(str(partial), far)
+                with _of_store(path):
+                    system.makedirs(PurePosixPath(far).parent.as_posix(), exist_ok=True)
+                    system.put_file(str(partial), far)
         finally:
             partial.unlink(missing_ok=True)
 
@@ -314,7 +356,8 @@ def put_aside(path: str | Path) -> str:
         there.rename(there.with_name(aside))
     else:
         system, far = _filesystem(path)
-        system.mv(far, f"{far.removesuffix(name)}{aside}", recursive=True)
+        with _of_store(path):
+            system.mv(far, f"{far.removesuffix(name)}{aside}", recursive=True)
     return aside
 
 
@@ -375,12 +418,18 @@ def sha256(path: Path) -> str:
 
 
 def download(path: str, to: Path, wanted: str | None = None) -> None:
-    """Copies a file to this machine, once its SHA-256 is the one that is wanted."""
+    """Copies a file to this machine, once its SHA-256 is the one that is wanted.
+
+    Raises:
+      UserError: it is another one, or the store does not answer.
+      FileNotFoundError: it is not there.
+    """
     system, name = _filesystem(path)
-    if not system.isfile(name):
-        raise UserError(f"{path}: not there, though it is part of that corpus; prepare the corpus again.")
+    if not exists(path):  # for which not every store has an error of its own
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
     with written(to) as partial:
-        system.get_file(name, str(partial))
+        with _of_store(path):
+            system.get_file(name, str(partial))
         if wanted and (found := sha256(partial)) != wanted:
             raise UserError(
                 f"{path}: its SHA-256 is {found[:12]}…, the manifest says {wanted[:12]}…: the file is damaged; prepare "
@@ -390,11 +439,12 @@ def download(path: str, to: Path, wanted: str | None = None) -> None:
 
 def remove_file(path: str | Path) -> None:
     system, name = _filesystem(path)
-    with suppress(FileNotFoundError):
+    with suppress(FileNotFoundError), _of_store(path):
         system.rm_file(name)
 
 
 def remove_folder(folder: str | Path) -> None:
     system, path = _filesystem(folder)
-    if system.exists(path):
-        system.rm(path, recursive=True)
+    with _of_store(folder):
+        if system.exists(path):
+            system.rm(path, recursive=True)

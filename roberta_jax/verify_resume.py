@@ -41,6 +41,7 @@ PLAIN = {
     "model.attention": "xla",
     "model.dtype": "float32",
 }
+ONE_RUN = {"seeds": 1, "sweep": False}  # of fine-tuning
 DETERMINISTIC = "--xla_gpu_deterministic_ops=true"  # nothing is chosen by timing it either
 
 TIMES = ("train/tokens_per_second", "train/mfu", "train/goodput")  # what two runs do not share
@@ -71,7 +72,9 @@ def config_arguments(arguments: Sequence[str]) -> list[str]:
     found, rest = [], list(arguments)
     while rest:
         argument = rest.pop(0)
-        if re.match(r"--?config(\.|=|$)", argument):
+        if re.match(r"--?noconfig\.", argument):  # of a field that is True or False
+            found.append(argument)
+        elif re.match(r"--?config(\.|=|$)", argument):
             if "=" not in argument and rest and not re.match(r"-\D", rest[0]):
                 argument += f"={rest.pop(0)}"
             found.append(argument)
@@ -166,18 +169,33 @@ def verify(arguments: list[str], fields: dict, folder: Path, steps: int, number:
 
     Args:
       fields: the config's, to know which settings can be left out.
+
+    Raises:
+      UserError: the config is of more than one run.
     """
+    for name, one in ONE_RUN.items():
+        if (value := fields.get(name, one)) != one:
+            raise UserError(f"config.{name} is {value!r}; expected {one!r}, for one run is killed and compared.")
+    task = fields.get("task", "")
+    if fields.get("job") == "ablations" or task == "glue" or "," in task:
+        raise UserError(
+            f"config.job is {fields.get('job')!r}, of several runs; expected pretraining, or fine-tuning on one task."
+        )
     arguments = [*arguments, f"--config.steps={steps}", "--config.log_every=1", f"--config.eval_every={steps}"]
     arguments += [f"--config.checkpoint_every={max(1, steps // 5)}"]
     if fields.get("job") == "pretrain":
         from roberta_jax.pretraining.config import PretrainConfig  # here, so that --help does not wait for JAX
+        from roberta_jax.training.optimizer import in_proportion
 
-        warmup = max(1, steps // 4)
-        if fields.get("phases"):
-            phases = typed(PretrainConfig, fields).phases_of(steps)
+        config, warmup = typed(PretrainConfig, fields), max(1, steps // 4)
+        if config.phases:
             warmup = 1
-            arguments += [f"--config.phases={phases}"]
-        arguments += [f"--config.optimizer.warmup_steps={warmup}"]
+            arguments += [f"--config.phases={config.phases_of(steps)}"]
+        _, decay = in_proportion(config.optimizer, config.steps, steps)
+        arguments += [
+            f"--config.optimizer.warmup_steps={warmup}",
+            f"--config.optimizer.decay_steps={min(decay, steps - warmup)}",
+        ]
 
     def alone(name: str, more: list[str], xla_flags: str = "") -> Path:
         finish(start([*arguments, *more], folder / name, xla_flags), folder / name)
@@ -238,10 +256,10 @@ def command() -> None:
 
     def main(_) -> None:
         logging.set_verbosity(logging.WARNING)  # Orbax says much
-        arguments = config_arguments(sys.argv[1:])
+        arguments = config_arguments(flags.FLAGS.read_flags_from_files(sys.argv[1:], force_gnu=False))
         if workdir.value and storage.is_url(workdir.value):
             raise UserError(f"--workdir={workdir.value}: expected a path of this machine, where the runs are killed.")
-        folder = Path(workdir.value) if workdir.value else Path(tempfile.mkdtemp(prefix="verify_resume"))
+        folder = Path(workdir.value).expanduser() if workdir.value else Path(tempfile.mkdtemp(prefix="verify_resume"))
         if folder.exists() and any(folder.iterdir()):
             raise UserError(f"--workdir {folder} is not empty; name a new folder.")
         try:

@@ -62,6 +62,10 @@ def test_an_effect_is_what_the_label_loses_without_the_word(small_corpus):
     (pair,), (changed,) = model.classify([("The boat", "It sank")]), model.classify([("The boat", "It <mask>")])
     assert second[1].change == pytest.approx(pair[label] - changed[label], abs=1e-6) and len(first) == 2
     assert explain.effects(model, [""], label) == [[]]
+    spaced = TEXT.replace(" ", "\n\n  ")  # white space that has tokens of its own stays where it is
+    (found,), whole = explain.effects(model, [spaced], label), model.classify([spaced])[0][label]
+    (without,) = model.classify([spaced.replace("wooden", "<mask>")])
+    assert found[TEXT.split().index("wooden")].change == pytest.approx(whole - without[label], abs=1e-6)
     (many,) = explain.effects(model, ["boat " * 200], label)
     assert 50 <= len(many) <= explain.ROWS and sum(len(each.text.split()) for each in many) == model.config.max_length
 

@@ -7,8 +7,10 @@ import json
 import subprocess
 import sys
 import warnings
+import zipfile
 from pathlib import Path
 
+import jax
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
@@ -120,6 +122,13 @@ def test_padding_batch_size_and_bucket_change_no_answer(masked_lm, model, batch_
 
 def test_empty_lists_have_empty_answers(model):
     assert model.fill_mask([]) == [] and model.embed([]).shape == (0, 64) and model.pseudo_perplexity([]).shape == (0,)
+
+
+def test_rows_of_any_length_are_padded_little():
+    """Those of models with more than 512 positions too."""
+    lengths = np.array(buckets(4096))
+    for length in range(9, 4097):
+        assert lengths[np.searchsorted(lengths, length)] <= max(length + 7, 1.25 * length)
 
 
 def test_few_shapes_are_compiled(model):
@@ -300,6 +309,18 @@ np.savez(sys.argv[3], *served.hidden(rows), *served.logits(rows))
 """
 
 
+def test_a_file_for_another_platform_says_which(model, tmp_path, monkeypatch, capsys):
+    """By JAX's names: that of a backend, "gpu", would be one that no device answers to."""
+    for platforms, named in (((), ("cpu",)), (("cuda",), ("cuda",))):
+        serving.write(model, tmp_path / "model.zip", lengths=[32], platforms=platforms)
+        with zipfile.ZipFile(tmp_path / "model.zip") as archive:
+            exported = jax.export.deserialize(bytearray(archive.read("hidden-32.bin")))
+        assert exported.platforms == named
+    with pytest.raises(SystemExit):
+        run(monkeypatch, serving.main, "--model=x", "--out=x.zip", "--platforms", "gpu")
+    assert "invalid choice: 'gpu' (choose from" in capsys.readouterr().err
+
+
 def test_one_file_serves_without_the_models_code(model, tmp_path):
     path, rows = tmp_path / "model.zip", model._rows(SENTENCES)
     serving.write(model, path, lengths=[32, 128])
@@ -428,6 +449,9 @@ def test_embed_writes_npy_and_parquet(masked_lm, model, monkeypatch, tmp_path, c
     assert table["text"].to_pylist() == PLAIN
     np.testing.assert_allclose(table["embedding"].to_pylist(), expected, atol=1e-5)
     assert {path.name for path in tmp_path.iterdir()} == {"lines.txt", "vectors.npy", "vectors.parquet"}
+    (tmp_path / "half.jsonl").write_text('{"text": "a cut \\ud83d"}\n')  # half a character, as cut texts end
+    run(monkeypatch, embed.main, f"--model={masked_lm[0]}", f"--texts={tmp_path}/half.jsonl", f"--out={tmp_path}/half.parquet")
+    assert pq.read_table(tmp_path / "half.parquet")["text"].to_pylist() == ["a cut \ufffd"]
     with pytest.raises(UserError, match="ends with .npy or .parquet"):
         run(monkeypatch, embed.main, "--model=x", f"--texts={source}", f"--out={tmp_path / 'x.csv'}")
     with pytest.raises(UserError, match="cannot be read"):
@@ -468,3 +492,7 @@ def test_commands_have_help_and_end_with_a_sentence(module, monkeypatch, capsys,
     }
     with pytest.raises(UserError, match="there is no such folder"):
         run(monkeypatch, module.main, *arguments[module])
+    if module is not fill_mask:
+        far = [f"--model={missing}", *arguments[module][1:-1], "--out=gs://bucket/x.npy"]
+        with pytest.raises(UserError, match="--out=gs://bucket/x.npy: expected a path of this machine"):
+            run(monkeypatch, module.main, *far)

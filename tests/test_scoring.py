@@ -14,7 +14,8 @@ from roberta_jax import bucketing, inference, scoring
 from roberta_jax.errors import UserError
 from roberta_jax.pairs.accuracy import measure
 from roberta_jax.pairs.suites import Paradigm, Suite, read
-from roberta_jax.tokenization.pretrained import LosslessTokenizer
+from roberta_jax.tokenization import encodings
+from roberta_jax.tokenization.pretrained import FastTokenizer, LosslessTokenizer, encode_whole
 from roberta_jax.tokenization.tokenizer import ByteLevelBPE
 
 torch.set_num_threads(1)
@@ -126,6 +127,18 @@ def test_scores_are_those_of_a_plain_loop_whatever_the_tokenizer_adds(both, metr
     assert found[0] == found[-1] and found.dtype == np.float64
     others = [name for name in scoring.METRICS if name != metric]
     assert all(abs(found - model.score([*SENTENCES, SENTENCES[0]], name)).max() > 1e-3 for name in others)
+
+
+@pytest.mark.parametrize("encoding", ["bytes", "wordpiece", "unigram", "bpe", "characters"])
+def test_words_are_those_that_spaces_part(encoding):
+    """Whether the library's own word_ids know them or, without a pre-tokenizer, take the text for one word."""
+    sentence = "The librarians chose the good one some time ago"
+    base = encodings.train([sentence, *SENTENCES] * 40, 330, encoding)
+    tokenizer = LosslessTokenizer(base) if encoding == "bytes" else FastTokenizer(base)
+    (found,) = encode_whole(tokenizer.fast(), [sentence])
+    words = [number for number in dict.fromkeys(found.words.tolist()) if number >= 0]
+    texts = [tokenizer.decode(found.ids[found.words == number]).strip() for number in words]
+    assert [text.lower() for text in texts] == sentence.lower().split() and (found.words[found.special] == -1).all()
 
 
 @pytest.fixture(scope="module")

@@ -286,6 +286,53 @@ def test_a_store_that_stops_answering_is_no_bad_record(documents, tmp_path, monk
             list(read(piece, reading, Counts()))
 
 
+class Unavailable(Exception):
+    """As stores have them: no OSError."""
+
+
+def test_a_store_that_does_not_answer_is_one_sentence_and_nothing_is_taken_for_missing(tmp_path, monkeypatch):
+    storage.write_text("memory://far/a.txt", "0123")
+
+    def fail(*args, **kwargs):
+        raise Unavailable("503\nno more")
+
+    for name in ("info", "ls", "cat_file", "_open", "put_file", "rm_file", "get_file", "mv", "exists"):
+        monkeypatch.setattr(MemoryFileSystem, name, fail)
+    calls = {
+        "exists": lambda url: storage.exists(url),
+        "names": lambda url: storage.names(url),
+        "read_range": lambda url: storage.read_range(url, 0, 2),
+        "read_bytes": lambda url: storage.read_bytes(url),
+        "open_file": lambda url: storage.open_file(url),
+        "write_text": lambda url: storage.write_text(url, "x"),
+        "download": lambda url: storage.download(url, tmp_path / "a"),
+        "remove_file": lambda url: storage.remove_file(url),
+        "remove_folder": lambda url: storage.remove_folder(url),
+    }
+    for name, call in calls.items():
+        with pytest.raises(UserError, match=r"^memory://far/a.txt: the store did not answer \(Unavailable: 503\)\.$"):
+            call("memory://far/a.txt")
+            pytest.fail(name)
+
+
+def test_a_server_that_lists_names_alone_is_asked_for_sizes(tmp_path, monkeypatch):
+    """As one of https: its listing has neither sizes nor what tells one content from another."""
+    storage.write_text("memory://far/a.txt", "0123")
+    whole, told = MemoryFileSystem.find, {"name": "/far/a.txt", "type": "file", "size": 4, "Last-Modified": "Monday"}
+
+    def find(system, path, **how):
+        return {name: {"name": name, "type": "file", "size": None} for name in whole(system, path, **how)}
+
+    monkeypatch.setattr(MemoryFileSystem, "find", find)
+    folder = {"name": "/far", "type": "directory", "size": 0}
+    monkeypatch.setattr(MemoryFileSystem, "info", lambda system, path: told if path.endswith("a.txt") else folder)
+    ((file,), _) = storage.find("memory://far")
+    assert file.size == 4 and file.fingerprint[-1] == "Monday"
+    told["size"] = None
+    with pytest.raises(UserError, match="a.txt: the server does not say how large it is; download it"):
+        storage.find("memory://far")
+
+
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl.gz", "a.parquet"])
 def test_a_file_that_has_gone_is_no_bad_record(tmp_path, name):
     for path in (str(tmp_path / name), f"memory://far/gone/{name}"):

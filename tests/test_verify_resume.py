@@ -11,8 +11,19 @@ import numpy as np
 import pytest
 from forked import simulated, tiny_on
 
+from roberta_jax.errors import UserError
 from roberta_jax.training.checkpoint import Checkpoints
-from roberta_jax.verify_resume import blame, config_arguments, devices_of, differences, finish, kills_for, never_alike, start
+from roberta_jax.verify_resume import (
+    blame,
+    config_arguments,
+    devices_of,
+    differences,
+    finish,
+    kills_for,
+    never_alike,
+    start,
+    verify,
+)
 
 ROOT = Path(__file__).parent.parent
 
@@ -84,8 +95,25 @@ def test_a_run_has_the_flags_that_are_added_beside_its_own(tmp_path, monkeypatch
 def test_the_runs_are_given_the_config_however_it_is_written():
     """absl takes a value as the next word, one dash, and switches without a value."""
     given = "--kills 2 --config tiny --config.steps=9 -config.seed -1 --config.guard.rewind --json --workdir /tmp/config=w"
+    given += " --noconfig.optimizer.decay_bias_and_norm --noconfigured"
     expected = ["--config=tiny", "--config.steps=9", "-config.seed=-1", "--config.guard.rewind"]
+    expected += ["--noconfig.optimizer.decay_bias_and_norm"]
     assert config_arguments(given.split()) == expected
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"job": "finetune", "task": "rte", "seeds": 5}, "config.seeds is 5; expected 1"),
+        ({"job": "finetune", "task": "rte", "sweep": True}, "config.sweep is True; expected False"),
+        ({"job": "finetune", "task": "rte, cola"}, "config.job is 'finetune', of several runs"),
+        ({"job": "finetune", "task": "glue"}, "of several runs; expected pretraining, or fine-tuning on one task"),
+        ({"job": "ablations", "task": ""}, "config.job is 'ablations', of several runs"),
+    ],
+)
+def test_several_runs_at_once_are_refused(fields, sentence, tmp_path):
+    with pytest.raises(UserError, match=sentence):
+        verify([], fields, tmp_path, 20, 3, 0)
 
 
 @pytest.fixture

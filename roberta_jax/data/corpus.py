@@ -175,15 +175,18 @@ def on_this_machine(folder: str, cache: Path) -> Path:
     """
     if there := storage.local(folder):
         return there
-    manifest = read_manifest(folder)
-    copy = Path(cache).expanduser() / f"corpus-{manifest['key']}"
+    manifest, cache = read_manifest(folder), Path(cache).expanduser()
+    copy = cache / f"corpus-{manifest['key']}"
     if (copy / "manifest.json").is_file():
         return copy
     hashes = manifest["shards"] | {f"tokenizer/{name}": digest for name, digest in manifest["tokenizer_files"].items()}
 
     def fetch(name: str) -> None:
         if not (copy / name).is_file():
-            storage.download(storage.join(folder, name), copy / name, hashes[name])
+            try:
+                storage.download(path := storage.join(folder, name), copy / name, hashes[name])
+            except FileNotFoundError:
+                raise UserError(f"{path}: not there, though it is part of that corpus; prepare the corpus again.") from None
 
     with lock.waiting(cache / f"copying-{manifest['key']}.lock"):
         if (copy / "manifest.json").is_file():  # another process has made it meanwhile
@@ -201,12 +204,12 @@ def on_this_machine(folder: str, cache: Path) -> Path:
 def report(manifest: dict) -> str:
     """What a preparation prints when it is done."""
     m, length = manifest, manifest["length"]
-    text_tokens = sum(m["tokens"].values())
+    tokens = sum(m["tokens"].values())
     words = f"{m['words']:,} words, " if "words" in m else ""  # which older corpora did not count
     room = "half a row" if m["format"] in PAIRS else "a row"
     lines = [
         f"{m['documents']:,} documents ({m['valid_documents']:,} valid), {m['bytes'] / 1e6:,.1f} MB, {words}"
-        f"{text_tokens:,} tokens, {m['bytes'] / text_tokens:.2f} bytes a token, "
+        f"{tokens:,} tokens, {m['bytes'] / m.get('text_tokens', tokens):.2f} bytes to one that is not special, "
         f"vocabulary {m['vocabulary']:,}",
         f"repeated: {m['repeated_documents']:,} documents, {m['repeated_lines']:,} of {m['lines']:,} lines; "
         f"empty: {m['empty_documents']:,}; not UTF-8: {m['documents_with_invalid_utf8']:,}",

@@ -349,6 +349,8 @@ def require_room(folder: Path) -> None:
     """Raises where a model can't be exported: something else is there, or nothing can be written."""
     if folder.is_file():
         raise UserError(f"{folder} is a file; the model needs a folder.")
+    if is_workdir(folder):
+        raise UserError(f"{folder} is a run's workdir, whose config.json a model's would take the place of; name a new folder.")
     if not (folder / "config.json").is_file() and (others := {name for name in storage.names(folder) if not _ours(name)}):
         raise UserError(f"{folder} holds other things ({min(others)}) and no model; name a new folder, or an empty one.")
     storage.require_writable(folder)

@@ -1,7 +1,6 @@
 """A model behind a URL, copied to the cache: Orbax, safetensors and tokenizers read files of this machine."""
 
 import hashlib
-import shutil
 from pathlib import Path
 
 from roberta_jax import lock, storage
@@ -28,13 +27,32 @@ def copied(url: str, checkpoint: str = "newest") -> tuple[Path, str]:
     folder = storage.CACHE.expanduser() / f"copy-{hashlib.sha256(root.encode()).hexdigest()[:16]}"
     beside = {name: file for name, file in there.items() if name.count("/") == 0 or name.startswith(f"{TOKENIZER}/")}
     with lock.waiting(folder.with_suffix(".lock")):
+        _remove_others(folder, set(beside), {CHECKPOINTS})
         _copy(beside, folder)
+        of_checkpoint: dict[str, storage.File] = {}
         if steps := _steps(set(there)):
             checkpoint = str(choose(folder, steps, checkpoint))
-            for old in storage.names(folder / CHECKPOINTS) - {checkpoint}:
-                shutil.rmtree(folder / CHECKPOINTS / old)
-            _copy({name: file for name, file in there.items() if name.startswith(f"{CHECKPOINTS}/{checkpoint}/")}, folder)
+            of_checkpoint = {name: file for name, file in there.items() if name.startswith(f"{CHECKPOINTS}/{checkpoint}/")}
+        _remove_others(folder, {*beside, *of_checkpoint}, set())
+        _copy(of_checkpoint, folder)
     return folder, checkpoint
+
+
+def _remove_others(folder: Path, names: set[str], kept: set[str]) -> None:
+    """Deletes from a copy what is not there any more, by which it would be read otherwise.
+
+    Args:
+      names: of the files that are to stay; NOTES does too.
+      kept: folders whose files all stay.
+    """
+    for path in sorted(folder.rglob("*"), reverse=True):
+        name = path.relative_to(folder).as_posix()
+        if name.split("/")[0] in kept or name in names or name == NOTES:
+            continue
+        if not path.is_dir():
+            path.unlink()
+        elif not any(path.iterdir()):
+            path.rmdir()
 
 
 def forget(folder: Path) -> None:
@@ -68,6 +86,9 @@ def _copy(files: dict[str, storage.File], folder: Path) -> None:
         stamp = [file.size, str(file.fingerprint[-1])]
         if known.get(name) == stamp and (folder / name).is_file() and (folder / name).stat().st_size == file.size:
             continue
-        storage.download(file.path, folder / name)
+        try:
+            storage.download(file.path, folder / name)
+        except FileNotFoundError:
+            raise UserError(f"{file.path} has gone while it was to be copied; run the command again.") from None
         known[name] = stamp
     storage.write_json(notes, known)

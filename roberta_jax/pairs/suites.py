@@ -114,7 +114,7 @@ def _lines(path: str) -> list[str]:
         raise UserError(f"{path} cannot be read as UTF-8 text: {error}.") from None
     if not text.strip():
         raise UserError(f"{path} is empty; expected minimal pairs.")
-    return text.removesuffix("\n").replace("\r\n", "\n").split("\n")  # not at U+2028, which may stand in a sentence
+    return text.replace("\r\n", "\n").removesuffix("\n").split("\n")  # not at U+2028, which may stand in a sentence
 
 
 def _alternating(path: str) -> Iterator[tuple[str, str, dict]]:

@@ -20,7 +20,16 @@ from roberta_jax.output import show
 from roberta_jax.preparation import records
 from roberta_jax.preparation.config import ReaderConfig
 from roberta_jax.preparation.docstrings import collect_docstrings
-from roberta_jax.preparation.records import FORMATS, ending_of, has_column, line_cuts, read_tfds, tfds_builder
+from roberta_jax.preparation.records import (
+    BLANK_LINE,
+    FORMATS,
+    LINE_END,
+    ending_of,
+    has_column,
+    line_cuts,
+    read_tfds,
+    tfds_builder,
+)
 
 ENDINGS = ("txt", *FORMATS)
 OF_EVALUATION = (*ENDINGS, "csv", "tsv")  # what evaluation sets come as, beside
@@ -114,7 +123,12 @@ def _files_of(source: str, reading: ReaderConfig, evaluation: bool) -> list[stor
             + " A comma parts sources; one within a name is written \\,." * ("," not in source)
         )
     if is_folder:
-        files = _without_corpora(files, [PurePosixPath(file.path) for file in files])
+        every, files = files, _without_corpora(files, [PurePosixPath(file.path) for file in files])
+        if every and not files:
+            raise UserError(
+                f"{source} holds a prepared corpus and no text ({name}). A run takes one as its only source, and several in "
+                "config.data.mixture; nothing is prepared from one."
+            )
         passed_over |= {file.path: "of a kind that is not known" for file in files if ending_of(file.path) not in kinds}
         # The name of a .json does not tell texts from a folder's settings.
         unclear = [file.path for file in files if ending_of(file.path) == "json" and not evaluation]
@@ -161,7 +175,7 @@ def _pieces_of_file(file: storage.File, reading: ReaderConfig, piece_bytes: int,
     elif reading.documents == "file":
         cuts = [0, file.size]
     else:
-        cuts = line_cuts(path, file.size, b"\n" if reading.documents == "line" else b"\n\n", piece_bytes)
+        cuts = line_cuts(path, file.size, LINE_END if reading.documents == "line" else BLANK_LINE, piece_bytes)
     size = file.size // max(1, len(cuts) - 1)
     return [Piece(kind, path, start, stop, size, file.fingerprint) for start, stop in zip(cuts, cuts[1:]) if stop > start]
 

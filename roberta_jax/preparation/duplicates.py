@@ -71,8 +71,12 @@ def load_arrays(path: str) -> dict[str, np.ndarray]:
         ) from None
 
 
+def sketch_file(shard: int) -> str:
+    return f"sketch-{shard:05d}.npz"
+
+
 def sketch(work: Preparation, shard: int, _: Blocks) -> Iterator[tuple[int, bytes]]:
-    path = work.path(f"sketch-{shard:05d}.npz")
+    path = work.path(sketch_file(shard))
     if not storage.exists(path):
         _write_sketch(work, shard, path)
     config = plan_of(work).config
@@ -148,7 +152,7 @@ def compare(work: Preparation, shard: int, blocks: Blocks) -> Iterator[tuple[int
         return
     pairs = pairs[np.lexsort([pairs[name] for name in PAIR.names])]
     pairs = pairs[np.append(True, pairs[1:] != pairs[:-1])]  # most near duplicates meet in several bands
-    signatures = load_arrays(work.path(f"sketch-{shard:05d}.npz"))["signatures"]
+    signatures = load_arrays(work.path(sketch_file(shard)))["signatures"]
     for other, block in _grouped(pairs["position"] >> np.uint64(32), pairs):
         part = np.frombuffer(block, PAIR)
         candidates = np.empty(len(part), _candidates(signatures.shape[1]))
@@ -165,7 +169,7 @@ def _number(positions: np.ndarray) -> np.ndarray:
 def verdicts(work: Preparation, shard: int, blocks: Blocks) -> dict[int, Dropped]:
     """The documents of a shard that are dropped, by their number."""
     config = plan_of(work).config
-    saved = load_arrays(work.path(f"sketch-{shard:05d}.npz"))
+    saved = load_arrays(work.path(sketch_file(shard)))
     signatures, overlaps = saved["signatures"], json.loads(str(saved["overlaps"]))
     dropped = {int(number): Dropped(OVERLAPPING, ngram=ngram) for number, ngram in overlaps.items()}
     candidates = _joined(blocks, _candidates(_width(config)))

@@ -132,7 +132,7 @@ def signature(hashes: np.ndarray) -> np.ndarray:
 
 def bands(signatures: np.ndarray) -> np.ndarray:
     """uint16 [n, HASHES] → uint64 [n, BANDS], the bands' hashes: texts that agree in one may be near duplicates."""
-    halves = np.ascontiguousarray(signatures).view(_U64).reshape(len(signatures), BANDS, -1)
+    halves = np.ascontiguousarray(signatures).view(_U64).reshape(len(signatures), BANDS, HASHES // 4 // BANDS)
     hashes = np.broadcast_to(np.arange(BANDS, dtype=_U64), halves.shape[:2])
     for i in range(halves.shape[2]):
         hashes = _mix(hashes * _U64(_FACTOR) + halves[:, :, i])

@@ -94,11 +94,18 @@ def prepare(
     """
     if (tokenizer := tokenizer or _named(config)) is not None:
         agree(tokenizer)
-    if len(config.source) == 1 and storage.exists(storage.join(config.source[0], "manifest.json")):
+    if len(config.source) == 1 and _is_corpus(config.source[0]):
         _refuse_another(config.source[0], config, tokenizer)
         agree(encodings.load(storage.join(config.source[0], "tokenizer")))
         return Corpus(on_this_machine(config.source[0], cache))
     return Corpus(on_this_machine(make(config, out, cache, processes, agree=agree, tokenizer=tokenizer), cache))
+
+
+def _is_corpus(source: str) -> bool:
+    try:
+        return storage.exists(storage.join(source, "manifest.json"))
+    except UserError:  # a public store may give a file and no answer to what else there is; reading it says what is wrong
+        return False
 
 
 def _usable(cache: Path) -> Path:
@@ -162,7 +169,7 @@ def make(
             tokenizer.save(storage.join(work.folder, "tokenizer"))
             if config.exclude:
                 save_overlap(work, overlap_of(excluded, config))
-            spills = cache / f"spills-{made}" if remote else Path(work.path("spills"))
+            spills = cache / f"spills-{key(made, folder)}" if remote else Path(work.path("spills"))
             run(work, spills, workers)
             manifest = summarise(work, tokenizer)
             if not remote:

@@ -30,6 +30,9 @@ def run(work: Preparation, spills: Path, processes: int) -> None:
             for stage in duplicates.STAGES:
                 keys = range(plan.partitions if stage is duplicates.earliest else len(plan.shards))
                 done = [key for key in keys if _index(spills, stage.__name__, key).is_file()]
+                if stage is duplicates.sketch:
+                    left = storage.names(work.path(""))
+                    done = [key for key in done if duplicates.sketch_file(key) in left]
                 sizes = plan.sizes if stage is duplicates.sketch else [1] * len(keys)
                 each(stage.__name__, functools.partial(_spill, work, spills, stage, last), sizes, done)
                 last = stage.__name__

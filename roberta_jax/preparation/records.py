@@ -8,6 +8,7 @@ import codecs
 import functools
 import io
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -124,23 +125,29 @@ def _decode(line: bytes, place: str) -> str:
         raise UserError(f"{place}: bytes that are not UTF-8, at {shown!r}.") from None
 
 
-def line_cuts(path: str, size: int, boundary: bytes, piece_bytes: int) -> list[int]:
+LINE_END = re.compile(rb"\n")
+BLANK_LINE = re.compile(rb"\n[ \t\r\f\v]*?\n")
+
+
+def line_cuts(path: str, size: int, boundary: re.Pattern[bytes], piece_bytes: int) -> list[int]:
     """Offsets right behind the first boundary after each multiple of `piece_bytes`; 0 and the file's end around them."""
     if compression_of(path):
         return [0, max(1, size)]  # whoever reads it sees whether it is empty
     if size > piece_bytes and _encoding(storage.read_range(path, 0, 4)):
         return [0, size]
-    cuts, window = [0], 1 << 16
+    cuts = [0]
     for target in range(piece_bytes, size, piece_bytes):
         if target <= cuts[-1]:
             continue
-        tail = b""
-        for start in range(target, size, window):
+        start, window, tail = target, 1 << 16, b""
+        while start < size:
             block = tail + storage.read_range(path, start, min(start + window, size))
-            if (at := block.find(boundary)) >= 0:
-                cuts.append(start - len(tail) + at + len(boundary))
+            if found := boundary.search(block):
+                cuts.append(start - len(tail) + found.end())
                 break
-            tail = block[-len(boundary) + 1 :] if len(boundary) > 1 else b""
+            last = block.rfind(b"\n")  # of a boundary that the next block may end
+            tail = block[last:] if last >= 0 and not block[last:].strip() else b""
+            start, window = start + window, min(2 * window, 1 << 23)
         else:
             break  # no boundary up to the end, so none after the later targets either
     return [*cuts, size]
@@ -168,7 +175,7 @@ class Format:
 
 def _jsonl_cuts(path: str, size: int, piece_bytes: int, bad: Bad) -> list[int]:
     """Bytes."""
-    return line_cuts(path, size, b"\n", piece_bytes)
+    return line_cuts(path, size, LINE_END, piece_bytes)
 
 
 def _read_jsonl(path: str, start: int, stop: int | None, column: str | None, bad: Bad) -> Iterator[tuple[str, Any]]:
@@ -190,7 +197,7 @@ def _json_cuts(path: str, size: int, piece_bytes: int, bad: Bad) -> list[int]:
     """Bytes, where the file is JSON Lines."""
     if size > piece_bytes and not _is_lines(path):
         return [0, size]
-    return line_cuts(path, size, b"\n", piece_bytes)
+    return line_cuts(path, size, LINE_END, piece_bytes)
 
 
 def _is_lines(path: str) -> bool:

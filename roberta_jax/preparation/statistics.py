@@ -66,7 +66,7 @@ def corpus_statistics(corpus: Corpus, masking: Masking, batch_size: int, steps: 
         **{name: manifest[name] for name in said},
         **{name: manifest.get(name, nothing) for name, nothing in (("dropped", {}), ("bad_records", 0))},  # came later
         "tokens": tokens,
-        "bytes_per_token": manifest["bytes"] / tokens,
+        "bytes_per_token": manifest["bytes"] / manifest.get("text_tokens", tokens),  # special ones left out
         "splits": {split: _split(manifest, split) for split in SPLITS},
         "run": {
             "steps": steps,
@@ -110,7 +110,7 @@ def _masks(seen: np.ndarray, original: np.ndarray, predicted: np.ndarray, tokeni
 
 def _rows(corpus, batch, original, predicted, batch_size: int, seed: int, rows: int) -> list[dict]:
     tokenizer, shown = corpus.tokenizer, []
-    numbers = epochs_and_rows(np.arange(rows), len(corpus.train), seed)[1].numpy()
+    numbers = corpus.train.numbers(epochs_and_rows(np.arange(rows), len(corpus.train), seed)[1].numpy())
     for i in range(rows):
         length = int((original[i] != tokenizer.pad).sum())
         seen, was, at = batch["input_ids"][i, :length], original[i, :length], np.flatnonzero(predicted[i])

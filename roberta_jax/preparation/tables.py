@@ -93,10 +93,13 @@ def _has_blanks(path: str) -> bool:
     """Whether a blank follows each comma of a .csv: of its header, or before the quotes of its first record."""
     lines = (line for _, line in text_lines(path))
     records = itertools.islice((record for record in csv.reader(lines) if record), 2)
-    return any(
-        all(re.fullmatch(pattern, field) for field in record[1:]) and len(record) > 1
-        for record, pattern in zip(records, (r" +\S.*", r' +".*'))
-    )
+    try:
+        return any(
+            all(re.fullmatch(pattern, field) for field in record[1:]) and len(record) > 1
+            for record, pattern in zip(records, (r" +\S.*", r' +".*'))
+        )
+    except csv.Error:  # which whoever reads the records says with its place
+        return False
 
 
 def csv_records(path: str, delimiter: str = ",") -> Iterator[tuple[int, list[str]]]:

@@ -20,7 +20,7 @@ from roberta_jax.output import show
 from roberta_jax.preparation.config import CorpusConfig
 from roberta_jax.tokenization import encodings
 from roberta_jax.training.config import RunConfig
-from roberta_jax.training.optimizer import last_rate, schedule, warmup
+from roberta_jax.training.optimizer import in_proportion, last_rate, schedule, warmup
 
 
 @dataclass(frozen=True)
@@ -185,15 +185,23 @@ class PretrainConfig(RunConfig):
         return replace(self, phases=(), batch_size=first.batch_size, data=first.data)
 
     def phases_of(self, steps: int) -> str:
-        """`phases` for a run of so many steps, each in proportion and of one at least, as a flag gives them."""
+        """`phases` for a run of so many steps, each in proportion and of one at least, as a flag gives them.
+
+        So are warm-ups and decays, of those that have a rate of their own.
+        """
         ends, later = [0], len(self.parts)
         for phase in self.parts:
             later -= 1
             end = round((phase.first + phase.config.steps) * steps / self.steps)
             ends.append(min(max(end, ends[-1] + 1), steps - later))
         numbers = [end - start for start, end in zip(ends, ends[1:])]
-        changes = [[each for each in shlex.split(text) if not each.startswith("steps=")] for text in self.phases]
-        scaled = [shlex.join([f"steps={number}", *each]) for number, each in zip(numbers, changes)]
+        scaled = []
+        for number, text, phase in zip(numbers, self.phases, self.parts):
+            changes = _changes(0, text) | {"steps": str(number)}
+            if self.phases_have_rates:
+                warm_up, decay = in_proportion(phase.config.optimizer, phase.config.steps, number)
+                changes |= {"optimizer.warmup_steps": str(warm_up), "optimizer.decay_steps": str(decay)}
+            scaled.append(shlex.join(f"{name}={value}" for name, value in changes.items()))
         return plain(replace(self, phases=tuple(scaled)))["phases"]
 
     @property

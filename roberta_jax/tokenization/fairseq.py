@@ -1,9 +1,10 @@
 """The vocabulary of fairseq's RoBERTa: dict.txt, whose lines are GPT-2's ids, and GPT-2's merges."""
 
+import re
 from pathlib import Path
 
 from roberta_jax import storage
-from roberta_jax.tokenization.tokenizer import BYTE_OF, MASK, SPECIAL_TOKENS, ByteLevelBPE
+from roberta_jax.tokenization.tokenizer import BYTE_OF, MASK, SPECIAL_TOKENS, ByteLevelBPE, read_merges
 
 
 def tokens(folder: str | Path) -> list[str]:
@@ -19,10 +20,10 @@ def read(folder: str | Path) -> ByteLevelBPE | None:
     if merges_name is None or "dict.txt" not in there:
         return None
     found = tokens(folder)
-    if not any(token.isdigit() for token in found):
+    numbers = [int(token) if re.fullmatch("[0-9]+", token) else None for token in found]
+    if all(number is None for number in numbers):
         return None
-    merges = [tuple(line.split(" ")) for line in storage.read_text(storage.join(folder, merges_name)).split("\n")]
-    merges = [merge for merge in merges if len(merge) == 2 and not merge[0].startswith("#version")]
+    merges = read_merges(storage.join(folder, merges_name))
     gpt2 = [*sorted(BYTE_OF), *(left + right for left, right in merges), "<|endoftext|>"]
-    named = [gpt2[int(token)] if token.isdigit() and int(token) < len(gpt2) else token for token in found]
+    named = [token if number is None or number >= len(gpt2) else gpt2[number] for token, number in zip(found, numbers)]
     return ByteLevelBPE({token: i for i, token in enumerate(named)}, merges, origin=str(folder))

@@ -23,7 +23,8 @@ from roberta_jax.tokenization.tokenizer import BOS, EOS, MASK, PAD, SPECIAL_TOKE
 
 # Unicode's White_Space, which is what `tokenizers` strips; Python's \s would take four control characters too.
 _SPACE = "[\t-\r \x85\xa0\u1680\u2000-\u200a\u2028\u2029\u202f\u205f\u3000]"
-_SPECIAL = re.compile(f"{_SPACE}*{MASK}|{BOS}|{PAD}|{EOS}|{UNK}")
+# The white space before a mask is looked at from its beginning alone, or a long run of it would be looked at from each place.
+_SPECIAL = re.compile(f"(?:(?<!{_SPACE}){_SPACE}++)?{MASK}|{BOS}|{PAD}|{EOS}|{UNK}")
 
 
 class Sentence(NamedTuple):
@@ -179,13 +180,23 @@ def encode_whole(fast: tokenizers.Tokenizer, texts: Sequence[str]) -> list[Sente
     fast.no_truncation()
     fast.no_padding()
     return [
-        Sentence(
-            np.array(encoding.ids, np.int32),
-            np.array(encoding.special_tokens_mask, bool),
-            np.array([-1 if word is None else word for word in encoding.word_ids], np.int32),
-        )
+        Sentence(np.array(encoding.ids, np.int32), np.array(encoding.special_tokens_mask, bool), _words(fast, encoding))
         for encoding in fast.encode_batch([published.readable(text) for text in texts])
     ]
+
+
+def _words(fast: tokenizers.Tokenizer, encoding: tokenizers.Encoding) -> np.ndarray:
+    """Which word each token is of, −1 of special ones. int32 [n]
+
+    By the pre-tokenizer; without one, as in SentencePiece, for which the library takes a text for one word, a word begins with
+    the token that stands for a space too.
+    """
+    special = np.array(encoding.special_tokens_mask, bool)
+    if fast.pre_tokenizer is None:
+        numbers = np.cumsum([token.startswith(("▁", " ")) for token in encoding.tokens])
+    else:
+        numbers = np.array([-1 if word is None else word for word in encoding.word_ids])
+    return np.where(special, -1, numbers).astype(np.int32)
 
 
 def encode_rows(

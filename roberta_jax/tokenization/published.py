@@ -181,7 +181,9 @@ def _add_tokens(fast: tokenizers.Tokenizer, kind: str, settings: dict[str, Any],
     Args:
       older: added_tokens.json, token → id.
     """
-    more = [*(settings.get("additional_special_tokens") or ()), *(settings.get("extra_special_tokens") or ())]
+    extra = settings.get("extra_special_tokens") or ()
+    extra = extra.values() if isinstance(extra, dict) else extra  # by the name of an attribute of transformers' object
+    more = [*(settings.get("additional_special_tokens") or ()), *extra]
     tokens = [settings[f"{role}_token"] for role in _ROLES if settings.get(f"{role}_token")] + more
     special = {_content(token) for token in tokens}
     listed: dict[int, tokenizers.AddedToken] = {}
@@ -260,12 +262,14 @@ class JsonTokenizer(Tokenizer):
         types: bool = False,
         library: tokenizers.Tokenizer | None = None,
     ):
-        self.fields, self.names, self.types = fields, names, types
         self.library = fast = library or tokenizers.Tokenizer.from_str(to_json(fields))
         # A post-processor may have tokens of its own around a text, and what it puts there parts the texts of a row.
-        single, _, _ = frames(fast, origin)
+        before, behind = frames(fast, origin)[0]
+        around = {"bos": before[:1], "eos": behind[-1:]}
+        self.fields, self.types = fields, types
+        self.names = names = names | {name: fast.id_to_token(ids[0]) for name, ids in around.items() if ids}
         ids = {name: fast.token_to_id(token) for name, token in names.items()}
-        self.bos, self.eos = (single[0] or (ids["bos"],))[0], (single[1] or (ids["eos"],))[-1]
+        self.bos, self.eos = ids["bos"], ids["eos"]
         self.pad, self.mask, self.unk = ids["pad"], ids["mask"], ids.get("unk", ids["pad"])
         self._vocab = fast.get_vocab(with_added_tokens=True)
         self.token_bytes = self._bytes_of_tokens()

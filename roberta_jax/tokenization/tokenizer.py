@@ -49,6 +49,24 @@ def raw_bytes(surrogate: str) -> bytes:
     return surrogate.encode("utf-8", "surrogateescape" if "\udc80" <= surrogate <= "\udcff" else "surrogatepass")
 
 
+def read_merges(path: str) -> list[tuple[str, str]]:
+    """Of a file such as merges.txt, a pair of tokens a line.
+
+    Raises:
+      UserError: a line is none.
+    """
+    lines = storage.read_text(path).replace("\r\n", "\n").split("\n")
+    merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
+    _require_merges(merges, path)
+    return merges
+
+
+def _require_merges(merges: Iterable[Sequence[str]], origin: str) -> None:
+    broken = next((merge for merge in merges if len(merge) != 2 or not set("".join(merge)) <= BYTE_OF.keys()), None)
+    if broken is not None:
+        raise UserError(f"{origin}: {' '.join(broken)[:60]!r} is not two tokens of the byte alphabet and a space.")
+
+
 class Tokenizer:
     """Texts to ids and back: `ByteLevelBPE` here, the other encodings in tokenization.encodings.
 
@@ -108,6 +126,7 @@ class ByteLevelBPE(Tokenizer):
     encoding = "bytes"
 
     def __init__(self, vocab: dict[str, int], merges: list[tuple[str, str]], origin: str = "the vocabulary"):
+        _require_merges(merges, origin)
         missing = [token for token in (*SPECIAL_TOKENS, *BYTE_OF) if token not in vocab]
         missing += [left + right for left, right in merges if left + right not in vocab]
         if missing:
@@ -213,11 +232,7 @@ class ByteLevelBPE(Tokenizer):
             raise UserError(f"{vocab_path} is not JSON: {error}.") from None
         if unlike := next((token for token, i in vocab.items() if type(i) is not int), None):
             raise UserError(f"{vocab_path}: the id of {unlike!r} is {vocab[unlike]!r}; expected a whole number.")
-        lines = storage.read_text(merges_path).replace("\r\n", "\n").split("\n")
-        merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
-        broken = next((merge for merge in merges if len(merge) != 2 or not set("".join(merge)) <= BYTE_OF.keys()), None)
-        if broken is not None:
-            raise UserError(f"{merges_path}: {' '.join(broken)[:60]!r} is not two tokens of the byte alphabet and a space.")
+        merges = read_merges(merges_path)
         made = {left + right for left, right in merges}
         others = vocab.keys() - made - set(SPECIAL_TOKENS)
         unmade = sorted(token for token in others if len(token) > 1 and set(token) <= BYTE_OF.keys())

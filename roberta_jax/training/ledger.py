@@ -17,13 +17,13 @@ KINDS = ("step", "start", "compile", "data", "evaluate", "checkpoint", "lost")  
 LONGEST = {"data": 60.0, "step": 600.0}  # seconds, after which a stall is reported
 
 
-def _read(content: bytes) -> tuple[dict[str, float], int, int]:
-    """(seconds of each kind, starts, step) of a ledger.json."""
+def _read(content: bytes) -> tuple[dict[str, float], int, int | None, int]:
+    """(seconds of each kind, starts, the step after which its steps begin, step) of a ledger.json."""
     before = storage.parse_json(content)
     seconds = {kind: float(before["seconds"].get(kind, 0.0)) for kind in KINDS}
     if not all(math.isfinite(value) and value >= 0 for value in seconds.values()):
         raise ValueError("its seconds are no numbers")
-    return seconds, int(before["starts"]), int(before["step"])
+    return seconds, int(before["starts"]), int(before.get("first", 0)), int(before["step"])
 
 
 class Ledger:
@@ -35,7 +35,8 @@ class Ledger:
 
     def __init__(self, workdir: Path, report: Callable[[str], None]):
         self._path = workdir / LEDGER_JSON
-        self.seconds, starts, self._last_step = recovered(self._path, _read, (dict.fromkeys(KINDS, 0.0), 0, 0))
+        nothing = dict.fromkeys(KINDS, 0.0), 0, None, 0
+        self.seconds, starts, self._first, self._last_step = recovered(self._path, _read, nothing)
         self.starts = starts + 1
         self._kind, self._since, self._lap = "start", time.perf_counter(), 0.0
         self._report, self._closed = report, threading.Event()
@@ -60,11 +61,12 @@ class Ledger:
     def begin(self, step: int) -> None:
         """The first step comes: the start is over. What an earlier start did past `step` was lost."""
         self._switch("step")
+        self._first = step if self._first is None else min(self._first, step)
         self.lose(self._last_step, step)
 
     def lose(self, reached: int, step: int) -> None:
         """The run goes on from `step`, though it had reached another one."""
-        lost = self.seconds["step"] * max(0, reached - step) / max(1, reached)
+        lost = self.seconds["step"] * max(0, reached - step) / max(1, reached - self._first)
         self.seconds["step"] -= lost
         self.seconds["lost"] += lost
 
@@ -83,7 +85,7 @@ class Ledger:
         """Writes ledger.json, by the first host; `step` is the last one done."""
         self._switch(self._kind)
         if jax.process_index() == 0:
-            storage.write_json(self._path, {"step": step, "starts": self.starts, "seconds": self.seconds})
+            storage.write_json(self._path, {"first": self._first, "step": step, "starts": self.starts, "seconds": self.seconds})
 
     def close(self) -> str:
         """Ends the watch; a line that sums all up."""

@@ -160,7 +160,7 @@ class Metrics:
             return
         self._journal = Journal(workdir / METRICS_JSONL, lambda line: json.loads(line)["step"] <= first_step)
         try:
-            self._events = Events(str(workdir / TENSORBOARD), first_step + 1 if first_step else None)
+            self._events = Events(str(workdir / TENSORBOARD), first_step + 1)
         except (ImportError, FileExistsError, NotADirectoryError) as error:
             say(f"no TensorBoard events in {workdir}: {error}")
             self._events = None
@@ -240,7 +240,11 @@ class ProgressLog:
             "mfu": self._mfu(float(flops / seconds)),
             "goodput": goodput,
         }
-        of_trials = {f"loss/{name}": float(series["loss"][:, i].mean()) for i, name in enumerate(self._trials)}
+        of_trials = {
+            f"loss/{name}": float(series["loss"][:, i][made[:, i]].mean())
+            for i, name in enumerate(self._trials)
+            if made[:, i].any()
+        }
         self._metrics.write(step, {f"train/{name}": value for name, value in (means | of_trials).items()})
         say(_progress(step, self._last_step, means, seconds / len(self._costs)))
         self._steps.clear()

@@ -74,6 +74,13 @@ def warmup(config: OptimizerConfig, steps: int) -> int:
     return warmup_steps
 
 
+def in_proportion(config: OptimizerConfig, steps: int, fewer: int) -> tuple[int, int]:
+    """(steps of the warm-up, and of the decay, 0 where none is asked for) of a run of so many `fewer` steps than `steps`."""
+    warmup_steps, decay_steps = (_steps(number, steps) * fewer / steps for number in (config.warmup_steps, config.decay_steps))
+    warmup_steps = min(round(warmup_steps), fewer - 1)
+    return warmup_steps, min(max(1, round(decay_steps)), fewer - warmup_steps) if decay_steps else 0
+
+
 def _steps(number: float, steps: int) -> int:
     """A number of steps, or a share of all."""
     return round(number * (steps if number < 1 else 1))

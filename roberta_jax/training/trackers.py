@@ -5,6 +5,8 @@ To add another one: a function that begins or resumes a run there, and its row i
 
 import importlib.util
 import os
+import posixpath
+import re
 import secrets
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -48,7 +50,16 @@ def _mlflow(key: str, name: str, fields: dict[str, Any]) -> Run:
     run = mlflow.start_run(run_id=key or None, run_name=None if key else name)
     if not key:
         mlflow.log_params(fields)
-    return Run(run.info.run_id, lambda values, step: mlflow.log_metrics(values, step), mlflow.end_run)
+
+    def log(values: dict[str, float], step: int) -> None:
+        mlflow.log_metrics({_mlflow_name(name): value for name, value in values.items()}, step)
+
+    return Run(run.info.run_id, log, mlflow.end_run)
+
+
+def _mlflow_name(name: str) -> str:
+    """Of a metric, which may have a source's path in it: MLflow takes some characters alone, and no needless slash."""
+    return posixpath.normpath(re.sub(r"[^\w.\- /]", "_", name))
 
 
 # name → (key of the run, "" for a new one; name for people; dotted field → value) → its run

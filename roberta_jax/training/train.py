@@ -9,6 +9,7 @@ import json
 import shlex
 import sys
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -50,8 +51,8 @@ def train(job: Job, config: RunConfig, workdir: Path) -> dict | None:
       UserError: the run cannot go on; its last whole checkpoint is as it was.
     """
     try:
-        with alone_in(workdir):
-            return _train(job, config, workdir)
+        with alone_in(workdir), ExitStack() as closing:
+            return _train(job, config, workdir, closing)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -91,14 +92,16 @@ class LaunchedStep:
         return 0 if np.ndim(in_a_row) else int(in_a_row)
 
 
-def _train(job: Job, config: RunConfig, workdir: Path) -> dict | None:
+def _train(job: Job, config: RunConfig, workdir: Path, closing: ExitStack) -> dict | None:
     mesh = make_mesh(config.fsdp, len(job.trials) or 1)
     train_step = _build_step(job, config, mesh)
 
     workdir.mkdir(parents=True, exist_ok=True)
     incidents = Incidents(workdir)
     ledger = Ledger(workdir, incidents.reporter("stall"))
+    closing.callback(ledger.close)  # in a notebook, say, the process outlives a run that an error ends
     stop = Stop()
+    closing.callback(stop.release)
     checkpoints = _open_checkpoints(job, config, workdir, incidents)
 
     start = partial(_start, job, train_step, checkpoints, incidents)
@@ -106,6 +109,7 @@ def _train(job: Job, config: RunConfig, workdir: Path) -> dict | None:
     _note_config(config, workdir, run.step)
     open_log = _log_of(job, config, workdir)
     log = open_log(run.step, run.memory.steps)
+    closing.callback(lambda: log.close())
     _say_devices(job, train_step)
 
     def evaluate() -> dict[str, float]:
@@ -177,8 +181,6 @@ def _train(job: Job, config: RunConfig, workdir: Path) -> dict | None:
     with ledger("checkpoint"):
         checkpoints.close()
     profile.close()
-    log.close()
-    stop.release()
     ledger.save(run.step)
     say(ledger.close())
 

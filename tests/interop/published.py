@@ -539,6 +539,13 @@ def layout_cls_and_sep_of_their_own(folder: Path) -> None:
     write(folder, config=config(), tokenizer=json, tokenizer_config=settings)
 
 
+def layout_a_frame_of_its_own(folder: Path) -> None:
+    """cls and sep have tokens of their own, but the post-processor puts bos and eos around a text."""
+    json = roberta_json()
+    json["added_tokens"] += [added("<c>", 420), added("<e>", 421)]
+    write(folder, config=config(), tokenizer=json, tokenizer_config=GENERIC | {"cls_token": "<c>", "sep_token": "<e>"})
+
+
 LAYOUTS: dict[str, Callable[[Path], None]] = {
     name.removeprefix("layout_"): function for name, function in list(globals().items()) if name.startswith("layout_")
 }

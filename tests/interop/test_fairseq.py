@@ -89,6 +89,8 @@ def test_logits_and_ids_are_right(tmp_path, model, tokenizer, old):
     assert found.head == "lm_head" and found.ignored == {"encoder.lm_head.weight": "the word embeddings again"}
     assert (found.config.num_layers, found.config.max_length, found.config.num_token_types) == (2, 64, 1)
     assert found.tokenizer.base.vocab == tokenizer.vocab and found.tokenizer.mask == tokenizer.vocab[MASK]
+    (tmp_path / "vocab.bpe").write_bytes((tmp_path / "vocab.bpe").read_bytes().replace(b"\n", b"\r\n"))
+    assert hub.load(tmp_path).tokenizer.base.hash == found.tokenizer.base.hash
     ids, mask = rows(len(tokenizer), [9, 16], 16)
     everywhere = np.tile(np.arange(16, dtype=np.int32), (2, 1))
     logits = np.asarray(masked_lm(found.params, found.config, ids, mask, everywhere))

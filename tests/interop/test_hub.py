@@ -347,6 +347,14 @@ def test_the_workdir_of_tuned_models_gives_the_best_and_says_its_labels(tuned, t
         hub.load(other)
 
 
+def test_a_workdir_is_no_place_for_an_export(workdir):
+    """Whose config.json it would write over."""
+    before = (workdir / "config.json").read_bytes()
+    with pytest.raises(UserError, match=f"{workdir} is a run's workdir, whose config.json .* name a new folder"):
+        hub.export(workdir, workdir)
+    assert (workdir / "config.json").read_bytes() == before
+
+
 def test_pushing_without_a_hub_says_where_the_export_is(workdir, tmp_path):
     environment = os.environ | {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path)}
     out = tmp_path / "out"

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import shutil
 import subprocess
 
 import jax
@@ -20,6 +21,7 @@ from roberta_jax.interop import hub
 from roberta_jax.model.heads import apply_encoder
 from roberta_jax.tasks.definitions import Example
 from roberta_jax.tasks.kinds import span
+from roberta_jax.tokenization import encodings
 from roberta_jax.tokenization.pretrained import join
 
 TEXTS = published.texts()
@@ -210,3 +212,22 @@ def test_exports_have_the_same_ids_in_other_versions(version, written, tmp_path)
     folders = {name: (str(tmp_path / name), name not in published.PAIRS_REFUSED) for name in READ}
     found = other_version(version, folders, tmp_path)
     assert [name for name in READ if found[name] != expected[name]] == []
+
+
+def test_a_tokenizer_is_the_same_when_it_was_saved(written, tmp_path):
+    """A corpus keeps it, and is refused where its hash is another one; no name of a special token in a text is one."""
+    for name in ("a_frame_of_its_own", "cls_and_sep_of_their_own", "word_level", "bert_processing"):
+        base = encodings.load(written(name))
+        base.save(tmp_path / name)
+        again = encodings.load(tmp_path / name)
+        assert again.hash == base.hash and again.names == base.names and again.special == base.special, name
+        assert not set(base.encode("<s> <c> [CLS]").tolist()) & {base.bos, base.eos}, name
+
+
+def test_more_special_tokens_may_have_names(written, tmp_path):
+    """Their names are attributes of transformers' object, and no tokens."""
+    shutil.copytree(written("roberta"), tmp_path / "model")
+    settings = json.loads((tmp_path / "model" / "tokenizer_config.json").read_text())
+    settings |= {"extra_special_tokens": {"image_token": "<pad>"}}
+    (tmp_path / "model" / "tokenizer_config.json").write_text(json.dumps(settings))
+    assert encodings.load(tmp_path / "model").hash == encodings.load(written("roberta")).hash

@@ -61,10 +61,39 @@ def test_only_what_is_new_is_copied_and_old_checkpoints_go(workdir, store, monke
     assert storage.names(folder / "checkpoints") == {"3"}
 
 
+def test_what_is_gone_there_is_gone_here(workdir, store):
+    """A run that was begun anew in the same place is not read with the old one's files."""
+    store.put(f"{workdir}/", "/run/", recursive=True)
+    store.pipe("/run/task.json", b"{}")
+    store.pipe("/run/tokenizer/wordpiece.txt", b"a")
+    remote.copied("memory://run")
+    (folder,) = storage.CACHE.glob("copy-*/")
+    assert {"task.json", "checkpoints"} <= storage.names(folder) and "wordpiece.txt" in storage.names(folder / "tokenizer")
+    for name in ("task.json", "tokenizer/wordpiece.txt", "checkpoints"):
+        store.rm(f"/run/{name}", recursive=True)
+    remote.copied("memory://run")
+    assert not {"task.json", "checkpoints"} & storage.names(folder)
+    assert storage.names(folder / "tokenizer") == storage.names(workdir / "tokenizer")
+
+
 def test_a_checkpoint_that_a_store_was_not_given_whole_is_none(workdir, store):
     store.put(f"{workdir}/", "/run/", recursive=True)
     store.rm(f"/run/checkpoints/3/{remote.COMMITTED}")
     assert hub.steps_of("memory://run") == [1, 2] and hub.load("memory://run").origin == "memory://run, step 2"
+
+
+def test_a_checkpoint_that_goes_while_it_is_copied_is_a_sentence(workdir, store, monkeypatch):
+    store.put(f"{workdir}/", "/run/", recursive=True)
+    whole = storage.download
+
+    def download(path, to, *more):
+        if "/checkpoints/" in path and store.exists("/run/checkpoints/3"):
+            store.rm("/run/checkpoints/3", recursive=True)  # as a run in training does
+        whole(path, to, *more)
+
+    monkeypatch.setattr(storage, "download", download)
+    with pytest.raises(UserError, match="checkpoints/3/.* has gone while it was to be copied; run the command again"):
+        hub.load("memory://run", "3")
 
 
 FAULTS = {

@@ -39,9 +39,10 @@ def test_each_form_gives_the_same_pairs(tmp_path, name, text, names):
 
 
 def test_of_alternating_lines_the_second_is_the_good_one(tmp_path):
-    (tmp_path / "irregular-verb.txt").write_text("He chose to .\nHe chosen to .\r\n  a b\nc d\n", newline="")
-    (suite,) = read([str(tmp_path / "*.txt")])
-    assert suite.paradigms[0].pairs == (("He chosen to .", "He chose to ."), ("c d", "  a b"))
+    for end in ("\n", "\r\n", ""):
+        (tmp_path / "irregular-verb.txt").write_text(f"He chose to .\nHe chosen to .\r\n  a b\nc d{end}", newline="")
+        (suite,) = read([str(tmp_path / "*.txt")])
+        assert suite.paradigms[0].pairs == (("He chosen to .", "He chose to ."), ("c d", "  a b"))
     assert (suite.name, suite.whole) == ("Zorro", False)  # one paradigm of 23
 
 

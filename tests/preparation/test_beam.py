@@ -84,7 +84,7 @@ def test_beam_with_worker_processes_counts_bad_records_as_processes_do(documents
     assert manifest["bad_records"] == 2 and "line 51: not a JSON object" in manifest["first_bad_records"][0]
 
 
-def test_a_source_and_a_folder_far_away(documents, small_corpus, tmp_path):
+def test_a_source_and_a_folder_far_away(documents, small_corpus, tmp_path, monkeypatch):
     memory = fsspec.filesystem("memory")
     memory.pipe({f"/far/text/{i}.txt": "\n\n".join(documents[i::3]).encode() for i in range(3)})
     (tmp_path / "text").mkdir()
@@ -98,7 +98,10 @@ def test_a_source_and_a_folder_far_away(documents, small_corpus, tmp_path):
     near = prepare.prepare(
         CorpusConfig((str(tmp_path / "text"),), vocabulary, **fields), tmp_path / "near", tmp_path / "cache", 1
     )
-    copied = prepare.prepare(CorpusConfig((folder,), vocabulary, **fields), cache=tmp_path / "cache")
+    monkeypatch.setenv("HOME", str(tmp_path))  # `~` is no folder of the working directory's
+    monkeypatch.chdir(tmp_path)
+    copied = prepare.prepare(CorpusConfig((folder,), vocabulary, **fields), cache=Path("~/cache"))
+    assert not Path("~").exists()
     assert copied.manifest["shards"] == near.manifest["shards"] and copied.folder.parent == tmp_path / "cache"
     np.testing.assert_array_equal(copied.valid.gather(np.arange(3)), near.valid.gather(np.arange(3)))
     assert not memory.exists("/far/corpus/work")

@@ -315,10 +315,11 @@ def test_a_file_cut_anywhere_gives_the_same_documents(tmp_path, monkeypatch, see
     assert sum(map(len, resolve([str(sources[1])], ReaderConfig(), tmp_path, 1))) >= len(lines)
 
 
-@pytest.mark.parametrize("offset", range(-3, 4))
-def test_a_blank_line_where_two_blocks_that_are_searched_meet(tmp_path, monkeypatch, offset):
+@pytest.mark.parametrize("blank", ["\n\n", "\r\n\r\n", "\n \t\n"])
+@pytest.mark.parametrize("offset", range(-5, 6))
+def test_a_blank_line_where_two_blocks_that_are_searched_meet(tmp_path, monkeypatch, offset, blank):
     texts = ["a" * (100 + (1 << 16) + offset), "b" * 200, "c"]
-    (tmp_path / "a.txt").write_text("\n\n".join(texts))
+    (tmp_path / "a.txt").write_bytes(blank.join(texts).encode())
     monkeypatch.setattr(D, "SMALLEST_SHARD", 100)
     monkeypatch.setattr(D, "MOST_SHARDS", 1 << 20)
     shards = resolve([str(tmp_path / "a.txt")], ReaderConfig(), tmp_path, 1)
@@ -471,6 +472,8 @@ def test_a_corpus_that_was_prepared_below_its_source_is_no_text_of_it(tmp_path, 
     shutil.copytree(small_corpus.folder / "tokenizer", tmp_path / "text" / "begun.0.partial" / "tokenizer")
     assert resolve([str(tmp_path / "text")], ReaderConfig(), tmp_path, 1) == alone
     assert len(sum(resolve([f"file://{tmp_path}/text"], ReaderConfig(), tmp_path, 1), [])) == 1
+    with pytest.raises(UserError, match=r"corpus holds a prepared corpus and no text \(data\.source\)"):
+        resolve([str(tmp_path / "text" / "below" / "corpus")], ReaderConfig(), tmp_path, 1)
     shutil.copytree(small_corpus.folder / "tokenizer", tmp_path / "text" / "a vocabulary that is text")
     assert len(sum(resolve([str(tmp_path / "text")], ReaderConfig(), tmp_path, 1), [])) == 2
 

@@ -5,12 +5,13 @@ import random
 import re
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 
 from roberta_jax.data.corpus import report
 from roberta_jax.errors import UserError
-from roberta_jax.preparation import documents, ngrams, plan, prepare
+from roberta_jax.preparation import documents, ngrams, plan, prepare, processes
 from roberta_jax.preparation.config import CorpusConfig, cache_key_fields
 from roberta_jax.tokenization.tokenizer import ByteLevelBPE
 
@@ -197,9 +198,46 @@ def test_nothing_left_and_what_cannot_be_is_named(documents, vocabulary, tmp_pat
         CorpusConfig((source,), vocabulary, deduplicate="fuzzy")
     with pytest.raises(UserError, match=r"no document with any text in it left \(overlapping_documents: 5\)"):
         prepare.prepare(CorpusConfig((source,), vocabulary, exclude=(source,)), tmp_path / "out", tmp_path / "cache", 1)
+    recipe = CorpusConfig((source,), vocabulary, exclude=(source,), deduplicate="near")  # of a shard that has none left
+    with pytest.raises(UserError, match=r"no document with any text in it left \(overlapping_documents: 5\)"):
+        prepare.prepare(recipe, tmp_path / "near", tmp_path / "cache", 1)
     with pytest.raises(UserError, match=r"nothing\.txt: no such file, folder or glob \(data\.exclude\)"):
         recipe = CorpusConfig((source,), vocabulary, exclude=(str(tmp_path / "nothing.txt"),))
         prepare.prepare(recipe, tmp_path / "other", tmp_path / "cache", 1)
+
+
+def test_a_sketch_that_was_deleted_is_made_anew(documents, vocabulary, tmp_path):
+    """As the sentence about a damaged one advises."""
+    recipe = CorpusConfig((write(tmp_path / "a.jsonl", documents[:99]),), vocabulary, length=64, deduplicate="near")
+
+    def ended(*arguments):
+        processes.run(*arguments)
+        raise UserError("ended")
+
+    with pytest.raises(UserError, match="^ended$"):
+        prepare.make(recipe, tmp_path / "out", tmp_path / "cache", 1, ended)
+    (sketch,) = tmp_path.glob("out.*.partial/work/sketch-00000.npz")
+    sketch.unlink()
+    for note in tmp_path.glob("out.*.partial/work/shard-*.npz"):
+        note.unlink()
+    again, whole = (prepare.prepare(recipe, tmp_path / name, tmp_path / "cache", 1) for name in ("out", "whole"))
+    assert again.manifest["shards"] == whole.manifest["shards"]
+
+
+def test_what_goes_between_stages_is_of_one_folder_alone(documents, small_corpus, tmp_path):
+    """Else one that was begun elsewhere would pass for half done here."""
+    fsspec.filesystem("memory").pipe("/duplicates/text/a.txt", "\n\n".join(documents[:9]).encode())
+    recipe = CorpusConfig(("memory://duplicates/text",), str(small_corpus.folder / "tokenizer"), deduplicate="near")
+    spills = []
+
+    def ended(work, folder, workers):
+        spills.append(folder)
+        raise UserError("ended")
+
+    for out in ("one", "two", "one"):
+        with pytest.raises(UserError, match="^ended$"):
+            prepare.make(recipe, f"memory://duplicates/{out}", tmp_path / "cache", 1, ended)
+    assert spills[0] == spills[2] != spills[1]
 
 
 def test_a_prepared_corpus_that_kept_its_duplicates_is_refused(small_corpus, vocabulary):

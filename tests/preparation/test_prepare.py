@@ -452,6 +452,7 @@ def test_a_flag_that_cannot_be_is_named_as_one(monkeypatch, tmp_path):
     for flag, said in (
         ("--length=7", "--length is 7; expected 8 or more"),
         ("--tokenizer=9", "--tokenizer is 9; expected a folder"),
+        ("--processes=-1", "--processes is -1; expected 1 or more, or 0: one a core"),
     ):
         arguments = ["--source=no/such", "--tokenizer=400", f"--out={tmp_path / 'out'}", flag]
         monkeypatch.setattr(sys, "argv", ["prepare", *arguments])

@@ -187,6 +187,7 @@ def test_what_tfds_cannot_give_is_named(tfds_table):
         ("a.csv", b'a,b\n"1\n",2\n1\n', "a.csv:4: 1 fields; expected 2: a, b"),
         ("a.csv", b'a,b\n1,2\n"1,2\n3,4\n', "a.csv:3: not a record of CSV"),
         ("a.csv", b'a,b\n1,2\n"1"x,2\n', "a.csv:3: not a record of CSV"),
+        ("a.csv", b"a,b\r1,2\r", "a.csv:1: not a record of CSV"),
         ("a.tsv", b"a\tb\ta\n", "a.tsv:1: a column's name stands twice"),
         ("a.jsonl", b'{"a": 1}\n\n{"a": \n', "a.jsonl:3: not a JSON object"),
         ("a.jsonl", b"[1]\n", "a.jsonl:1: a JSON list; expected an object"),

@@ -56,6 +56,16 @@ def test_phases_keep_their_proportions_in_a_short_run(small_corpus):
     short = config(small_corpus, phases=run.phases_of(50), **WHOLE | {"steps": 50})
     assert [(phase.first, phase.config.steps) for phase in short.parts] == [(0, 40), (40, 9), (49, 1)]
     assert [phase.config.data.fraction for phase in short.parts] == [1, 1, 0.5]
+    rates = "steps=200 optimizer.warmup_steps=100,optimizer.decay_steps=150 optimizer.schedule=linear"
+    shortest = config(small_corpus, phases=rates, **WHOLE).phases_of(5)  # 2 and 3 steps
+    for phases, first, last in (
+        (config(small_corpus, phases=rates, **WHOLE).phases_of(20), (4, 0), (0, 6)),
+        (shortest, (1, 0), (0, 2)),
+    ):
+        few = config(small_corpus, phases=phases, **WHOLE | {"steps": 20 if last[1] == 6 else 5})
+        few.check_together()
+        found = [(each.config.optimizer.warmup_steps, each.config.optimizer.decay_steps) for each in few.parts]
+        assert found == [first, last] and few.parts[1].config.optimizer.schedule == "linear"
     spaced = config(small_corpus, phases="steps=400 'data.source=my text/',steps=100", **WHOLE)
     again = config(small_corpus, phases=spaced.phases_of(50), **WHOLE | {"steps": 50})
     assert [(phase.config.steps, phase.config.data.source) for phase in again.parts][0] == (40, ("my text/",))

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import time
 
 import numpy as np
 import pytest
@@ -163,3 +164,13 @@ def test_files_that_nothing_here_reads_are_one_sentence(tmp_path, files, sentenc
 
 def test_a_folder_without_a_tokenizer_has_none(tmp_path):
     assert load_tokenizer(tmp_path) is None
+
+
+def test_a_long_run_of_spaces_takes_no_longer_than_its_length(exported):
+    """Where a mask may swallow them, each would be a place to begin at."""
+    tokenizer, ids = exported[0], []
+    started = time.perf_counter()
+    for text in (" " * 100_000, " " * 100_000 + "<mask>"):
+        ids.append(tokenizer.encode([f"a{text}b"])[0])
+    assert time.perf_counter() - started < 20  # it took minutes
+    assert tokenizer.mask not in ids[0] and ids[1].tolist().count(tokenizer.mask) == 1 and len(ids[1]) == 3

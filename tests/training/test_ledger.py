@@ -44,6 +44,16 @@ def test_every_second_is_of_one_kind_and_steps_that_are_made_twice_are_lost(tmp_
     assert line == "65 s in 2 start(s): step 61.5%, start 15.4%, data 3.1%, evaluate 4.6%, lost 15.4%"
 
 
+def test_of_a_run_that_continues_another_its_own_steps_are_lost_alone(tmp_path, clock):
+    for start, reached in ((400_000, 400_900), (400_500, 400_600)):
+        ledger = Ledger(tmp_path, pytest.fail)
+        ledger.begin(start)
+        spend(clock, reached - start)
+        ledger.save(reached)
+        ledger.close()
+    assert ledger.seconds["lost"] == pytest.approx(400) and ledger.seconds["step"] == pytest.approx(600)
+
+
 def test_a_batch_that_does_not_come_is_told_of_once(tmp_path, monkeypatch):
     monkeypatch.setattr(ledger_module, "LONGEST", {"data": 0.2, "step": 30.0})
     told = []

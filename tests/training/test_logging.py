@@ -8,12 +8,13 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from roberta_jax import storage
 from roberta_jax.data.tensorflow_on_host import tf
 from roberta_jax.training.incidents import Incidents
-from roberta_jax.training.logging import Journal, Metrics, duration, say
+from roberta_jax.training.logging import Journal, Metrics, ProgressLog, duration, say
 from roberta_jax.training.workdir import read_metrics
 
 
@@ -142,3 +143,16 @@ def test_an_incident_from_another_thread_is_of_the_step_that_is_under_way(tmp_pa
         thread.join()
     written = [json.loads(line) for line in (tmp_path / "incidents.jsonl").read_text().splitlines()]
     assert [(line["step"], line["kind"]) for line in written] == [(0, "stall"), (7, "stall")]
+
+
+def test_a_trials_mean_is_of_its_own_steps_that_were_made(tmp_path):
+    """As that of a run by itself: a step that was skipped, whose loss may be no number, is in none."""
+    given = {"last_step": 2, "learning_rate": lambda step: 0.1, "mfu": lambda rate: 0.5, "derived": lambda means: {}}
+    log = ProgressLog(tmp_path, 0, [], trials=["a", "b", "c"], **given)
+    for losses, made in (([1.0, 2.0, 5.0], [1, 1, 0]), ([np.nan, 4.0, 5.0], [0, 1, 0])):
+        log.add({"loss": np.array(losses), "made": np.array(made)}, (8, 1.0))
+    log.write_means(2, 1.0, 1.0)
+    log.close()
+    (line,) = read_metrics(tmp_path)
+    assert (line["train/loss/a"], line["train/loss/b"]) == (1, 3) and "train/loss/c" not in line
+    assert line["train/loss"] == pytest.approx(7 / 3) and line["train/skipped"] == 3

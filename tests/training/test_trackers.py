@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import os
+import posixpath
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -88,3 +90,11 @@ def test_trackio_has_the_lines_of_a_run_that_was_resumed(tmp_path):
     assert fields["config.steps"] == 4
     assert [(line["step"], {key: line[key] for key in values}) for line, (_, values) in zip(logs, LINES)] == LINES
     assert len(logs) == len(LINES)
+
+
+def test_mlflow_takes_the_names_of_sources():
+    """Those of a mixture may be globs, paths and URLs, of which it takes no line at all as they are."""
+    for name in ("train/loss/*.txt", "valid/loss/gs://bucket/web/", "train/loss//data/a b", "valid/loss"):
+        given = trackers._mlflow_name(name)
+        assert re.fullmatch(r"[/\w.\- :]+", given) and posixpath.normpath(given) == given, given  # as MLflow asks
+    assert trackers._mlflow_name("valid/loss/books.jsonl") == "valid/loss/books.jsonl"
