@@ -1,6 +1,6 @@
 """What a run's loop costs: `python -m roberta_jax.main` beside the bare compiled step on one batch, in turn.
 
-    python -m benchmarks.whole_run [--config configs/tiny.py] [--steps 1500] [--config.FIELD=VALUE …] [--json]
+    python -m benchmarks.whole_run [--config configs/tiny.py] [--steps 2600] [--config.FIELD=VALUE …] [--json]
 
 A run of so many steps, which evaluates and saves as often as the config's whole one. After each lap of its log it is made to
 stand still (SIGSTOP) while the bare step does as many: the loop's cost is what a lap takes longer than that one, in the
@@ -40,7 +40,8 @@ def scaled(whole: ConfigDict, steps: int, log_every: int) -> dict[str, int]:
     """Fields for a run of so many steps that evaluates and saves as often as `whole`, each time behind a lap of the log."""
     laps = {name: max(1, round(whole[name] * steps / whole.steps / log_every)) for name in ("eval_every", "checkpoint_every")}
     fields = {"steps": steps, "log_every": log_every} | {name: log_every * number for name, number in laps.items()}
-    return fields | {"optimizer.warmup_steps": round(whole.optimizer.warmup_steps * steps / whole.steps)}
+    warmup = whole.optimizer.warmup_steps  # a share of the steps, below 1, stays one
+    return fields | {"optimizer.warmup_steps": warmup if warmup < 1 else round(warmup * steps / whole.steps)}
 
 
 def laps_of(workdir: Path) -> list[tuple[int, int, float]]:

@@ -82,10 +82,25 @@ def read_config(fields: dict, topology: Topology) -> Any:
     from roberta_jax.pretraining.config import PretrainConfig, with_sizes
     from roberta_jax.pretraining.job import model_of
 
-    config = with_sizes(typed(PretrainConfig, fields))
+    config = typed(PretrainConfig, fields)
+    if config.model_before:
+        config = replace(config, model=config.model.with_shape_of(_shape_before(config)))
+    config = with_sizes(config)
     config.check_together()
     config = config.of_first_phase()
     return replace(config, model=model_of(config))
+
+
+def _shape_before(config: Any) -> Any:
+    """Of the model that `init_from` or `continue_from` names, as a run would have it."""
+    from roberta_jax.interop import hub
+
+    run, _, step = config.continue_from.rpartition("@")
+    shape = hub.load(run or config.init_from, step or "newest").config
+    if run:
+        return shape
+    vocab_size = 0 if config.new_vocabulary else shape.vocab_size
+    return replace(shape, vocab_size=vocab_size, max_length=max(shape.max_length, config.longest))
 
 
 def search(config: Any, topology: Topology, trials: int) -> dict:
@@ -94,6 +109,10 @@ def search(config: Any, topology: Topology, trials: int) -> dict:
     Raises:
       UserError: none fits.
     """
+    if config.batch_size < topology.chips:
+        raise UserError(
+            f"config.batch_size is {config.batch_size}; expected a row at least for each of {topology.chips} chips."
+        )
     best, tried, failed, fitted = None, 0, [], []
     for trial in candidates(config, topology):
         wants = trial.microbatch_size, REMAT.index(trial.model.remat), trial.fsdp
@@ -286,6 +305,8 @@ def estimated(config: Any, topology: Topology) -> Needs:
     parameters = sum(x.size for x in jax.tree.leaves(shapes))
     share, length, slots = config.batch_size // topology.chips, config.data.length, _slots(config)
     size, rows = config.microbatch_size or share, (config.batch_size, length, slots)
+    if share % size:  # as a run says it
+        raise UserError(f"config.microbatch_size is {size}, which does not divide a device's share of {share} rows.")
     memory = {
         "parameters": 4 * parameters / config.fsdp,
         "optimizer state": 8 * parameters / config.fsdp,

@@ -13,6 +13,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
+from task_files import random_model
 
 from roberta_jax import plan, planning
 from roberta_jax.config import typed
@@ -301,6 +302,8 @@ def test_gpus_are_estimated_without_cudas_plugin_and_said_to_be(monkeypatch):
     one = planning.estimate(BASE, parse_topology("gpu:h100x1"))
     assert one["seconds"]["interconnect"] == 0 and one["collectives"] == {}
     assert one["seconds"]["compute"] == pytest.approx(8 * report["seconds"]["compute"])
+    with pytest.raises(UserError, match="microbatch_size is 48, which does not divide a device's share of 1024 rows"):
+        planning.estimate(replace(BASE, microbatch_size=48), parse_topology("gpu:h100x8"))
     with pytest.raises(planning.DoesNotFit, match="does not fit: needs"):
         planning.estimate(replace(BASE, microbatch_size=1024), parse_topology("gpu:h100x8"))
     small = [activation_bytes(replace(BASE.model, remat=remat), 16, 512, 78) for remat in planning.REMAT]
@@ -332,6 +335,24 @@ def test_a_search_leaves_out_what_it_can_know(monkeypatch, capsys):
     monkeypatch.setattr(planning, "estimate", lambda *_: (_ for _ in ()).throw(planning.DoesNotFit("does not fit")))
     with pytest.raises(UserError, match="nothing that was tried fits v5e:2x4"):
         planning.search(BASE, parse_topology("v5e:2x4"), 3)
+    with pytest.raises(UserError, match="batch_size is 4; expected a row at least for each of 8 chips"):
+        planning.search(replace(BASE, batch_size=4), parse_topology("v5e:2x4"), 3)
+
+
+def test_the_model_that_goes_on_is_the_one_that_is_planned_for(small_corpus, tmp_path, monkeypatch):
+    """Its sizes take the place of the config's; rows longer than it has positions for get more."""
+    for name in ("JAX_PLATFORMS", "TPU_SKIP_MDS_QUERY", "TPU_WORKER_HOSTNAMES", "ALLOW_MULTIPLE_LIBTPU_LOAD"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+    fields = importlib.import_module("configs.base").get_config()
+    fields.init_from = str(random_model(small_corpus.tokenizer, tmp_path / "model"))
+    where = parse_topology("gpu:h100x1")
+    model = planning.read_config(fields.to_dict(), where).model
+    assert (model.num_layers, model.hidden_size, model.vocab_size) == (1, 32, len(small_corpus.tokenizer))
+    assert model.max_length == 512 and model.dtype == fields.model.dtype
+    fields.new_vocabulary = True
+    assert planning.read_config(fields.to_dict(), where).model.vocab_size == 50_265
+    fields.phases = "steps=0.9 data.length=128,data.length=1024"
+    assert planning.read_config(fields.to_dict(), where).model.max_length == 1024
 
 
 @pytest.mark.parametrize(

@@ -5,11 +5,11 @@ two studies share is run once.
 """
 
 import functools
+import math
 import os
 import platform
 import re
 import shlex
-import shutil
 import sys
 import time
 from dataclasses import asdict, fields, replace
@@ -32,10 +32,11 @@ from roberta_jax.errors import UserError
 from roberta_jax.inference import load
 from roberta_jax.interop import hub
 from roberta_jax.model.config import RobertaConfig
+from roberta_jax.model.heads import init_masked_lm
 from roberta_jax.pairs import accuracy, suites
 from roberta_jax.preparation.plan import key
 from roberta_jax.pretraining.config import DataConfig, PretrainConfig
-from roberta_jax.pretraining.job import check_devices, open_corpus, perplexity, pretrain
+from roberta_jax.pretraining.job import check_devices, model_of, of_pairs, open_corpus, perplexity, pretrain
 from roberta_jax.pretraining.losses import masked_lm_loss
 from roberta_jax.tasks import runs as finetuning
 from roberta_jax.tasks.config import FinetuneConfig, TaskData
@@ -45,6 +46,8 @@ from roberta_jax.tokenization import encodings
 from roberta_jax.training import provenance
 from roberta_jax.training.distributed import alone_in
 from roberta_jax.training.evaluate import evaluate, make_eval_step
+from roberta_jax.training.guard import GaveUp
+from roberta_jax.training.ledger import seconds_of
 from roberta_jax.training.logging import recovered, say
 from roberta_jax.training.optimizer import OptimizerConfig
 from roberta_jax.training.sharding import batch_devices, batch_sharding, local_rows, make_mesh
@@ -52,6 +55,7 @@ from roberta_jax.training.workdir import CHECKPOINTS, MADE_BY_JSON, RUN_JSON, re
 
 # Fields of `config.downstream` that name what a model is judged on; a hash of each task or suite is kept beside its figure.
 DATA_OF_DOWNSTREAM = ("source", "tasks", "minimal_pairs", "pairs")
+ROWS = "rows of a batch"  # in made_by.json
 
 
 def run(config: AblationsConfig, workdir: Path) -> None:
@@ -66,10 +70,11 @@ def run(config: AblationsConfig, workdir: Path) -> None:
             raise UserError(f"config.{name} is {','.join(value)!r}; expected none, for ablations compare runs of one kind.")
     base = PretrainConfig(**{f.name: getattr(config, f.name) for f in fields(PretrainConfig)} | {"job": "pretrain"})
     base = replace(base, model=replace(base.model, vocab_size=0))  # each variant's is its vocabulary's
-    studies = chosen(base, config.study)
+    studies = chosen(base, config.study, batch_devices(make_mesh(base.fsdp)))
     for task in _tasks(config.downstream):
-        if task not in TASKS or not _task_folder(config.downstream, task).is_dir():
-            raise UserError(f"config.downstream: there is no folder {_task_folder(config.downstream, task)} for {task!r}.")
+        folder = finetuning.task_folder(config.downstream.source, task)
+        if task not in TASKS or not storage.names(folder):
+            raise UserError(f"config.downstream: there is no folder {folder} for {task!r}.")
     _suites(config.downstream)
     for variant in (variant for study in studies for variant in study.variants):  # a mistake shows before hours of the others
         made = changed(base, variant.fields)
@@ -88,8 +93,9 @@ def run(config: AblationsConfig, workdir: Path) -> None:
                 if named not in done:
                     with alone_in(folder):  # other studies run in the same workdir at the same time
                         one = _pretrained(base, made, folder, named)
-                        one = one and ranked(one, config.downstream, folder)
-                        one = one and finetuned(one, config.downstream, folder)
+                        if one and np.isfinite(one.metrics["own_loss"]):
+                            one = ranked(one, config.downstream, folder)
+                            one = finetuned(one, config.downstream, folder)
                     if one is None:
                         return
                     done[named] = one
@@ -107,51 +113,73 @@ def _tasks(downstream: Downstream) -> list[str]:
     return [task.strip() for task in downstream.tasks.split(",") if task.strip()] if downstream.source else []
 
 
-def _task_folder(downstream: Downstream, task: str) -> Path:
-    return Path(downstream.source) / finetuning.glue_folder(task)
-
-
 def _pretrained(base: PretrainConfig, config: PretrainConfig, folder: Path, named: str) -> Run | None:
     """One variant with one seed. None where a signal ended it."""
     noted = folder / MADE_BY_JSON
-    started = time.perf_counter()
     corpus, common = _corpus(config.data), _corpus(base.data)
     made_by = _made_by(config, corpus, common)
-    config = replace(config, batch_size=_rows_of_as_many_tokens(config, corpus, common))
     one, before = recovered(folder / RUN_JSON, _only_run, None), recovered(noted, storage.parse_json, {})
     if one or before:
         if differs := provenance.difference(before, made_by):
             raise UserError(
                 f"{folder} holds a run of another config; take another workdir, or delete that folder. Its was {differs}."
             )
-    else:
-        storage.write_json(noted, made_by)
     if one:
         return one
-    if not pretrain(config, folder):
-        return None
-    source = hub.load(folder)
-    lines = [line for line in read_metrics(folder) if "valid/loss" in line]
+    # A run that goes on elsewhere, on another number of devices, keeps its batch.
+    rows = before.get(ROWS) or _rows_of_as_many_tokens(config, corpus, common)
+    if not before:
+        storage.write_json(noted, made_by | {ROWS: rows})
+    config = _with_rows(config, rows)
+    try:
+        if not pretrain(config, folder):
+            return None
+        metrics, parameters = _measured(folder, corpus, common)
+    except GaveUp as error:
+        say(f"! {folder}: {error} The other runs go on, and the report says that this one is not finite.")
+        metrics, parameters = _not_finite(config, corpus, common)
     tokens_a_step = config.batch_size * corpus.manifest["tokens"]["train"] / corpus.manifest["rows"]["train"]
-    last = lines[-1]
-    name = "valid/mlm_loss" if "valid/mlm_loss" in last else "valid/loss"
-    metrics = {"own_loss": last[name], "own_accuracy": 100 * last["valid/accuracy"]}
-    if corpus.tokenizer.hash == common.tokenizer.hash:
-        metrics |= _held_out(source.config, source.params, common)
-    metrics["bits_per_byte"] = metrics.get("loss", metrics["own_loss"]) / np.log(2) / bytes_per_token(corpus.manifest)
     one = Run(
         study="",
         variant="",
         seed=config.seed,
-        metrics={metric: float(value) for metric, value in metrics.items()},
-        curve=[(round(line["step"] * tokens_a_step), line[name]) for line in lines],
-        seconds=time.perf_counter() - started,
+        metrics=metrics,
+        curve=[(round(line["step"] * tokens_a_step), line[_loss_of(line)]) for line in _evaluations(folder)],
+        seconds=seconds_of(folder),
         tokens=round(config.steps * tokens_a_step),
-        parameters=sum(np.size(x) for x in jax.tree.leaves(source.params)),
+        parameters=parameters,
         details={"key": named, "batch_size": config.batch_size} | _of_encoding(corpus.folder, common),
     )
     results.save(folder / RUN_JSON, [one])
     return one
+
+
+def _evaluations(folder: Path) -> list[dict[str, float]]:
+    return [line for line in read_metrics(folder) if "valid/loss" in line]
+
+
+def _loss_of(line: dict[str, float]) -> str:
+    return "valid/mlm_loss" if "valid/mlm_loss" in line else "valid/loss"
+
+
+def _measured(folder: Path, corpus: Corpus, common: Corpus) -> tuple[dict[str, float], int]:
+    """(the metrics of a run that is done, its model's parameters)."""
+    source, last = hub.load(folder), _evaluations(folder)[-1]
+    metrics = {"own_loss": last[_loss_of(last)], "own_accuracy": 100 * last["valid/accuracy"]}
+    if corpus.tokenizer.hash == common.tokenizer.hash:
+        metrics |= _held_out(source.config, source.params, common)
+    metrics["bits_per_byte"] = metrics.get("loss", metrics["own_loss"]) / np.log(2) / bytes_per_token(corpus.manifest)
+    parameters = sum(np.size(x) for x in jax.tree.leaves(source.params))
+    return {metric: float(value) for metric, value in metrics.items()}, parameters
+
+
+def _not_finite(config: PretrainConfig, corpus: Corpus, common: Corpus) -> tuple[dict[str, float], int]:
+    """The same of a run that ended before its last step, for it did not learn."""
+    names = ["own_loss", "own_accuracy", "bits_per_byte"]
+    names += ["loss", "accuracy", "perplexity"] if corpus.tokenizer.hash == common.tokenizer.hash else []
+    model = replace(model_of(config), vocab_size=len(corpus.tokenizer), max_length=config.model.max_length or corpus.length)
+    shapes = jax.eval_shape(lambda key: init_masked_lm(key, model, of_pairs(config)), jax.random.key(0))
+    return dict.fromkeys(names, math.nan), sum(leaf.size for leaf in jax.tree.leaves(shapes))
 
 
 def _only_run(content: bytes) -> Run:
@@ -177,8 +205,15 @@ def _rows_of_as_many_tokens(config: PretrainConfig, corpus: Corpus, common: Corp
     if config.data.format == common.manifest["format"]:
         return config.batch_size
     a_row, a_common_row = (each.manifest["tokens"]["train"] / each.manifest["rows"]["train"] for each in (corpus, common))
-    unit = batch_devices(make_mesh(config.fsdp)) * (config.microbatch_size or 1)
-    return unit * max(1, round(config.batch_size * a_common_row / a_row / unit))
+    devices = batch_devices(make_mesh(config.fsdp))
+    return devices * max(1, round(config.batch_size * a_common_row / a_row / devices))
+
+
+def _with_rows(config: PretrainConfig, rows: int) -> PretrainConfig:
+    """With batches of so many rows, and microbatches that divide them, no larger than the config's."""
+    share, size = rows // batch_devices(make_mesh(config.fsdp)), config.microbatch_size
+    size = next((each for each in range(min(size, share), 0, -1) if share % each == 0), 0)
+    return replace(config, batch_size=rows, microbatch_size=size)
 
 
 @functools.cache  # of all runs of a command, and so is what follows
@@ -247,13 +282,12 @@ def finetuned(one: Run, downstream: Downstream, folder: Path) -> Run | None:
             if one.details.get("examples") != examples:
                 raise UserError(f"{folder}: was fine-tuned on other examples of {task}; take another workdir.")
             continue
-        started = time.perf_counter()
         found = finetuning.run_tasks(_finetuning(one.seed, downstream, task, folder), folder / task)
         if found is None:
             return None
-        shutil.rmtree(folder / task / CHECKPOINTS, ignore_errors=True)
+        storage.remove_folder(folder / task / CHECKPOINTS)
         value = found[0].metrics[f"valid/{TASKS[task].metrics[0]}"]
-        seconds = one.seconds + time.perf_counter() - started
+        seconds = one.seconds + found[0].seconds
         metrics, details = one.metrics | {task: 100 * value}, one.details | {"downstream": how, "examples": examples}
         one = replace(one, metrics=metrics, details=details, seconds=seconds)
         results.save(folder / RUN_JSON, [one])
@@ -263,7 +297,7 @@ def finetuned(one: Run, downstream: Downstream, folder: Path) -> Run | None:
 @functools.cache
 def _examples(task: str, downstream: Downstream) -> str:
     """A hash of what is learned and measured on."""
-    splits = read_splits(task, TaskData(source=str(_task_folder(downstream, task))))
+    splits = read_splits(task, TaskData(source=finetuning.task_folder(downstream.source, task)))
     return key(splits.hashes["train"], splits.hashes["valid"])
 
 
@@ -278,5 +312,5 @@ def _finetuning(seed: int, downstream: Downstream, task: str, folder: Path) -> F
         batch_size=downstream.batch_size,
         max_length=downstream.max_length,
         optimizer=OptimizerConfig(learning_rate=downstream.learning_rate, warmup_steps=0.06, weight_decay=0.1),
-        data=TaskData(source=str(_task_folder(downstream, task))),
+        data=TaskData(source=finetuning.task_folder(downstream.source, task)),
     )

@@ -22,18 +22,21 @@ def changed(config: T, values: dict[str, Any]) -> T:
     return config
 
 
-def studies(config: PretrainConfig) -> tuple[Study, ...]:
+def studies(config: PretrainConfig, devices: int = 1) -> tuple[Study, ...]:
     """All of them, of sizes that follow from the config's."""
-    return masking(config), input_format(), batch_size(config), encoding(config), data(config)
+    return masking(config), input_format(), batch_size(config, devices), encoding(config), data(config)
 
 
-def chosen(config: PretrainConfig, names: str) -> list[Study]:
+def chosen(config: PretrainConfig, names: str, devices: int = 1) -> list[Study]:
     """The studies that `names` has: all, or some parted by commas; STUDY/VARIANT has that variant beside the control alone.
+
+    Args:
+      devices: that share a batch.
 
     Raises:
       UserError: one is not known.
     """
-    every = {study.name: study for study in studies(config)}
+    every = {study.name: study for study in studies(config, devices)}
     kept: dict[str, set[str]] = {}  # study → variants
     for name in list(every) if names == "all" else names.split(","):
         name, _, variant = name.strip().partition("/")
@@ -104,9 +107,9 @@ def input_format() -> Study:
     )
 
 
-def batch_size(config: PretrainConfig) -> Study:
+def batch_size(config: PretrainConfig, devices: int) -> Study:
     """The paper's 256, 2K and 8K as an eighth, once and four times the config's batch, and one more beyond."""
-    peak = config.optimizer.learning_rate
+    peak, share = config.optimizer.learning_rate, max(1, config.batch_size // devices)  # what a device has of the config's
 
     def variant(name: str, what: str, times: float, rate: float, optimizer: str = "", **published: float) -> Variant:
         return Variant(
@@ -114,7 +117,7 @@ def batch_size(config: PretrainConfig) -> Study:
             what,
             {
                 "batch_size": max(1, round(config.batch_size * times)),
-                "microbatch_size": config.microbatch_size or (config.batch_size if times > 1 else 0),
+                "microbatch_size": config.microbatch_size or (share if times > 1 else 0),
                 "steps": max(1, round(config.steps / times)),
                 "optimizer.learning_rate": rate,
                 "optimizer.name": optimizer or config.optimizer.name,

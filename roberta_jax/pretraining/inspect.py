@@ -2,7 +2,6 @@
 
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 
 from roberta_jax.config import typed
 from roberta_jax.errors import UserError
@@ -26,17 +25,30 @@ def inspect(fields: dict, rows: int) -> tuple[dict, str]:
         corpus_statistics,  # here, so that --help does not wait for JAX and TensorFlow
     )
     from roberta_jax.pretraining.config import PretrainConfig, masking_of
+    from roberta_jax.pretraining.course import Reading, Source
     from roberta_jax.pretraining.job import open_corpus
+    from roberta_jax.tokenization import encodings
 
     if fields.get("job") != "pretrain":
         raise UserError(f"config.job is {fields.get('job')!r}; inspect knows 'pretrain'.")
     config = typed(PretrainConfig, fields).of_first_phase()
-    if config.data.mixture:
-        source, *others = config.data.sources()
-        show(f"config.data.mixture: what follows is of the first of {1 + len(others)} sources, {source[0]}", sys.stderr)
-        config = replace(config, data=source[2])
-    corpus = open_corpus(config.data)
-    figures = corpus_statistics(corpus, masking_of(config.data), config.batch_size, config.steps, config.seed, rows)
+    run, _, _ = config.continue_from.rpartition("@")
+    tokenizer = encodings.of_model(run or config.init_from) if config.takes_tokenizer_of_model_before else None
+    sources = []
+    for name, weight, data in config.data.sources():
+        sources.append(Source(name, open_corpus(data, tokenizer=tokenizer), weight))
+        tokenizer = sources[0].corpus.tokenizer
+    masking, corpus, batch_size = masking_of(config.data), sources[0].corpus, config.batch_size
+    reading = Reading(0, tuple(sources), masking, batch_size, config.seed)
+    if len(sources) > 1:
+        batch_size = max(1, round(batch_size * float(reading.mixture.quotas[0] / reading.mixture.quotas.sum())))
+        show(
+            f"config.data.mixture: what follows is of the first of {len(sources)} sources, {sources[0].name}, of which about "
+            f"{batch_size:,} of the {config.batch_size:,} rows of a batch are",
+            sys.stderr,
+        )
+    figures = corpus_statistics(corpus, masking, batch_size, config.steps, reading.seeds[0], rows)
+    figures["run"]["seed"] = config.seed
     return figures, report(corpus.manifest)
 
 

@@ -13,11 +13,15 @@ from roberta_jax.tasks.definitions import Task
 _LABELS = ("label", "labels", "target", "targets", "class", "category", "gold_label")
 
 
-def assumed_names(task: Task, found: Sequence[str]) -> dict[str, str]:
+def assumed_names(task: Task, found: Sequence[str], guesses: dict[str, str]) -> dict[str, str]:
     """Columns of a person's own data under other names than the task's, which can mean one thing only: name → the task's.
 
     Names may differ in case and in the white space around them; where no column of the label's usual names is there, the
     one of _LABELS is it.
+
+    Args:
+      guesses: takes from the first row of all, which is of the train split, the one that is taken for the label's, "" where
+        none is: in no later row another one is.
     """
     plain = {name: name.strip().lower() for name in found}
     wanted = [*(name for columns in task.text_columns for name in columns), *task.label_columns]
@@ -26,11 +30,13 @@ def assumed_names(task: Task, found: Sequence[str]) -> dict[str, str]:
         alike = [each for each in found if plain[each] == name.lower() and each not in assumed]
         if name not in found and len(alike) == 1:
             assumed[alike[0]] = name
-    known = {assumed.get(name, name) for name in found}
-    if "label" in task.label_columns and known.isdisjoint(task.label_columns):
-        labels = [name for name in found if plain[name] in _LABELS]
-        if len(labels) == 1:
-            assumed[labels[0]] = task.label_columns[0]
+    if "label" in task.label_columns and {assumed.get(name, name) for name in found}.isdisjoint(task.label_columns):
+        labels = {plain[name]: name for name in found if plain[name] in _LABELS}
+        guess = guesses.setdefault("label", next(iter(labels)) if len(labels) == 1 else "")
+        if guess in labels:
+            assumed[labels[guess]] = task.label_columns[0]
+    else:
+        guesses.setdefault("label", "")
     return assumed
 
 

@@ -69,7 +69,9 @@ def _names(task_name: str, task: Task) -> dict[str, dict[str, tuple[str, ...]]]:
     return {"train": {"": train}, "valid": {"": valid}, "test": {"": test}}
 
 
-def read_examples(task: Task, sources: list[str], split: str, broken: list[str], said: dict[str, None]) -> list[Example]:
+def read_examples(
+    task: Task, sources: list[str], split: str, broken: list[str], said: dict[str, None], guesses: dict[str, str]
+) -> list[Example]:
     """The examples of one split, from its sources in turn: paths, or "tfds:NAME:SPLIT".
 
     Labels are not compared with the task's here. An example without an id of its own gets its number in the split.
@@ -78,6 +80,7 @@ def read_examples(task: Task, sources: list[str], split: str, broken: list[str],
       split: "train", "valid" or "test"; in "test" alone a label may be missing.
       broken: takes the places of faulty lines that are left out, where the task's published files have such.
       said: takes what was assumed.
+      guesses: see `assumed_names`.
 
     Raises:
       UserError: names the file, and the line, the question or the row.
@@ -88,12 +91,12 @@ def read_examples(task: Task, sources: list[str], split: str, broken: list[str],
         if read:
             examples.extend(read(task, source, split, len(examples), broken))
         else:
-            examples.extend(_read_table(task, source, split, len(examples), broken, said))
+            examples.extend(_read_table(task, source, split, len(examples), broken, said, guesses))
     return examples
 
 
 def _read_table(
-    task: Task, source: str, split: str, number: int, broken: list[str], said: dict[str, None]
+    task: Task, source: str, split: str, number: int, broken: list[str], said: dict[str, None], guesses: dict[str, str]
 ) -> Iterator[Example]:
     header = {"index", *task.label_columns, *(column for columns in task.text_columns for column in columns)}
     names: dict[tuple[str, ...], dict[str, str]] = {}  # by a row's columns
@@ -101,7 +104,7 @@ def _read_table(
     for place, row in rows:
         if task.custom:
             if (found := tuple(row)) not in names:
-                names[found] = assumed_names(task, found)
+                names[found] = assumed_names(task, found, guesses)
                 said |= {f"the column {theirs!r} is taken for {ours!r}": None for theirs, ours in names[found].items()}
             row = {names[found].get(name, name): value for name, value in row.items()}
         id = next((str(row[column]) for column in _IDS if row.get(column) not in (None, "")), str(number))
@@ -123,17 +126,23 @@ def read_splits(task_name: str, data: TaskData) -> Splits:
     if not data.source and not data.train:
         raise UserError("config.data.source and config.data.train are empty; expected a folder, tfds:NAME or files.")
     task = TASKS[task_name]
-    if data.text_columns:
-        task = dataclasses.replace(task, text_columns=(parts_of(data.text_columns),))
+    if columns := parts_of(data.text_columns):
+        counts = sorted({len(each) for each in task.text_columns})
+        if len(columns) not in counts:
+            raise UserError(
+                f"config.data.text_columns is {data.text_columns!r}; {task_name} takes {' or '.join(map(str, counts))} columns."
+            )
+        task = dataclasses.replace(task, text_columns=(columns,))
     if data.label_column:
         task = dataclasses.replace(task, label_columns=(data.label_column,))
     broken: list[str] = []
     said: dict[str, None] = {}  # what was assumed, each once
+    guesses: dict[str, str] = {}
     read: dict[str, dict[str, list[Example]]] = {}
     for split, parts in _names(task_name, task).items():
         read[split] = {}
         for part, sources in _sources(split, parts, task, data).items():
-            examples = read_examples(task, sources, split, broken, said)
+            examples = read_examples(task, sources, split, broken, said, guesses)
             if task_name in ("race-middle", "race-high"):
                 examples = [example for example in examples if example.id.startswith(task_name[5:])]
             if not examples:
@@ -150,7 +159,7 @@ def read_splits(task_name: str, data: TaskData) -> Splits:
     labels = task.labels or settled or KINDS[task.kind].labels(train)
     for examples in (train, *read["valid"].values(), *read["test"].values()):
         _check(KINDS[task.kind], examples, labels, train[0])
-    if not read["valid"]:
+    if "" not in read["valid"]:  # there may be another part, as MNLI's mismatched one
         train, read["valid"][""] = _hold_out(KINDS[task.kind], train, data.valid_fraction)
         said[
             f"there is no valid split, so {len(read['valid']['']):,} of {len(train) + len(read['valid']['']):,} train examples "

@@ -30,7 +30,7 @@ from roberta_jax.training.kernel_check import with_sound_attention
 from roberta_jax.training.logging import recovered, say
 from roberta_jax.training.provenance import require_same_run
 from roberta_jax.training.sharding import batch_devices, make_mesh
-from roberta_jax.training.step import Loss, accumulation
+from roberta_jax.training.step import Loss
 from roberta_jax.training.train import train
 from roberta_jax.training.workdir import TASK_JSON, TOKENIZER
 
@@ -191,7 +191,7 @@ def train_trials(
     def batches(first_step: int, mesh: Mesh) -> Iterator[dict]:
         seeds = [trial.seed for trial in trials]
         features = prepared.train.features
-        unit = batch_devices(mesh) * accumulation(size, config.microbatch_size, mesh) if config.packed else 0
+        unit = batch_devices(mesh) * (config.microbatch_size or 1) if config.packed else 0
         lengths = prepared.lengths
         return finetune_batches(features, config.batch_size, size, lengths, model.pad_id, seeds, first_step, mesh, unit)
 

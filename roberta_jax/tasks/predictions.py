@@ -1,5 +1,6 @@
 """What a person and GLUE's or SQuAD's server are given of a model's answers."""
 
+import re
 from pathlib import Path
 
 from roberta_jax import storage
@@ -7,6 +8,7 @@ from roberta_jax.output import to_json
 from roberta_jax.tasks.definitions import Task
 from roberta_jax.tasks.features import Encoded, Logits
 from roberta_jax.tasks.kinds.table import KINDS
+from roberta_jax.training.workdir import METRICS_TEST_JSON
 
 # A task's file in a submission to GLUE, by the name of the part of its test split.
 SUBMISSION = {
@@ -49,6 +51,14 @@ def write(
         rows = (f"{line['id']}\t{_for_glue(line['prediction'])}\n" for line in lines)
         storage.write_text(written[-1], "index\tprediction\n" + "".join(rows))
     return written
+
+
+def remove_of_test(task_name: str, workdir: Path) -> None:
+    """Deletes what was written of a test split, which this run's may not have any more, or without its labels."""
+    submitted = {f"{stem}.tsv" for stem in SUBMISSION.get(task_name, {}).values()}
+    for name in storage.names(workdir):
+        if name in submitted or re.fullmatch(r"(predictions|null_odds)_test(_\w+)?\.jsonl?", name) or name == METRICS_TEST_JSON:
+            storage.remove_file(workdir / name)
 
 
 def _for_glue(prediction: str | float) -> str:

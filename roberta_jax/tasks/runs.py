@@ -2,7 +2,6 @@
 
 import json
 import statistics
-import time
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -24,6 +23,7 @@ from roberta_jax.tasks.kinds.table import KINDS
 from roberta_jax.training import provenance
 from roberta_jax.training.distributed import require_same, wait_for_all
 from roberta_jax.training.job import Trial
+from roberta_jax.training.ledger import seconds_of
 from roberta_jax.training.logging import recovered, say
 from roberta_jax.training.workdir import METRICS_TEST_JSON, RESULTS_JSON, RESULTS_MD, TASK_JSON, read_metrics
 
@@ -76,7 +76,7 @@ def run_tasks(config: FinetuneConfig, workdir: Path) -> list[Result] | None:
     for name, one in configs.items():
         folder = workdir / name if several else workdir
         if config.from_mnli and name in FROM_MNLI:
-            one = replace(one, init_from=str(best["mnli"]))
+            one = replace(one, init_from=str(best["mnli"]), from_scratch=False)
         of_task = _run_task(one, splits.pop(name), folder)
         if of_task is None:
             return None
@@ -98,14 +98,16 @@ def _of_task(config: FinetuneConfig, name: str) -> FinetuneConfig:
     task = TASKS[name]
     data = config.data
     if data.source and not data.source.startswith("tfds:"):
-        folders = [storage.join(data.source, folder) for folder in (glue_folder(name), name)]
-        data = replace(data, source=next((folder for folder in folders if storage.names(folder)), folders[0]))
+        data = replace(data, source=task_folder(data.source, name))
     optimizer = replace(config.optimizer, learning_rate=task.learning_rate, weight_decay=task.weight_decay)
     return replace(config, task=name, batch_size=task.batch_size, epochs=task.epochs, optimizer=optimizer, data=data)
 
 
-def glue_folder(name: str) -> str:
-    return predictions.SUBMISSION.get(name, {"": name})[""].removesuffix("-m")
+def task_folder(source: str, name: str) -> str:
+    """A task's own folder among several: as GLUE calls it, or by its name here."""
+    glues = predictions.SUBMISSION.get(name, {"": name})[""].removesuffix("-m")
+    folders = [storage.join(source, folder) for folder in (glues, name)]
+    return next((folder for folder in folders if storage.names(folder)), folders[0])
 
 
 # Beside those of provenance.WITHOUT_EFFECT: fields of the command and not of a run, and such as name what is hashed.
@@ -170,19 +172,20 @@ def _run_task(config: FinetuneConfig, splits: Splits, workdir: Path) -> list[Res
         for folder, group in groups.items():
             if prepared is None:
                 prepared = finetune.prepare(task, splits, source.tokenizer, config.max_length)
-            started = time.perf_counter()
             outcome = finetune.train_trials(prepared, one, source, group, folder, inputs)
             if outcome is None:
                 return None
             metrics, ends, logits, of_test = outcome
-            seconds = (time.perf_counter() - started) / len(group)
-            for test, split in ((False, prepared.valid), (True, prepared.test)) if jax.process_index() == 0 else ():
-                for part, encoded in split.items():
-                    of_part = logits[test][part]
-                    predictions.write(config.task, task, splits.labels, encoded, of_part, part, test, folder)
+            if jax.process_index() == 0:
+                predictions.remove_of_test(config.task, folder)
+                for test, split in ((False, prepared.valid), (True, prepared.test)):
+                    for part, encoded in split.items():
+                        of_part = logits[test][part]
+                        predictions.write(config.task, task, splits.labels, encoded, of_part, part, test, folder)
             if of_test:
                 _write_test(prepared, of_test, folder)
             wait_for_all(f"{folder} has its metrics")
+            seconds = seconds_of(folder) / len(group)
             group_results = []
             for i, trial in enumerate(group):
                 of_trial = {name: float(values[i]) for name, values in metrics.items()}
@@ -355,7 +358,7 @@ def _zip_submission(best: Mapping[str, Path], workdir: Path) -> None:
         with storage.written(workdir / "submission.zip") as partial:
             with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
                 for path in files:
-                    archive.write(path, path.name)
+                    archive.writestr(path.name, storage.read_bytes(path))
         say(f"{workdir / 'submission.zip'}: {', '.join(path.name for path in files)}")
         wanted = {f"{stem}.tsv" for name in best for stem in predictions.SUBMISSION.get(name, {}).values()}
         if missing := sorted(wanted - {path.name for path in files}):

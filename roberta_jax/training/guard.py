@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from roberta_jax.config import option
-from roberta_jax.errors import check
+from roberta_jax.errors import UserError, check
 
 WINDOW = 128  # sound steps that a new one is compared with; until there are so many, only NaN and infinity are noticed
 
@@ -65,12 +65,16 @@ def update_guard(guard: dict, config: GuardConfig, loss: jax.Array, norm: jax.Ar
     return after, accepted, {name: jnp.nan_to_num(value) for name, value in metrics.items()}
 
 
-def gave_up(guard: GuardConfig, first: int, in_a_row: int, rewinds: int, newest_planned: int | None) -> str:
-    """The error of a run that has gone back often enough."""
+class GaveUp(UserError):
+    """A run has gone back often enough: it does not learn as it is."""
+
+
+def gave_up(guard: GuardConfig, first: int, in_a_row: int, rewinds: int, newest_planned: int | None) -> GaveUp:
+    """The error of such a run."""
     before = "There is no checkpoint before them."
     if newest_planned is not None:
         before = f"The checkpoint before them, step {newest_planned:,}, is kept."
-    return (
+    return GaveUp(
         f"{in_a_row} steps in a row, from step {first:,} on, were unsound, and the run had gone back {rewinds} times "
         f"(config.guard.rewinds is {guard.rewinds}); incidents.jsonl tells of each. Try a lower optimizer.learning_rate or a "
         "longer warm-up; guard.spike_above=0 and guard.skip_above=0 turn the guard off, but for NaN and infinity. " + before

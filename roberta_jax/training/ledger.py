@@ -17,6 +17,11 @@ KINDS = ("step", "start", "compile", "data", "evaluate", "checkpoint", "lost")  
 LONGEST = {"data": 60.0, "step": 600.0}  # seconds, after which a stall is reported
 
 
+def seconds_of(workdir: Path) -> float:
+    """That a run has taken, all its starts together; 0 where nothing says."""
+    return sum(recovered(workdir / LEDGER_JSON, _read, ({}, 0, None, 0))[0].values())
+
+
 def _read(content: bytes) -> tuple[dict[str, float], int, int | None, int]:
     """(seconds of each kind, starts, the step after which its steps begin, step) of a ledger.json."""
     before = storage.parse_json(content)

@@ -264,14 +264,15 @@ def build_step(
       UserError: the devices do not divide the batch, or the microbatches not a device's share.
     """
     microbatches, transformation = accumulation(rows, microbatch_size, mesh), make_optimizer(optimizer, steps, schedule)
-    abstract = abstract_state(init, transformation, mesh, len(seed) if np.ndim(seed) else 0, keep_best)
+    stacked = np.ndim(seed)
+    abstract = abstract_state(init, transformation, mesh, len(seed) if stacked else 0, keep_best)
 
     def microbatches_of(batch: Batch) -> int:
-        return microbatches if np.ndim(seed) else accumulation(len(batch["weights"]), microbatch_size, mesh)
+        return accumulation(batch["weights"].shape[stacked], microbatch_size, mesh)
 
     def train_step(state: dict, batch: Batch, *inputs: Any) -> tuple[dict, StepMetrics]:
         update = make_train_step(loss, transformation, microbatches_of(batch), mesh, guard)
-        update = jax.vmap(update) if np.ndim(seed) else update
+        update = jax.vmap(update) if stacked else update
         state, metrics = update(state, batch, *inputs)
         names = tuple(sorted(metrics))
         return state, StepMetrics(names, jnp.stack([metrics[name].astype(jnp.float32) for name in names]))

@@ -371,7 +371,7 @@ def _rewind(
     if memory.rewinds >= guard.rewinds:
         checkpoints.delete_past(sound)
         checkpoints.close()
-        raise UserError(gave_up(guard, sound + 1, finished.unsound, memory.rewinds, checkpoints.newest_planned()))
+        raise gave_up(guard, sound + 1, finished.unsound, memory.rewinds, checkpoints.newest_planned())
     run = start(last=sound)
     run.batch, run.memory.rewinds = batch, memory.rewinds + 1
     run.state["batch"] = jax.device_put(np.int32(batch), run.state["batch"].sharding)

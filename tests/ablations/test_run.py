@@ -1,6 +1,7 @@
 """A study from the command's config to its report, on a small corpus; what is done is not done again."""
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from roberta_jax.errors import UserError
 from roberta_jax.inference import load
 from roberta_jax.model.config import RobertaConfig
 from roberta_jax.pretraining.config import DataConfig
+from roberta_jax.training.guard import GuardConfig
 from roberta_jax.training.optimizer import OptimizerConfig
 from tests.conftest import english
 
@@ -182,6 +184,35 @@ def test_an_unknown_study_and_a_missing_task_are_refused(config, downstream, tmp
         run(replace(config, downstream=Downstream(minimal_pairs=("nowhere",))), tmp_path)
     with pytest.raises(UserError, match="config.downstream: there is no folder .*RTE for 'rte'"):
         run(replace(config, downstream=replace(downstream, tasks="rte")), tmp_path)
+
+
+def test_runs_that_do_not_learn_are_in_the_report_and_end_no_other(config, tmp_path, capsys):
+    """Nor are they begun anew by the same command."""
+    wild = replace(config.optimizer, learning_rate=1e30)
+    config = replace(config, study="masking/static", steps=12, optimizer=wild, guard=GuardConfig(rewinds=0))
+    for _ in range(2):
+        run(config, tmp_path)
+    assert capsys.readouterr().out.count("The other runs go on") == 2
+    report = (tmp_path / "report.md").read_text()
+    for name in ("dynamic", "static"):
+        (one,) = results.load(tmp_path / "runs" / "masking" / name / "seed_0" / "run.json")
+        assert math.isnan(one.metrics["loss"]) and one.parameters > 1_000 and one.seconds > 0
+        assert f"masking {name} seed 0 is not finite and in no mean: loss" in report
+
+
+def test_seconds_are_those_of_all_starts_and_a_batch_stays_on_other_devices(config, workdir, tmp_path):
+    folder = tmp_path / "runs" / "input_format" / "sentence-pair" / "seed_0"
+    shutil.copytree(workdir / "runs" / "input_format" / "sentence-pair" / "seed_0", folder)
+    (before,) = results.load(folder / "run.json")
+    ledger = json.loads((folder / "ledger.json").read_text())
+    assert before.seconds == pytest.approx(sum(ledger["seconds"].values()), rel=1e-3)
+    (folder / "run.json").unlink()
+    made_by = json.loads((folder / "made_by.json").read_text())
+    assert made_by["rows of a batch"] == before.details["batch_size"]
+    (folder / "made_by.json").write_text(json.dumps(made_by | {"rows of a batch": 72}))
+    run(replace(config, study="input_format/sentence-pair"), tmp_path)
+    (after,) = results.load(folder / "run.json")
+    assert after.details["batch_size"] == 72 and after.seconds > before.seconds
 
 
 def test_corpora_of_a_study_share_their_tokenizer(config, workdir):

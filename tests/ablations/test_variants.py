@@ -57,6 +57,17 @@ def test_an_unknown_study_or_variant_is_refused(names, sentence):
         chosen(BASE, names)
 
 
+@pytest.mark.parametrize("devices", [1, 8])
+def test_batches_of_all_sizes_are_whole_microbatches_of_each_device(devices):
+    """The fourfold and larger ones are taken as the config's own is."""
+    (study,) = chosen(BASE, "batch_size", devices)
+    for variant in study.variants:
+        made = changed(BASE, variant.fields)
+        share = made.batch_size // devices
+        assert made.batch_size % devices == 0 and share % (made.microbatch_size or share) == 0, variant.name
+        assert (made.microbatch_size or share) <= 64 // devices
+
+
 def test_batches_of_all_sizes_see_as_many_rows_and_keep_the_papers_rates():
     made = {variant.name: changed(BASE, variant.fields) for variant in STUDIES["batch_size"].variants}
     for config in made.values():

@@ -15,8 +15,11 @@ from browser import picture
 from forked import tiny_on
 from hypothesis import given
 from hypothesis import strategies as st
+from small_runs import config
+from task_files import random_model
 
 from roberta_jax import inspect as inspect_command
+from roberta_jax.config import plain
 from roberta_jax.data.corpus import Corpus
 from roberta_jax.data.masking import Masking
 from roberta_jax.data.pipeline import train_batches
@@ -25,7 +28,10 @@ from roberta_jax.preparation import packing, prepare, shards
 from roberta_jax.preparation.config import CorpusConfig
 from roberta_jax.preparation.statistics import Piece, corpus_statistics, pieces, scripts
 from roberta_jax.pretraining import inspect
+from roberta_jax.pretraining.config import masking_of
+from roberta_jax.pretraining.course import Course, Reading, Source
 from roberta_jax.pretraining.inspect_html import blocks, page
+from roberta_jax.pretraining.job import open_corpus
 from roberta_jax.tokenization.tokenizer import ByteLevelBPE
 
 WORLD = [
@@ -128,6 +134,34 @@ def test_rows_are_those_of_the_first_steps(small_corpus, found):
         predicted = batch["positions"][i][batch["weights"][i] > 0]
         assert row["positions"] == sorted(predicted) and row["labels"] == ids[sorted(predicted)].tolist()
         assert row["text"] == small_corpus.tokenizer.decode(ids[:length]) == "".join(piece.text for piece in row["pieces"])
+
+
+def test_rows_of_a_part_of_the_corpus_have_the_numbers_of_the_whole(small_corpus):
+    corpus = Corpus(small_corpus.folder)
+    corpus.train.fraction = 0.25
+    for row in corpus_statistics(corpus, Masking(), batch_size=6, steps=5, seed=3, rows=8)["rows"]:
+        ids = small_corpus.train.gather(np.array([row["row"]]))[0]
+        assert row["text"] == small_corpus.tokenizer.decode(ids[ids != small_corpus.tokenizer.pad])
+
+
+def test_rows_of_a_mixture_are_those_that_the_run_sees(small_corpus, other_corpus, capsys):
+    """Of the first source, whose order has a seed of its own there."""
+    run = config(small_corpus, **{"data.mixture": f"{small_corpus.folder}=0.7,{other_corpus.folder}=0.3"})
+    sources = tuple(Source(name, open_corpus(data), weight) for name, weight, data in run.data.sources())
+    rows = Course([Reading(0, sources, masking_of(run.data), run.batch_size, run.seed)]).rows_of(0)
+    wanted = [int(row.rpartition(" ")[2]) for row in rows if row.startswith(f"{sources[0].name} ")]
+    figures, _ = inspect.inspect(plain(run), 4)
+    assert [row["row"] for row in figures["rows"]] == wanted[:4] and figures["run"]["seed"] == run.seed
+    assert figures["run"]["batch_size"] == pytest.approx(len(wanted), abs=1)
+    assert f"of which about {figures['run']['batch_size']} of the 16 rows of a batch are" in capsys.readouterr().err
+
+
+def test_a_model_that_goes_on_has_its_own_tokenizer(small_corpus, tmp_path):
+    """A size in data.tokenizer asks for none to be trained."""
+    model = random_model(small_corpus.tokenizer, tmp_path / "model")
+    fields = plain(config(small_corpus, init_from=str(model), **{"data.tokenizer": "50265", "model.vocab_size": 0}))
+    figures, _ = inspect.inspect(fields, 2)
+    assert figures["corpus"] == str(small_corpus.folder) and figures["vocabulary"] == len(small_corpus.tokenizer)
 
 
 # Pieces

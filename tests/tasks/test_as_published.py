@@ -406,6 +406,10 @@ def test_a_test_split_that_is_labelled_in_part_is_measured_on_that_part(model, t
     found = json.loads((tmp_path / "run/metrics_test.json").read_text())["test"]
     assert (found["examples"], found["without_label"], found["accuracy"]) == (2, 2, right / 2)
     assert "on the 2 of 4 examples that have a label" in capsys.readouterr().out
+    jsonl(tmp_path / "test.jsonl", [{"text": "the sailor sold a boat"}] * 3)  # another test split, without labels
+    runs.run_tasks(config, tmp_path / "run")
+    assert len((tmp_path / "run/predictions_test.jsonl").read_text().splitlines()) == 3
+    assert not (tmp_path / "run/metrics_test.json").exists()  # which was of the one before
 
 
 def test_a_model_is_given_rows_as_long_as_it_was_trained_on(model, tmp_path):

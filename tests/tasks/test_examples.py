@@ -208,6 +208,56 @@ def test_sets_of_labels(tmp_path):
     assert splits.valid[""][0].label == ("blue", "green") and splits.test[""][0].label is None
 
 
+def test_a_test_split_of_empty_fields_has_no_sets_of_labels(tmp_path):
+    """As pandas writes what is missing; lists of 0 and 1 in train do not ask for as many there."""
+    table(tmp_path / "train.tsv", [("text", "labels"), ("a", "[0, 1]"), ("b", "[1, 1]")])
+    table(tmp_path / "test.tsv", [("text", "labels"), ("a", ""), ("b", "")])
+    splits = read_splits("custom-multi-label", TaskData(str(tmp_path), valid=f"{tmp_path}/train.tsv"))
+    assert [example.label for example in splits.test[""]] == [None, None] and splits.train[0].label == ("1",)
+
+
+def test_which_column_is_the_label_the_train_split_says(tmp_path, capsys):
+    """A column of another name that could be one is none in a row that lacks the label."""
+    jsonl(tmp_path / "train.jsonl", [{"text": "a", "label": "x", "class": "1"}, {"text": "b", "label": "y", "class": "2"}])
+    jsonl(tmp_path / "test.jsonl", [{"text": "c", "class": "3"}])
+    splits = read_splits("custom-classification", TaskData(str(tmp_path), valid=f"{tmp_path}/train.jsonl"))
+    assert splits.test[""][0].label is None and splits.labels == ("x", "y") and "taken for" not in capsys.readouterr().out
+    with open(tmp_path / "train.jsonl", "a") as file:
+        file.write('{"text": "d", "class": "z"}\n')
+    with pytest.raises(UserError, match="train.jsonl:3: no column 'label'"):
+        read_splits("custom-classification", TaskData(str(tmp_path), valid=f"{tmp_path}/train.jsonl"))
+    (tmp_path / "test.jsonl").unlink()
+    jsonl(tmp_path / "train.jsonl", [{"text": "a", "Class": "x"}, {"text": "b", "Class": "y"}])
+    splits = read_splits("custom-classification", TaskData(str(tmp_path), valid=f"{tmp_path}/train.jsonl"))
+    assert splits.labels == ("x", "y") and "the column 'Class' is taken for 'label'" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("task", "columns", "said"),
+    [
+        (
+            "custom-classification",
+            "title,subtitle,body",
+            "text_columns is 'title,subtitle,body'; custom-classification takes 1 or 2",
+        ),
+        ("custom-multiple-choice", "question,options", "custom-multiple-choice takes 3 columns"),
+        ("custom-span", "question", "custom-span takes 2 columns"),
+        ("custom-tagging", "words,tags", "custom-tagging takes 1 columns"),
+    ],
+)
+def test_another_number_of_columns_is_a_sentence(tmp_path, task, columns, said):
+    with pytest.raises(UserError, match=said):
+        read_splits(task, TaskData(str(tmp_path), text_columns=columns))
+
+
+def test_mnli_with_one_of_its_valid_parts_alone_has_the_other_held_out(tmp_path):
+    rows = [(i, f"a {i}", f"b {i}", "neutral") for i in range(300)]
+    for name in ("train", "dev_mismatched"):
+        table(tmp_path / f"{name}.tsv", [("index", "sentence1", "sentence2", "gold_label"), *rows])
+    valid = read_splits("mnli", TaskData(str(tmp_path))).valid
+    assert valid.keys() == {"", "mismatched"} and 0 < len(valid[""]) < 300 == len(valid["mismatched"])
+
+
 @pytest.mark.parametrize(
     "task, rows, said",
     [

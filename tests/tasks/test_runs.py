@@ -495,7 +495,7 @@ def test_from_scratch_takes_the_shape_alone(trial_config, apart, model, tmp_path
 
 
 def test_a_grid_and_that_a_run_which_collapses_is_flagged_and_not_hidden(trial_config, tmp_path, monkeypatch):
-    """Of texts that say nothing the loss stays ln 2; at an absurd rate it is large, at a worse one no number."""
+    """Of texts that say nothing the loss stays ln 2; at an absurd rate it is large, at a worse one no step is made any more."""
     assert runs.GRID == {"learning_rate": (1e-5, 2e-5, 3e-5), "batch_size": (16, 32)}  # the paper's
     jsonl(tmp_path / "same.jsonl", [{"text": "the same words", "label": "ab"[i % 2]} for i in range(64)])
     rates, sizes = (1e-4, 1.0, 1e30), (16, 32)
@@ -509,8 +509,8 @@ def test_a_grid_and_that_a_run_which_collapses_is_flagged_and_not_hidden(trial_c
     assert [row[5:9] for row in rows] == [["1", "1", f"{rate:g}", str(size)] for rate, size in expected]
     for size in sizes:
         folder = tmp_path / "run" / f"batch_{size}"
-        last = [metrics(folder, f"train/loss/seed_0_rate_{rate:g}")[-1] for rate in rates]
-        assert last[0] == pytest.approx(np.log(2), abs=0.05) and last[1] > 0.69 and np.isnan(last[2])
+        first, second, third = (metrics(folder, f"train/loss/seed_0_rate_{rate:g}") for rate in rates)
+        assert first[-1] == pytest.approx(np.log(2), abs=0.05) and second[-1] > 0.69 and len(third) < len(first)
         assert metrics(folder, "valid/loss/seed_0_rate_0.0001") != metrics(folder, "valid/loss/seed_0_rate_1")
         assert (folder / "predictions.jsonl").exists()
 
@@ -557,6 +557,36 @@ def test_glue_from_mnli_is_handed_in_as_its_server_takes_it(model, texts, tmp_pa
         ["| mnli", "accuracy"], ["| mnli", "valid_mismatched/accuracy"], ["| rte", "accuracy"]
     ]  # fmt: skip
     assert rows[2].split(" | ")[9:11] == ["78.7", "86.6"] and " | 87.6 | " in rows[0] and "87.6" not in rows[1]
+
+
+def test_after_mnli_nothing_begins_from_random_weights(model, texts, tmp_path, monkeypatch):
+    for name, labels in (("MNLI", ["entailment", "neutral", "contradiction"]), ("RTE", ["entailment", "not_entailment"])):
+        (tmp_path / name).mkdir()
+        rows = [(i, " ".join(words[:3]), " ".join(words[3:]), labels[i % len(labels)]) for i, words in enumerate(texts(6))]
+        for split in ("train", "dev_matched" if name == "MNLI" else "dev"):
+            table(tmp_path / name / f"{split}.tsv", [("index", "sentence1", "sentence2", "label"), *rows])
+    begun, whole = {}, runs._run_task
+    monkeypatch.setattr(
+        runs, "_run_task", lambda one, *more: (begun.update({one.task: one.from_scratch}), whole(one, *more))[1]
+    )
+    config = settings("rte,mnli", model, from_mnli=True, from_scratch=True, steps=1, **{"data.source": str(tmp_path)})
+    assert runs.run_tasks(config, tmp_path / "run") and begun == {"mnli": True, "rte": False}
+
+
+@pytest.mark.parametrize("together", [1, 2])
+def test_packed_rows_are_taken_in_microbatches(model, texts, tmp_path, together):
+    """Of batches that have fewer rows than the largest one too: each has whole microbatches."""
+    path = labelled(tmp_path / "train.jsonl", texts(40))
+    given = {"packed": True, "batch_size": 16, "seeds": 2, "together": together, "steps": 3, "max_length": 32}
+    found = []
+    for size in (0, 4):
+        config = settings(
+            "custom-classification", model, **given, **{"data.train": path, "data.valid": path, "microbatch_size": size}
+        )
+        runs.run_tasks(config, tmp_path / f"run{size}")
+        folder = tmp_path / f"run{size}" if together == 2 else tmp_path / f"run{size}" / "seed_0"
+        found.append(metrics(folder, "train/loss/seed_0" if together == 2 else "train/loss"))
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-4)
 
 
 # What is wrong

@@ -26,9 +26,11 @@ def read_file(task: Task, path: str, split: str, number: int, broken: list[str])
             for paragraph in article["paragraphs"]:
                 for question in paragraph["qas"]:
                     place = f"{path}: question {question['id']}"
-                    row = {"context": paragraph["context"], "answers": [], **question}
-                    if split == "test" and "answers" not in question:
-                        row["answers"] = None
+                    row = {"context": paragraph["context"], **question}
+                    if split == "test":
+                        row.setdefault("answers", None)
+                    elif question.get("is_impossible"):
+                        row.setdefault("answers", [])
                     yield _span(task, place, str(question["id"]), "question", "context", row, row["answers"], split)
     except (KeyError, TypeError) as error:
         raise UserError(f"{place}: not as SQuAD's JSON is made ({type(error).__name__}: {error}).") from None
@@ -38,10 +40,14 @@ def read_row(task: Task, place: str, id: str, row: dict[str, Any], split: str, b
     """A row with question, context and answers, which are {"text": [...], "answer_start": [...]} or a list of such pairs."""
     question, context = columns_of(task, place, row)
     answers = label_value(task, place, row, split)
+    found = answers
     if isinstance(answers, dict) and {"text", "answer_start"} <= answers.keys():
-        answers = [{"text": text, "answer_start": start} for text, start in zip(answers["text"], answers["answer_start"])]
-    if not isinstance(answers, list | None):
-        raise UserError(f"{place}: the answers are {answers!r}; expected texts with their answer_start.")
+        texts, starts = answers["text"], answers["answer_start"]
+        alike = isinstance(texts, list) and isinstance(starts, list) and len(texts) == len(starts)
+        found = [{"text": text, "answer_start": start} for text, start in zip(texts, starts)] if alike else answers
+    if not isinstance(found, list | None):
+        raise UserError(f"{place}: the answers are {answers!r}; expected a list of texts and as long a one of answer_start.")
+    answers = found
     yield _span(task, place, id, question, context, row, answers, split)
 
 
@@ -57,6 +63,8 @@ def _span(
     for answer in [] if row.get("is_impossible") else answers:
         try:
             words, start = answer["text"], int(answer["answer_start"])
+            if not isinstance(words, str):
+                raise TypeError
         except (KeyError, TypeError, ValueError):
             raise UserError(f"{place}: the answer {answer!r} lacks its text or a whole number answer_start.") from None
         if not words or start < 0 or text[start : start + len(words)] != words:

@@ -93,7 +93,7 @@ def _read_conll(task: Task, path: str, split: str, number: int, broken: list[str
         elif sentences[-1]:
             sentences.append([])
     sentences = [sentence for sentence in sentences if sentence]
-    of_words, of_tags = _columns(task, sentences) if sentences else (0, None)
+    of_words, of_tags = _columns(task, sentences, split) if sentences else (0, None)
     if sentences and of_tags is None and split != "test":
         raise UserError(f"{first[0]}: one column; expected a token and its tag.")
     for i, sentence in enumerate(sentences, number):
@@ -102,12 +102,14 @@ def _read_conll(task: Task, path: str, split: str, number: int, broken: list[str
         yield Example(sentence[0][0], str(i), words, tags)
 
 
-def _columns(task: Task, sentences: list[list[tuple[str, list[str]]]]) -> tuple[int, int | None]:
+def _columns(task: Task, sentences: list[list[tuple[str, list[str]]]], split: str) -> tuple[int, int | None]:
     """Which column of a file holds the words and which the tags, None where none does."""
     (place, fields), count = sentences[0][0], len(sentences[0][0][1])
     shown = ", ".join(f"{i + 1}: {field!r}" for i, field in enumerate(fields))
     named = [[name for name in names if name.isdecimal()][:1] for names in (sum(task.text_columns, ()), task.label_columns)]
     of_words, of_tags = (int(name[0]) - 1 if name else None for name in named)
+    if split == "test" and count == 1:  # tokens alone, wherever the others have their tags
+        return 0, None
     for number in (of_words, of_tags):
         if number is not None and not 0 <= number < count:
             raise UserError(f"{place}: there is no column {number + 1}; it has {shown}.")

@@ -122,7 +122,13 @@ def _refuse_numbers(place: str, value: Any, labels: list[str]) -> None:
 
 
 def _settle_sets(task: Task, splits: dict[str, list[list[Example]]], said: dict[str, None]) -> Labels:
-    """Which of two meanings lists of numbers have, and whether commas part labels, for all splits alike."""
+    """Which of two meanings lists of numbers have, and whether commas part labels, for all splits alike.
+
+    A test split without any label has none: an empty field is how a table says so.
+    """
+    for part in splits["test"]:
+        if not any(example.label for example in part):
+            part[:] = [dataclasses.replace(example, label=None) for example in part]
     parts = [part for of_split in splits.values() for part in of_split]
     every = [example for part in parts for example in part if example.label is not None]
     if any(isinstance(label, int | float) for example in every for label in example.label):

@@ -58,7 +58,9 @@ def test_spans_as_rows(tmp_path):
         ({**SPAIN, "answers": [{"text": "", "answer_start": 12}]}, "'' is not in its context"),
         ({**SPAIN, "answers": [{"text": "Spain"}]}, "lacks its text or a whole number answer_start"),
         ({**SPAIN, "question": " "}, "an empty 'question'"),
-        ({"id": "q1"}, "not as SQuAD's JSON is made.*question"),
+        ({"id": "q1", "answers": []}, "not as SQuAD's JSON is made.*question"),
+        ({"id": "q1", "question": "Where?", "answer": []}, "not as SQuAD's JSON is made.*answers"),
+        ({**SPAIN, "answers": [{"text": 1995, "answer_start": 12}]}, "lacks its text or a whole number answer_start"),
         ({**NOWHERE, "id": "q1"}, "no answer; this task takes questions that have one, squad2"),
     ],
 )
@@ -66,6 +68,21 @@ def test_what_is_wrong_with_a_question_is_named(tmp_path, question, said):
     squad(tmp_path / "train.json", [question])
     with pytest.raises(UserError, match=rf"train\.json: question q1: .*{said}"):
         read_splits("squad", TaskData(str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        ({"text": "Spain", "answer_start": 4}, "expected a list of texts and as long a one of answer_start"),
+        ({"text": ["Spain", "In"], "answer_start": [4]}, "expected a list of texts and as long a one of answer_start"),
+        ({"text": [1995], "answer_start": [4]}, "lacks its text or a whole number answer_start"),
+        ("Spain", "expected a list of texts"),
+    ],
+)
+def test_what_is_wrong_with_the_answers_of_a_row_is_named(tmp_path, answers, said):
+    jsonl(tmp_path / "train.jsonl", [{"id": "q", "question": "Where?", "context": " In Spain.", "answers": answers}])
+    with pytest.raises(UserError, match=rf"train\.jsonl:1: .*{said}"):
+        read_splits("custom-span", TaskData(str(tmp_path)))
 
 
 def test_json_that_is_not_squads_is_named(tmp_path):

@@ -41,6 +41,11 @@ def test_words_and_tags_as_rows_and_a_test_without_tags(tmp_path):
     splits = read_splits("custom-tagging", TaskData(str(tmp_path)))
     assert told(splits.train) == [("x", ("in", "Ulm"), ("O", "B-LOC"))] and splits.valid[""][0].label == ("B-LOC",)
     assert told(splits.test[""]) == [("0", ("New\u00a0Ulm", "is"), None)]
+    (tmp_path / "train.txt").write_text("in IN O\nUlm NNP B-LOC\n")
+    (tmp_path / "train.jsonl").unlink()
+    files = {name: f"{tmp_path}/{name}.txt" for name in ("train", "test")}
+    named = read_splits("custom-tagging", TaskData(**files, valid=files["train"], label_column="3"))
+    assert named.train[0].label == ("O", "B-LOC") and told(named.test[""]) == told(splits.test[""])
 
 
 @pytest.mark.parametrize(
