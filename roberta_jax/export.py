@@ -27,7 +27,8 @@ def main() -> None:
     )
     parser.add_argument("--push_to", metavar="NAME", help="upload it as this hub repository; of --all each as a revision of it")
     args = parser.parse_args()
-    from roberta_jax.interop.hub import checkpoint_names, export, push  # here, so that --help does not wait for JAX
+    from roberta_jax.interop.hub import export, push  # here, so that --help does not wait for JAX
+    from roberta_jax.interop.revisions import checkpoint_names
 
     if args.all:
         for step, name in checkpoint_names(args.model, args.names).items():

@@ -19,11 +19,11 @@ from glob import has_magic
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import fsspec
 import pyarrow
 
-from roberta_jax.errors import UserError, first_line
+from roberta_jax.errors import UserError
 from roberta_jax.output import to_json
+from roberta_jax.stores import answering, filesystem, is_url
 from roberta_jax.walk import HIDDEN, Walk
 
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "roberta_jax"
@@ -34,10 +34,6 @@ class File:
     path: str
     size: int
     fingerprint: tuple  # changes when the content does
-
-
-def is_url(path: str | Path) -> bool:
-    return "://" in str(path)
 
 
 def local(path: str | Path) -> Path | None:
@@ -60,24 +56,6 @@ def join(folder: str | Path, *names: str) -> str:
     return "/".join([str(folder).rstrip("/"), *names])
 
 
-def _filesystem(url: str | Path) -> tuple[fsspec.AbstractFileSystem, str]:
-    try:
-        return fsspec.core.url_to_fs(str(url), use_listings_cache=False)  # other machines write here at the same time
-    except (ImportError, ValueError) as error:  # "Install gcsfs to access …", "Protocol not known: …"
-        raise UserError(f"{url}: fsspec cannot reach it ({first_line(error).rstrip('.')}).") from None
-
-
-@contextmanager
-def _of_store(url: str | Path) -> Iterator[None]:
-    """A store's errors within it are one sentence, whatever their class; that something is not there is none of them."""
-    try:
-        yield
-    except (FileNotFoundError, UserError):
-        raise
-    except Exception as error:  # each kind of store has classes of its own
-        raise UserError(f"{url}: the store did not answer ({type(error).__name__}: {first_line(error)}).") from None
-
-
 def find(source: str, hidden: bool = False, passed_over: dict[str, str] | None = None) -> tuple[list[File], bool]:
     """The files that a path, a folder or a glob names, in the order of their paths, and whether it names a folder.
 
@@ -88,7 +66,7 @@ def find(source: str, hidden: bool = False, passed_over: dict[str, str] | None =
       passed_over: takes what is there and not among the files: path → one of the reasons of `walk`.
     """
     passed_over = {} if passed_over is None else passed_over
-    system, path = (None, local(source)) if local(source) else _filesystem(source)
+    system, path = (None, local(source)) if local(source) else filesystem(source)
     if system is None or source.startswith("file://"):
         files, is_folder = Walk(hidden, passed_over).files(Path(path))
         found = []
@@ -117,7 +95,7 @@ def find(source: str, hidden: bool = False, passed_over: dict[str, str] | None =
             passed_over[url] = HIDDEN
         elif info["type"] == "file":
             if info["size"] is None:  # servers of https list names alone
-                with _of_store(url):
+                with answering(url):
                     info = system.info(name)
             if info["size"] is None:
                 raise UserError(f"{url}: the server does not say how large it is; download it and name the copy.")
@@ -136,8 +114,8 @@ class _Reader:
     """An open file behind a URL. A line that breaks is an error of its own, never damage of what the file holds."""
 
     def __init__(self, path: str):
-        system, name = _filesystem(path)
-        with _of_store(path):
+        system, name = filesystem(path)
+        with answering(path):
             self._path, self._file = path, system.open(name, "rb")
 
     def __getattr__(self, name: str):
@@ -165,8 +143,8 @@ def open_file(path: str) -> pyarrow.NativeFile:
 def read_range(path: str, start: int, stop: int) -> bytes:
     """Bytes [start, stop), fewer at the end."""
     if is_url(path):
-        system, name = _filesystem(path)
-        with _of_store(path):
+        system, name = filesystem(path)
+        with answering(path):
             return system.cat_file(name, start=start, end=stop)
     with open(path, "rb") as file:
         file.seek(start)
@@ -176,8 +154,8 @@ def read_range(path: str, start: int, stop: int) -> bytes:
 def read_bytes(path: str | Path) -> bytes:
     if there := local(path):
         return there.read_bytes()
-    system, name = _filesystem(path)
-    with _of_store(path):
+    system, name = filesystem(path)
+    with answering(path):
         return system.cat_file(name)
 
 
@@ -189,9 +167,9 @@ def exists(path: str | Path) -> bool:
     """
     if there := local(path):
         return there.is_file()
-    system, name = _filesystem(path)
+    system, name = filesystem(path)
     try:
-        with _of_store(path):
+        with answering(path):
             return system.info(name)["type"] == "file"
     except FileNotFoundError:
         return False
@@ -201,9 +179,9 @@ def names(folder: str | Path) -> set[str]:
     """Of all that lies right in a folder, which need not be there."""
     if there := local(folder):
         return {each.name for each in there.iterdir()} if there.is_dir() else set()
-    system, path = _filesystem(folder)
+    system, path = filesystem(folder)
     try:
-        with _of_store(folder):
+        with answering(folder):
             return {PurePosixPath(name).name for name in system.ls(path, detail=False)}
     except FileNotFoundError:
         return set()
@@ -278,8 +256,8 @@ def written(path: str | Path) -> Iterator[Path]:
             if there:
                 os.replace(partial, there)
             else:
-                system, far = _filesystem(path)
-                with _of_store(path):
+                system, far = filesystem(path)
+                with answering(path):
                     system.makedirs(PurePosixPath(far).parent.as_posix(), exist_ok=True)
                     system.put_file(str(partial), far)
         finally:
@@ -355,8 +333,8 @@ def put_aside(path: str | Path) -> str:
     if there := local(path):
         there.rename(there.with_name(aside))
     else:
-        system, far = _filesystem(path)
-        with _of_store(path):
+        system, far = filesystem(path)
+        with answering(path):
             system.mv(far, f"{far.removesuffix(name)}{aside}", recursive=True)
     return aside
 
@@ -372,46 +350,6 @@ def plain_name(name: Any, where: str) -> str:
     return name
 
 
-def _hashes(folder: str | Path) -> str:
-    return f"{str(folder).rstrip('/')}.hashes.json"
-
-
-def hashes_in(folder: str | Path) -> dict[str, str]:
-    """The SHA-256 of every whole file of a folder, by its name."""
-    whole = sorted(name for name in names(folder) if not name.endswith(".partial"))
-    return {name: sha256_of(join(folder, name)) for name in whole}
-
-
-def write_hashes(folder: str | Path, now_in: str | Path | None = None) -> None:
-    """Notes the hash of every file of a folder in FOLDER.hashes.json beside it.
-
-    Args:
-      now_in: where the files are until they are moved to the folder.
-    """
-    write_json(_hashes(folder), hashes_in(now_in or folder))
-
-
-def check_hashes(folder: str | Path) -> None:
-    """Raises a UserError where a file whose hash was noted has changed; a folder without notes is not checked."""
-    if not exists(noted := _hashes(folder)):
-        return
-    for name, wanted in read_json(noted).items():
-        path = join(folder, plain_name(name, noted))
-        try:
-            damaged = "it is not what was saved there" if sha256_of(path) != wanted else ""
-        except OSError as error:
-            damaged = reason(error)
-        if damaged:
-            raise UserError(
-                f"{path}: {damaged}, by {PurePosixPath(noted).name} beside its folder; put the file back, or, if it was "
-                "changed on purpose, delete that list."
-            )
-
-
-def sha256_of(path: str) -> str:
-    return hashlib.sha256(read_bytes(path)).hexdigest()
-
-
 def sha256(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -424,11 +362,11 @@ def download(path: str, to: Path, wanted: str | None = None) -> None:
       UserError: it is another one, or the store does not answer.
       FileNotFoundError: it is not there.
     """
-    system, name = _filesystem(path)
+    system, name = filesystem(path)
     if not exists(path):  # for which not every store has an error of its own
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), path)
     with written(to) as partial:
-        with _of_store(path):
+        with answering(path):
             system.get_file(name, str(partial))
         if wanted and (found := sha256(partial)) != wanted:
             raise UserError(
@@ -438,13 +376,13 @@ def download(path: str, to: Path, wanted: str | None = None) -> None:
 
 
 def remove_file(path: str | Path) -> None:
-    system, name = _filesystem(path)
-    with suppress(FileNotFoundError), _of_store(path):
+    system, name = filesystem(path)
+    with suppress(FileNotFoundError), answering(path):
         system.rm_file(name)
 
 
 def remove_folder(folder: str | Path) -> None:
-    system, path = _filesystem(folder)
-    with _of_store(folder):
+    system, path = filesystem(folder)
+    with answering(folder):
         if system.exists(path):
             system.rm(path, recursive=True)

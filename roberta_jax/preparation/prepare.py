@@ -14,6 +14,7 @@ from pathlib import Path
 from roberta_jax import lock, storage
 from roberta_jax.data.corpus import Corpus, on_this_machine, read_manifest, report
 from roberta_jax.errors import UserError
+from roberta_jax.folder_hashes import write_hashes
 from roberta_jax.output import show, to_json
 from roberta_jax.preparation import processes
 from roberta_jax.preparation.config import CorpusConfig, cache_key_fields
@@ -55,7 +56,7 @@ def _tokenizer(config: CorpusConfig, shards: list[list[Piece]], cache: Path) -> 
         show(f"training a vocabulary of {config.tokenizer:,} entries: {config.encoding}")
         partial = folder.with_suffix(".partial")
         encodings.train(_training_texts(config, shards), config.tokenizer, config.encoding).save(partial)
-        storage.write_hashes(folder, now_in=partial)
+        write_hashes(folder, now_in=partial)
         os.replace(partial, folder)
         return encodings.load(folder)
 

@@ -11,6 +11,7 @@ import numpy as np
 from roberta_jax import storage
 from roberta_jax.data.corpus import SPLITS, ShardWriter
 from roberta_jax.errors import UserError
+from roberta_jax.folder_hashes import hashes_in
 from roberta_jax.output import to_json
 from roberta_jax.preparation import duplicates, packing
 from roberta_jax.preparation.config import CorpusConfig, recipe
@@ -174,7 +175,7 @@ def summarise(work: Preparation, tokenizer: Tokenizer) -> dict:
         "bad_records": totals["bad_records"],
         "first_bad_records": first_bad,
         "shards": dict(sorted(hashes.items())),
-        "tokenizer_files": storage.hashes_in(storage.join(work.folder, "tokenizer")),
+        "tokenizer_files": hashes_in(storage.join(work.folder, "tokenizer")),
     }
 
 

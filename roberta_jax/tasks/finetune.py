@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from roberta_jax import storage
+from roberta_jax.folder_hashes import write_hashes
 from roberta_jax.interop.hub import PROBLEMS, Pretrained
 from roberta_jax.model.config import RobertaConfig
 from roberta_jax.model.flops import train_flops
@@ -265,7 +266,7 @@ def _write_task(config: FinetuneConfig, prepared: Prepared, source: Pretrained, 
     (workdir / TOKENIZER).mkdir(parents=True, exist_ok=True)
     storage.write_json(path, fields)
     prepared.tokenizer.save(workdir / TOKENIZER)
-    storage.write_hashes(workdir / TOKENIZER)
+    write_hashes(workdir / TOKENIZER)
 
 
 def parse_task(content: bytes) -> dict:

@@ -28,6 +28,7 @@ import tokenizers
 
 from roberta_jax import snapshot, storage
 from roberta_jax.errors import UserError
+from roberta_jax.folder_hashes import check_hashes
 from roberta_jax.tokenization import fairseq, published
 from roberta_jax.tokenization.published import JsonTokenizer
 from roberta_jax.tokenization.scripts import script_of
@@ -61,7 +62,7 @@ def find(folder: str | Path) -> Tokenizer | None:
     Raises:
       UserError: the files are damaged, or only such that nothing here reads.
     """
-    storage.check_hashes(folder)
+    check_hashes(folder)
     there, encoding = storage.names(folder), encoding_in(folder)
     if encoding in FILES.keys() - {"bytes"}:
         return _of_file(storage.join(folder, FILES[encoding]), encoding)

@@ -11,7 +11,7 @@ from small_runs import assert_same, config, killed_after
 from roberta_jax import export, minimal_pairs
 from roberta_jax.data.corpus import Corpus
 from roberta_jax.errors import UserError
-from roberta_jax.interop import hub
+from roberta_jax.interop import hub, revisions
 from roberta_jax.pretraining.job import pretrain
 from roberta_jax.training.checkpoint import saved_steps
 
@@ -49,7 +49,7 @@ def test_they_are_kept_beside_the_newest_and_exported_as_folders(small_corpus, t
 
     seen = minimal_pairs._about(str(tmp_path / "run"), 9)["tokens_seen"]  # padding, of which this text has some, apart
     assert seen == hub.seen_by(tmp_path / "run", 9)["tokens"] == pytest.approx(9 * a_step, abs=9) and a_step < 16 * 64
-    last = hub._short(hub._roundest(9 * round(a_step), round(a_step)))
+    last = revisions._short(revisions._roundest(9 * round(a_step), round(a_step)))
     for names, expected in (
         ("step_{step}", [f"step_{step}" for step in (*kept, 9)]),
         ("chck_{tokens}", ["chck_2k", "chck_5k", f"chck_{last}"]),
@@ -65,17 +65,17 @@ def test_they_are_kept_beside_the_newest_and_exported_as_folders(small_corpus, t
     card = (tmp_path / "step" / "step_9" / "README.md").read_text()
     assert "| Steps | 9 of 9, 16 rows of 64 tokens each |\n" in card and f"| Seen | {seen:,} tokens, " in card
     with pytest.raises(UserError, match=r"no workdir with a checkpoint"):
-        hub.checkpoint_names(tmp_path / "step", "step_{step}")
+        revisions.checkpoint_names(tmp_path / "step", "step_{step}")
     for template in ("steps", "", "{steps}", "a b{step}", "../{step}", "{step:9}", "{0}"):
         with pytest.raises(UserError, match="expected a name with {step}, {tokens} or {words} in it"):
-            hub.checkpoint_names(tmp_path / "run", template)
+            revisions.checkpoint_names(tmp_path / "run", template)
 
 
 def test_words_are_counted_and_name_checkpoints(small_corpus, documents, tmp_path):
     assert small_corpus.manifest["words"] == sum(len(text.split()) for text in documents)
     fields = {"steps": 6, "checkpoint_every": 6, "keep_checkpoints": 1, "eval_every": 6, "log_every": 1}
     pretrain(config(small_corpus, keep_every="1k words", **fields), tmp_path / "run")
-    names = hub.checkpoint_names(tmp_path / "run", "chck_{words}")
+    names = revisions.checkpoint_names(tmp_path / "run", "chck_{words}")
     assert list(names.values())[:2] == ["chck_1k", "chck_2k"] and list(names) == saved_steps(tmp_path / "run" / "checkpoints")
 
     shutil.copytree(small_corpus.folder, tmp_path / "corpus")  # as one that was prepared before words were counted
@@ -86,7 +86,7 @@ def test_words_are_counted_and_name_checkpoints(small_corpus, documents, tmp_pat
         pretrain(config(old, keep_every="1k words", **fields), tmp_path / "old")
     pretrain(config(old, **fields), tmp_path / "old")
     with pytest.raises(UserError, match="step 6 of .* does not say how many words it had seen; take step_{step}"):
-        hub.checkpoint_names(tmp_path / "old", "{words}")
+        revisions.checkpoint_names(tmp_path / "old", "{words}")
 
 
 @pytest.mark.parametrize(
@@ -103,4 +103,4 @@ def test_words_are_counted_and_name_checkpoints(small_corpus, documents, tmp_pat
     ],
 )
 def test_a_name_is_the_roundest_number_within_the_last_batch(seen, batch, name):
-    assert hub._short(hub._roundest(seen, batch)) == name
+    assert revisions._short(revisions._roundest(seen, batch)) == name
