@@ -96,4 +96,7 @@ def cache_key_fields(config: CorpusConfig) -> dict[str, Any]:
         return {name: value for name, value in values.items() if name not in _LATER or value != _LATER[name]}
 
     values = recipe(config)
-    return deciding(values) | {"reading": deciding(values["reading"])}
+    from roberta_jax.preparation.ngrams import VERSION  # here, for its tables take a moment
+
+    of_words = {"words": VERSION} if config.deduplicate == "near" or config.exclude else {}
+    return deciding(values) | {"reading": deciding(values["reading"])} | of_words

@@ -1,6 +1,7 @@
 """Texts as hashes of their words: what near duplicates share, and what a text has in common with an evaluation set.
 
-A word is a run of what is neither white space nor punctuation, in lower case; an ideograph or a kana is a word of its own, and
+A word is a run of what is no white space, punctuation or symbol of Unicode's, in lower case, emoji apart, which are in words;
+an ideograph or a kana is a word of its own, and
 in scripts that put no spaces between words, such as Thai, a character with its marks. Hashes have 64 bits and are the same in
 every process.
 """
@@ -20,7 +21,7 @@ UNSPACED = 3  # characters with their marks that stand for a word in scripts wit
 
 _U64 = np.uint64
 _FACTOR = 0x9E3779B97F4A7C15
-_SEPARATES = np.array([not chr(byte).isalnum() for byte in range(128)] + [False] * 128)
+VERSION = 2  # of what a word is: what depends on it is another corpus
 _random = np.random.default_rng(0)
 _MULTIPLIERS = _random.integers(1 << 32, size=(HASHES, 1), dtype=np.uint32) | np.uint32(1)
 _OFFSETS = _random.integers(1 << 32, size=(HASHES, 1), dtype=np.uint32)
@@ -45,6 +46,16 @@ def _powers_of_factor(size: int) -> np.ndarray:
     return _powers
 
 
+def _separating() -> np.ndarray:
+    """By code point up to U+FFFF, whether it stands between words: white space, punctuation, a symbol, a control character."""
+    categories = (unicodedata.category(chr(code)) for code in range(1 << 16))
+    separates = np.array([category[0] in "PZS" or category == "Cc" for category in categories])
+    separates[:128] = [not chr(code).isalnum() for code in range(128)]
+    separates[0x2000:0x2040] = True  # what joins and parts letters unseen too
+    return separates
+
+
+_SEPARATES = _separating()
 _BEGINS, _JOINS, _PARTS = 1, 2, 3  # what a character of a script without spaces does to words
 
 
@@ -58,7 +69,7 @@ def _unspaced() -> np.ndarray:
     )
     for code in (code for block in blocks for code in block):
         category = unicodedata.category(chr(code))
-        kinds[code] = _PARTS if category[0] in "PZ" else _JOINS if category[0] == "M" else _BEGINS
+        kinds[code] = _PARTS if category[0] in "PZS" else _JOINS if category[0] == "M" else _BEGINS
     for code in range(0x0F0B, 0x0F15):  # Tibetan, whose points part syllables
         kinds[code] = _PARTS
     return kinds
@@ -67,30 +78,34 @@ def _unspaced() -> np.ndarray:
 _UNSPACED = _unspaced()
 
 
-def _kinds_at(raw: np.ndarray, at: np.ndarray) -> np.ndarray:
-    """Of the characters of three bytes that begin at `at`, what they do to words."""
-    first, second, third = (raw[at + i].astype(np.uint16) for i in range(3))
-    return _UNSPACED[(first & 0xF) << 12 | (second & 0x3F) << 6 | third & 0x3F]
+def _codes_at(raw: np.ndarray, at: np.ndarray, size: int) -> np.ndarray:
+    """Code points of the characters of two or three bytes that begin at `at`. uint16 [n]"""
+    codes = raw[at].astype(np.uint16) & np.uint16(0x1F if size == 2 else 0xF)
+    for i in range(1, size):
+        codes = codes << np.uint16(6) | raw[at + i] & 0x3F
+    return codes
 
 
 def words(text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, bytes]:
     """Each word's hash (uint64), its start and its end in bytes (int64), and the bytes: those of the text in lower case."""
     encoded = b" %b   " % text.lower().encode(errors="surrogatepass")  # so that every word has something on both sides
     raw = np.frombuffer(encoded, np.uint8)
-    separates = _SEPARATES[raw]
-    # U+2000 … U+203F and U+3000 … U+303F hold the punctuation of most scripts beyond ASCII's: E2 80 .., E3 80 ..
-    at = np.flatnonzero(((raw[:-2] == 0xE2) | (raw[:-2] == 0xE3)) & (raw[1:-1] == 0x80))
-    for i in range(3):
-        separates[at + i] = True
-    unspaced = np.flatnonzero((raw == 0xE0) | (raw == 0xE1) | (raw == 0xEA))
-    kinds = _kinds_at(raw, unspaced)
-    unspaced, kinds = unspaced[kinds > 0], kinds[kinds > 0]
+    separates = np.append(_SEPARATES[:128], [False] * 128)[raw]
+    of_two, of_three = (raw & 0xE0) == 0xC0, (raw & 0xF0) == 0xE0
+    unspaced, kinds = np.empty(0, np.int64), np.empty(0, np.uint8)
+    for size, at in ((2, np.flatnonzero(of_two)), (3, np.flatnonzero(of_three))):
+        codes = _codes_at(raw, at, size)
+        for i in range(size):
+            separates[at[_SEPARATES[codes]] + i] = True
+        if size == 3:
+            kinds = _UNSPACED[codes]
+            unspaced, kinds = at[kinds > 0], kinds[kinds > 0]
     for i in range(3):
         separates[unspaced[kinds == _PARTS] + i] = True
     starts, ends = ~separates, ~separates
     starts[1:] &= separates[:-1]
     ends[:-1] &= separates[1:]
-    alone = np.flatnonzero((raw >= 0xE3) & (raw <= 0xE9) & ~separates)  # U+3040 … U+9FFF, three bytes each
+    alone = np.flatnonzero((raw >= 0xE3) & (raw <= 0xE9) & ~separates)  # U+3000 … U+9FFF, three bytes each
     starts[alone], starts[alone + 3] = True, ~separates[alone + 3]
     ends[alone + 2], ends[alone - 1] = True, ~separates[alone - 1]
     if len(unspaced):
@@ -143,7 +158,7 @@ def _is_unspaced(first: np.ndarray, encoded: bytes) -> bool:
     """Whether most words of a text are of scripts without spaces."""
     raw = np.frombuffer(encoded, np.uint8)
     three = first[(raw[first] == 0xE0) | (raw[first] == 0xE1) | (raw[first] == 0xEA)]
-    return 2 * np.count_nonzero(_kinds_at(raw, three)) > len(first)
+    return 2 * np.count_nonzero(_UNSPACED[_codes_at(raw, three, 3)]) > len(first)
 
 
 def _whole(hashes: np.ndarray) -> np.ndarray:

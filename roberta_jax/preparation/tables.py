@@ -184,7 +184,6 @@ def _plain(value, feature, labels: tuple[str, ...]):
         return {name: _plain(value[name], feature[name], labels) for name in feature}
     if isinstance(feature, tfds.features.Sequence):
         inner = feature.feature
-        value = value.to_list() if hasattr(value, "to_list") else value  # lists of lists come as TensorFlow's ragged tensors
         if isinstance(inner, tfds.features.FeaturesDict):  # a list of records comes as a record of lists
             return {name: [_plain(item, inner[name], labels) for item in value[name]] for name in inner}
         return [_plain(item, inner, labels) for item in value]
