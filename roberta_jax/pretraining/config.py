@@ -197,7 +197,7 @@ class PretrainConfig(RunConfig):
         numbers = [end - start for start, end in zip(ends, ends[1:])]
         scaled = []
         for number, text, phase in zip(numbers, self.phases, self.parts):
-            changes = _changes(0, text) | {"steps": str(number)}
+            changes = {"steps": ""} | _changes(0, text) | {"steps": str(number)}
             if self.phases_have_rates:
                 warm_up, decay = in_proportion(phase.config.optimizer, phase.config.steps, number)
                 changes |= {"optimizer.warmup_steps": str(warm_up), "optimizer.decay_steps": str(decay)}
