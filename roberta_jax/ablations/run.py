@@ -4,6 +4,7 @@ A run that is done leaves `run.json` and is not done again; one that was stopped
 two studies share is run once.
 """
 
+import contextlib
 import functools
 import math
 import os
@@ -51,7 +52,7 @@ from roberta_jax.training.ledger import seconds_of
 from roberta_jax.training.logging import recovered, say
 from roberta_jax.training.optimizer import OptimizerConfig
 from roberta_jax.training.sharding import batch_devices, batch_sharding, local_rows, make_mesh
-from roberta_jax.training.workdir import CHECKPOINTS, MADE_BY_JSON, RUN_JSON, read_metrics
+from roberta_jax.training.workdir import CHECKPOINTS, CONFIG_JSON, MADE_BY_JSON, RUN_JSON, read_metrics
 
 # Fields of `config.downstream` that name what a model is judged on; a hash of each task or suite is kept beside its figure.
 DATA_OF_DOWNSTREAM = ("source", "tasks", "minimal_pairs", "pairs")
@@ -93,9 +94,10 @@ def run(config: AblationsConfig, workdir: Path) -> None:
                 if named not in done:
                     with alone_in(folder):  # other studies run in the same workdir at the same time
                         one = _pretrained(base, made, folder, named)
-                        if one and np.isfinite(one.metrics["own_loss"]):
-                            one = ranked(one, config.downstream, folder)
-                            one = finetuned(one, config.downstream, folder)
+                        if one and not np.isfinite(one.metrics["own_loss"]):
+                            one = replace(one, metrics=one.metrics | _of_downstream(config.downstream))
+                        elif one:
+                            one = finetuned(ranked(one, config.downstream, folder), config.downstream, folder)
                     if one is None:
                         return
                     done[named] = one
@@ -126,9 +128,10 @@ def _pretrained(base: PretrainConfig, config: PretrainConfig, folder: Path, name
             )
     if one:
         return one
-    # A run that goes on elsewhere, on another number of devices, keeps its batch.
-    rows = before.get(ROWS) or _rows_of_as_many_tokens(config, corpus, common)
-    if not before:
+    # A run that goes on elsewhere, on another number of devices, keeps its batch; older ones noted it in config.json alone.
+    rows = before.get(ROWS) or recovered(folder / CONFIG_JSON, storage.parse_json, {}).get("batch_size")
+    rows = rows or _rows_of_as_many_tokens(config, corpus, common)
+    if ROWS not in before:
         storage.write_json(noted, made_by | {ROWS: rows})
     config = _with_rows(config, rows)
     try:
@@ -206,7 +209,9 @@ def _rows_of_as_many_tokens(config: PretrainConfig, corpus: Corpus, common: Corp
         return config.batch_size
     a_row, a_common_row = (each.manifest["tokens"]["train"] / each.manifest["rows"]["train"] for each in (corpus, common))
     devices = batch_devices(make_mesh(config.fsdp))
-    return devices * max(1, round(config.batch_size * a_common_row / a_row / devices))
+    # A multiple of up to 8 rows a device, of which microbatches can be made, where that is off by a twentieth at most.
+    unit = devices * max(each for each in (1, 2, 4, 8) if each == 1 or 10 * each * devices <= config.batch_size)
+    return unit * max(1, round(config.batch_size * a_common_row / a_row / unit))
 
 
 def _with_rows(config: PretrainConfig, rows: int) -> PretrainConfig:
@@ -247,6 +252,15 @@ def _held_out(model: RobertaConfig, params: dict, corpus: Corpus, rows: int = 64
     return {"loss": means["loss"], "accuracy": 100 * means["accuracy"]} | perplexity(means)
 
 
+def _of_downstream(downstream: Downstream) -> dict[str, float]:
+    """What a model that did not learn is judged to be."""
+    return dict.fromkeys([*map(_metric_of, _suites(downstream)), *_tasks(downstream)], math.nan)
+
+
+def _metric_of(suite: suites.Suite) -> str:
+    return re.sub(r"\W+", "_", suite.name.lower())
+
+
 @functools.cache
 def _suites(downstream: Downstream) -> list[suites.Suite]:
     return suites.read(downstream.minimal_pairs, pairs=downstream.pairs) if downstream.minimal_pairs else []
@@ -254,7 +268,7 @@ def _suites(downstream: Downstream) -> list[suites.Suite]:
 
 def ranked(one: Run, downstream: Downstream, folder: Path) -> Run:
     """The run with the share of minimal pairs that its model ranks right, by pseudo-log-likelihood."""
-    named = {re.sub(r"\W+", "_", suite.name.lower()): suite for suite in _suites(downstream)}
+    named = {_metric_of(suite): suite for suite in _suites(downstream)}
     hashes = {metric: key([asdict(paradigm) for paradigm in suite.paradigms]) for metric, suite in named.items()}
     judged = one.details.get("minimal_pairs", {})
     for metric in named.keys() & one.metrics.keys():
@@ -285,7 +299,8 @@ def finetuned(one: Run, downstream: Downstream, folder: Path) -> Run | None:
         found = finetuning.run_tasks(_finetuning(one.seed, downstream, task, folder), folder / task)
         if found is None:
             return None
-        storage.remove_folder(folder / task / CHECKPOINTS)
+        with contextlib.suppress(OSError, UserError):  # it takes room, and nothing else
+            storage.remove_folder(folder / task / CHECKPOINTS)
         value = found[0].metrics[f"valid/{TASKS[task].metrics[0]}"]
         seconds = one.seconds + found[0].seconds
         metrics, details = one.metrics | {task: 100 * value}, one.details | {"downstream": how, "examples": examples}

@@ -204,12 +204,12 @@ def on_this_machine(folder: str, cache: Path) -> Path:
 def report(manifest: dict) -> str:
     """What a preparation prints when it is done."""
     m, length = manifest, manifest["length"]
-    tokens = sum(m["tokens"].values())
+    tokens, apart = sum(m["tokens"].values()), " (special ones left out)" * ("text_tokens" in m)
     words = f"{m['words']:,} words, " if "words" in m else ""  # which older corpora did not count
     room = "half a row" if m["format"] in PAIRS else "a row"
     lines = [
         f"{m['documents']:,} documents ({m['valid_documents']:,} valid), {m['bytes'] / 1e6:,.1f} MB, {words}"
-        f"{tokens:,} tokens, {m['bytes'] / m.get('text_tokens', tokens):.2f} bytes to one that is not special, "
+        f"{tokens:,} tokens, {m['bytes'] / m.get('text_tokens', tokens):.2f} bytes a token{apart}, "
         f"vocabulary {m['vocabulary']:,}",
         f"repeated: {m['repeated_documents']:,} documents, {m['repeated_lines']:,} of {m['lines']:,} lines; "
         f"empty: {m['empty_documents']:,}; not UTF-8: {m['documents_with_invalid_utf8']:,}",

@@ -1,7 +1,7 @@
 """Texts as hashes of their words: what near duplicates share, and what a text has in common with an evaluation set.
 
-A word is a run of what is no white space, punctuation or symbol of Unicode's, in lower case, emoji apart, which are in words;
-an ideograph or a kana is a word of its own, and
+A word is a run of what is no white space, punctuation or symbol, in lower case; what lies beyond U+FFFF, most emoji, is in
+words. An ideograph or a kana is a word of its own, and
 in scripts that put no spaces between words, such as Thai, a character with its marks. Hashes have 64 bits and are the same in
 every process.
 """

@@ -105,7 +105,9 @@ def prepare(
 def _is_corpus(source: str) -> bool:
     try:
         return storage.exists(storage.join(source, "manifest.json"))
-    except UserError:  # a public store may give a file and no answer to what else there is; reading it says what is wrong
+    except UserError:  # a public store may give a file, and no answer to what else there is
+        if storage.find(source)[1]:
+            raise
         return False
 
 

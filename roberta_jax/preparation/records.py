@@ -126,7 +126,7 @@ def _decode(line: bytes, place: str) -> str:
 
 
 LINE_END = re.compile(rb"\n")
-BLANK_LINE = re.compile(rb"\n[ \t\r\f\v]*?\n")
+BLANK_LINE = re.compile(rb"\n\r?\n")
 
 
 def line_cuts(path: str, size: int, boundary: re.Pattern[bytes], piece_bytes: int) -> list[int]:

@@ -104,6 +104,7 @@ def finetune_batches(
     first_step: int,
     mesh: Mesh,
     unit: int = 0,
+    microbatch_size: int = 0,
 ) -> Iterator[dict[str, jax.Array]]:
     """The batches of steps `first_step`, `first_step` + 1, … without end; of several seeds stacked, one is not.
 
@@ -111,7 +112,7 @@ def finetune_batches(
       batch_size: features of a batch.
       size: rows that it is filled up to.
       lengths: to one of which it is padded, ascending.
-      unit: of several examples in a row, what the number of rows is a multiple of; 0: each example has its own.
+      unit, microbatch_size: of several examples in a row, see `packed.padded_rows`; unit 0: each example has its own.
     """
     in_epoch = -(-len(features) // batch_size)
     number, at = divmod(first_step, in_epoch)
@@ -120,7 +121,7 @@ def finetune_batches(
         for together in list(batches)[at:]:
             if unit:
                 shared = [packed.share_rows(features.lengths[indices], lengths[-1]) for indices in together]
-                rows = packed.padded_rows(max(map(len, shared)), size, unit)
+                rows = packed.padded_rows(max(map(len, shared)), size, unit, microbatch_size)
                 arrays_of_seeds = [packed.collate(features, *each, rows, lengths[-1], pad) for each in zip(together, shared)]
             else:
                 longest = max(features.lengths[indices].max() for indices in together)

@@ -20,8 +20,7 @@ def assumed_names(task: Task, found: Sequence[str], guesses: dict[str, str]) -> 
     one of _LABELS is it.
 
     Args:
-      guesses: takes from the first row of all, which is of the train split, the one that is taken for the label's, "" where
-        none is: in no later row another one is.
+      guesses: takes from the first row the one that is taken for the label's, "" where none is: in no later row another is.
     """
     plain = {name: name.strip().lower() for name in found}
     wanted = [*(name for columns in task.text_columns for name in columns), *task.label_columns]
@@ -31,10 +30,10 @@ def assumed_names(task: Task, found: Sequence[str], guesses: dict[str, str]) -> 
         if name not in found and len(alike) == 1:
             assumed[alike[0]] = name
     if "label" in task.label_columns and {assumed.get(name, name) for name in found}.isdisjoint(task.label_columns):
-        labels = {plain[name]: name for name in found if plain[name] in _LABELS}
-        guess = guesses.setdefault("label", next(iter(labels)) if len(labels) == 1 else "")
+        labels = [name for name in found if plain[name] in _LABELS]
+        guess = guesses.setdefault("label", labels[0] if len(labels) == 1 else "")
         if guess in labels:
-            assumed[labels[guess]] = task.label_columns[0]
+            assumed[guess] = task.label_columns[0]
     else:
         guesses.setdefault("label", "")
     return assumed

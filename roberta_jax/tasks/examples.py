@@ -128,10 +128,9 @@ def read_splits(task_name: str, data: TaskData) -> Splits:
     task = TASKS[task_name]
     if columns := parts_of(data.text_columns):
         counts = sorted({len(each) for each in task.text_columns})
+        named = f"config.data.text_columns is {data.text_columns!r}"
         if len(columns) not in counts:
-            raise UserError(
-                f"config.data.text_columns is {data.text_columns!r}; {task_name} takes {' or '.join(map(str, counts))} columns."
-            )
+            raise UserError(f"{named}; expected names of columns, {' or '.join(map(str, counts))} for {task_name}.")
         task = dataclasses.replace(task, text_columns=(columns,))
     if data.label_column:
         task = dataclasses.replace(task, label_columns=(data.label_column,))
@@ -142,7 +141,8 @@ def read_splits(task_name: str, data: TaskData) -> Splits:
     for split, parts in _names(task_name, task).items():
         read[split] = {}
         for part, sources in _sources(split, parts, task, data).items():
-            examples = read_examples(task, sources, split, broken, said, guesses)
+            # Which column is the label, train says for test, whose may be missing; a valid split has its own.
+            examples = read_examples(task, sources, split, broken, said, {} if split == "valid" else guesses)
             if task_name in ("race-middle", "race-high"):
                 examples = [example for example in examples if example.id.startswith(task_name[5:])]
             if not examples:

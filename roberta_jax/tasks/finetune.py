@@ -192,9 +192,9 @@ def train_trials(
     def batches(first_step: int, mesh: Mesh) -> Iterator[dict]:
         seeds = [trial.seed for trial in trials]
         features = prepared.train.features
-        unit = batch_devices(mesh) * (config.microbatch_size or 1) if config.packed else 0
-        lengths = prepared.lengths
-        return finetune_batches(features, config.batch_size, size, lengths, model.pad_id, seeds, first_step, mesh, unit)
+        unit, lengths = batch_devices(mesh) if config.packed else 0, prepared.lengths
+        how = unit, config.microbatch_size
+        return finetune_batches(features, config.batch_size, size, lengths, model.pad_id, seeds, first_step, mesh, *how)
 
     def cost(batch: dict) -> tuple[int, float]:
         *rows, length = batch["input_ids"].shape

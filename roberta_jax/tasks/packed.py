@@ -24,10 +24,15 @@ def share_rows(lengths: np.ndarray, length: int) -> list[list[int]]:
     return rows
 
 
-def padded_rows(rows: int, size: int, unit: int) -> int:
-    """The least of a few numbers up to `size` that has room for so many rows; a multiple of `unit`, as `size` is."""
+def padded_rows(rows: int, size: int, unit: int, microbatch_size: int = 0) -> int:
+    """The least of a few numbers up to `size` that has room for so many rows.
+
+    A multiple of `unit`, as `size` is, and of more than `microbatch_size` times that of whole microbatches.
+    """
     step = unit * max(1, -(-size // (SIZES * unit)))
-    return min(size, -(-rows // step) * step)
+    padded = min(size, -(-rows // step) * step)
+    many = microbatch_size and padded > unit * microbatch_size
+    return padded_rows(rows, size, unit * microbatch_size) if many else padded
 
 
 def collate(

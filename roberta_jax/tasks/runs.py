@@ -258,7 +258,7 @@ def _begun(
         elif wanted.keys() - done.keys() - {trial.name for group in groups.values() for trial in group} >= set(names):
             groups[folder] = tuple(wanted[name] for name in names)
         elif folder == base:  # the checkpoints of a run that goes on would lie beside those of others
-            provenance.require_same_run(base, before, {"trials": list(wanted)})
+            provenance.require_same_run(base, before, inputs | {"trials": list(wanted)})
     require_same(f"what {base} holds", json.dumps([sorted(done), sorted(map(str, groups))]))
     return done, groups
 

@@ -71,6 +71,7 @@ class Ledger:
 
     def lose(self, reached: int, step: int) -> None:
         """The run goes on from `step`, though it had reached another one."""
+        self._first = min(self._first, step)
         lost = self.seconds["step"] * max(0, reached - step) / max(1, reached - self._first)
         self.seconds["step"] -= lost
         self.seconds["lost"] += lost

@@ -268,7 +268,8 @@ def build_step(
     abstract = abstract_state(init, transformation, mesh, len(seed) if stacked else 0, keep_best)
 
     def microbatches_of(batch: Batch) -> int:
-        return accumulation(batch["weights"].shape[stacked], microbatch_size, mesh)
+        rows = batch["weights"].shape[stacked]
+        return accumulation(rows, min(microbatch_size, max(1, rows // batch_devices(mesh))), mesh)
 
     def train_step(state: dict, batch: Batch, *inputs: Any) -> tuple[dict, StepMetrics]:
         update = make_train_step(loss, transformation, microbatches_of(batch), mesh, guard)

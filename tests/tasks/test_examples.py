@@ -209,11 +209,15 @@ def test_sets_of_labels(tmp_path):
 
 
 def test_a_test_split_of_empty_fields_has_no_sets_of_labels(tmp_path):
-    """As pandas writes what is missing; lists of 0 and 1 in train do not ask for as many there."""
-    table(tmp_path / "train.tsv", [("text", "labels"), ("a", "[0, 1]"), ("b", "[1, 1]")])
+    """As pandas writes what is missing."""
+    table(tmp_path / "train.tsv", [("text", "labels"), ("a", "red"), ("b", "red|blue"), ("c", "")])
     table(tmp_path / "test.tsv", [("text", "labels"), ("a", ""), ("b", "")])
     splits = read_splits("custom-multi-label", TaskData(str(tmp_path), valid=f"{tmp_path}/train.tsv"))
-    assert [example.label for example in splits.test[""]] == [None, None] and splits.train[0].label == ("1",)
+    assert [example.label for example in splits.test[""]] == [None, None] and splits.train[2].label == ()
+    (tmp_path / "test.tsv").unlink()
+    jsonl(tmp_path / "test.jsonl", [{"text": "a", "labels": []}])  # which says that there are none
+    splits = read_splits("custom-multi-label", TaskData(str(tmp_path), valid=f"{tmp_path}/train.tsv"))
+    assert splits.test[""][0].label == ()
 
 
 def test_which_column_is_the_label_the_train_split_says(tmp_path, capsys):
@@ -230,6 +234,13 @@ def test_which_column_is_the_label_the_train_split_says(tmp_path, capsys):
     jsonl(tmp_path / "train.jsonl", [{"text": "a", "Class": "x"}, {"text": "b", "Class": "y"}])
     splits = read_splits("custom-classification", TaskData(str(tmp_path), valid=f"{tmp_path}/train.jsonl"))
     assert splits.labels == ("x", "y") and "the column 'Class' is taken for 'label'" in capsys.readouterr().out
+    jsonl(tmp_path / "train.jsonl", [{"text": "a", "label": "x"}, {"text": "b", "label": "y"}])
+    jsonl(tmp_path / "valid.jsonl", [{"text": "a", "target": "y"}])
+    splits = read_splits("custom-classification", TaskData(str(tmp_path)))
+    assert splits.valid[""][0].label == "y" and "the column 'target' is taken for 'label'" in capsys.readouterr().out
+    jsonl(tmp_path / "valid.jsonl", [{"text": "a", "Class": "x", "class": "y"}])
+    with pytest.raises(UserError, match="valid.jsonl:1: no column 'label'"):
+        read_splits("custom-classification", TaskData(str(tmp_path)))
 
 
 @pytest.mark.parametrize(
@@ -238,11 +249,11 @@ def test_which_column_is_the_label_the_train_split_says(tmp_path, capsys):
         (
             "custom-classification",
             "title,subtitle,body",
-            "text_columns is 'title,subtitle,body'; custom-classification takes 1 or 2",
+            "text_columns is 'title,subtitle,body'; expected names of columns, 1 or 2 for",
         ),
-        ("custom-multiple-choice", "question,options", "custom-multiple-choice takes 3 columns"),
-        ("custom-span", "question", "custom-span takes 2 columns"),
-        ("custom-tagging", "words,tags", "custom-tagging takes 1 columns"),
+        ("custom-multiple-choice", "question,options", "expected names of columns, 3 for custom-multiple-choice"),
+        ("custom-span", "question", "expected names of columns, 2 for custom-span"),
+        ("custom-tagging", "words,tags", "expected names of columns, 1 for custom-tagging"),
     ],
 )
 def test_another_number_of_columns_is_a_sentence(tmp_path, task, columns, said):

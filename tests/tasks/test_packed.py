@@ -39,6 +39,18 @@ def test_numbers_of_rows_are_few(unit):
     assert all(packed.padded_rows(rows, size, unit) >= rows for rows in range(1, size + 1))
 
 
+@pytest.mark.parametrize("microbatch_size", [2, 4, 8, 16])
+def test_more_rows_than_a_microbatch_are_whole_microbatches(microbatch_size):
+    """And fewer are as few as without."""
+    for rows in range(1, 65):
+        found = packed.padded_rows(rows, 64, 2, microbatch_size)
+        assert rows <= found <= 64 and found % 2 == 0
+        if found <= 2 * microbatch_size:
+            assert found == packed.padded_rows(rows, 64, 2)
+        else:
+            assert found % (2 * microbatch_size) == 0
+
+
 @pytest.mark.parametrize("kind", [name for name, kind in KINDS.items() if kind.packable])
 def test_a_step_on_packed_rows_is_the_step_on_single_ones(kind):
     """On 4 devices in 2 microbatches: loss, accuracy, gradient and what they are divided by."""

@@ -96,10 +96,15 @@ def _one_name_a_number(task: Task, splits: dict[str, list[list[Example]]], said:
     return ()
 
 
+EMPTY = ("",)  # of a field in which nothing stands, until `_settle_sets`
+
+
 def _label_set(task: Task, place: str, value: Any) -> tuple[str, ...] | tuple[float, ...]:
     """Names; numbers as they are, which `_settle_sets` takes for names or for 0 or 1 of each label."""
+    if isinstance(value, str) and not value.strip():
+        return EMPTY
     if isinstance(value, str) and not value.lstrip().startswith("["):
-        labels = value.split("|") if value.strip() else []
+        labels = value.split("|")
     else:
         labels = list_of(place, "the set of labels", value)
     if labels and all(isinstance(label, int | float) for label in labels):
@@ -124,11 +129,12 @@ def _refuse_numbers(place: str, value: Any, labels: list[str]) -> None:
 def _settle_sets(task: Task, splits: dict[str, list[list[Example]]], said: dict[str, None]) -> Labels:
     """Which of two meanings lists of numbers have, and whether commas part labels, for all splits alike.
 
-    A test split without any label has none: an empty field is how a table says so.
+    An empty field is an empty set, but in a test split of nothing else no label: tables have no other way to say so.
     """
-    for part in splits["test"]:
-        if not any(example.label for example in part):
-            part[:] = [dataclasses.replace(example, label=None) for example in part]
+    for split, of_split in splits.items():
+        for part in of_split:
+            none = split == "test" and all(example.label in (None, EMPTY) for example in part)
+            part[:] = [dataclasses.replace(e, label=None if none else ()) if e.label == EMPTY else e for e in part]
     parts = [part for of_split in splits.values() for part in of_split]
     every = [example for part in parts for example in part if example.label is not None]
     if any(isinstance(label, int | float) for example in every for label in example.label):
