@@ -139,7 +139,11 @@ def _host(server: socket.socket, address: str, count: int) -> None:
     end = time.monotonic() + PATIENCE
     wrong = ""
     with server:
-        while len(present) < count and not wrong:
+        while not wrong:
+            if len(present) == count:  # of which one may have died meanwhile, and come again
+                present = {process: each for process, each in present.items() if not _has_gone(each[0])}
+                if len(present) == count:
+                    break
             server.settimeout(max(0.01, end - time.monotonic()))
             try:
                 connection, (where, *_) = server.accept()
