@@ -298,6 +298,7 @@ def estimated(config: Any, topology: Topology) -> Needs:
     from roberta_jax.model.flops import activation_bytes, forward_flops, train_flops
     from roberta_jax.model.heads import init_masked_lm
     from roberta_jax.pretraining.job import of_pairs
+    from roberta_jax.training.step import accumulation_on
 
     if topology.chips % config.fsdp or config.batch_size % topology.chips:
         raise UserError(f"fsdp {config.fsdp} or batch_size {config.batch_size} does not go into {topology.chips} GPUs.")
@@ -305,8 +306,7 @@ def estimated(config: Any, topology: Topology) -> Needs:
     parameters = sum(x.size for x in jax.tree.leaves(shapes))
     share, length, slots = config.batch_size // topology.chips, config.data.length, _slots(config)
     size, rows = config.microbatch_size or share, (config.batch_size, length, slots)
-    if share % size:  # as a run says it
-        raise UserError(f"config.microbatch_size is {size}, which does not divide a device's share of {share} rows.")
+    number = accumulation_on(config.batch_size, config.microbatch_size, topology.chips)
     memory = {
         "parameters": 4 * parameters / config.fsdp,
         "optimizer state": 8 * parameters / config.fsdp,
@@ -318,7 +318,7 @@ def estimated(config: Any, topology: Topology) -> Needs:
     # 13 times the activations pass by, in steps that XLA compiled for GPUs, whatever remat keeps of them; each microbatch
     # reads parameters twice and adds to gradients; an update reads and writes parameters and both moments.
     passing = 13 * activation_bytes(replace(config.model, remat="none"), size, length, slots)
-    traffic = share // size * (passing + 4 * 4 * parameters) + 7 * 4 * parameters / config.fsdp
+    traffic = number * (passing + 4 * 4 * parameters) + 7 * 4 * parameters / config.fsdp
     ring = 2 * 4 * parameters * (topology.chips - 1) / topology.chips
     collectives = {"all-reduce": {"count": 1, "bytes": 4 * parameters}} if topology.chips > 1 else {}
     flops = (train_flops(config.model, *rows) + again) / topology.chips

@@ -27,27 +27,22 @@ def copied(url: str, checkpoint: str = "newest") -> tuple[Path, str]:
     folder = storage.CACHE.expanduser() / f"copy-{hashlib.sha256(root.encode()).hexdigest()[:16]}"
     beside = {name: file for name, file in there.items() if name.count("/") == 0 or name.startswith(f"{TOKENIZER}/")}
     with lock.waiting(folder.with_suffix(".lock")):
-        _remove_others(folder, set(beside), {CHECKPOINTS})
+        _remove_others(folder, {*there})
         _copy(beside, folder)
         of_checkpoint: dict[str, storage.File] = {}
         if steps := _steps(set(there)):
             checkpoint = str(choose(folder, steps, checkpoint))
             of_checkpoint = {name: file for name, file in there.items() if name.startswith(f"{CHECKPOINTS}/{checkpoint}/")}
-        _remove_others(folder, {*beside, *of_checkpoint}, set())
+        _remove_others(folder, {*beside, *of_checkpoint})
         _copy(of_checkpoint, folder)
     return folder, checkpoint
 
 
-def _remove_others(folder: Path, names: set[str], kept: set[str]) -> None:
-    """Deletes from a copy what is not there any more, by which it would be read otherwise.
-
-    Args:
-      names: of the files that are to stay; NOTES does too.
-      kept: folders whose files all stay.
-    """
+def _remove_others(folder: Path, names: set[str]) -> None:
+    """Deletes from a copy all files but those of these names, and NOTES: what is left of before would be read with them."""
     for path in sorted(folder.rglob("*"), reverse=True):
         name = path.relative_to(folder).as_posix()
-        if name.split("/")[0] in kept or name in names or name == NOTES:
+        if name in names or name == NOTES:
             continue
         if not path.is_dir():
             path.unlink()

@@ -91,12 +91,11 @@ def recipe(config: CorpusConfig) -> dict[str, Any]:
 
 def cache_key_fields(config: CorpusConfig) -> dict[str, Any]:
     """Those of `recipe` that decide the rows."""
+    from roberta_jax.preparation.ngrams import VERSION  # here, for its tables take a moment
 
     def deciding(values: dict[str, Any]) -> dict[str, Any]:
         return {name: value for name, value in values.items() if name not in _LATER or value != _LATER[name]}
 
     values = recipe(config)
-    from roberta_jax.preparation.ngrams import VERSION  # here, for its tables take a moment
-
     of_words = {"words": VERSION} if config.deduplicate == "near" or config.exclude else {}
     return deciding(values) | {"reading": deciding(values["reading"])} | of_words

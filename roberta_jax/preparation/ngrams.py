@@ -1,9 +1,8 @@
 """Texts as hashes of their words: what near duplicates share, and what a text has in common with an evaluation set.
 
 A word is a run of what is no white space, punctuation or symbol, in lower case; what lies beyond U+FFFF, most emoji, is in
-words. An ideograph or a kana is a word of its own, and
-in scripts that put no spaces between words, such as Thai, a character with its marks. Hashes have 64 bits and are the same in
-every process.
+words. An ideograph or a kana is a word of its own, and in scripts that put no spaces between words, such as Thai, a character
+with its marks. Hashes have 64 bits and are the same in every process.
 """
 
 import unicodedata
@@ -56,7 +55,8 @@ def _separating() -> np.ndarray:
 
 
 _SEPARATES = _separating()
-_BEGINS, _JOINS, _PARTS = 1, 2, 3  # what a character of a script without spaces does to words
+_SEPARATES_ALONE = np.append(_SEPARATES[:128], [False] * 128)  # by byte
+_BEGINS, _JOINS = 1, 2  # what a character of a script without spaces does to words
 
 
 def _unspaced() -> np.ndarray:
@@ -69,9 +69,7 @@ def _unspaced() -> np.ndarray:
     )
     for code in (code for block in blocks for code in block):
         category = unicodedata.category(chr(code))
-        kinds[code] = _PARTS if category[0] in "PZS" else _JOINS if category[0] == "M" else _BEGINS
-    for code in range(0x0F0B, 0x0F15):  # Tibetan, whose points part syllables
-        kinds[code] = _PARTS
+        kinds[code] = 0 if _SEPARATES[code] else _JOINS if category[0] == "M" else _BEGINS
     return kinds
 
 
@@ -90,18 +88,14 @@ def words(text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, bytes]:
     """Each word's hash (uint64), its start and its end in bytes (int64), and the bytes: those of the text in lower case."""
     encoded = b" %b   " % text.lower().encode(errors="surrogatepass")  # so that every word has something on both sides
     raw = np.frombuffer(encoded, np.uint8)
-    separates = np.append(_SEPARATES[:128], [False] * 128)[raw]
-    of_two, of_three = (raw & 0xE0) == 0xC0, (raw & 0xF0) == 0xE0
-    unspaced, kinds = np.empty(0, np.int64), np.empty(0, np.uint8)
-    for size, at in ((2, np.flatnonzero(of_two)), (3, np.flatnonzero(of_three))):
-        codes = _codes_at(raw, at, size)
+    separates = _SEPARATES_ALONE[raw]
+    two, three = np.flatnonzero((raw & 0xE0) == 0xC0), np.flatnonzero((raw & 0xF0) == 0xE0)
+    codes_of_two, codes_of_three = _codes_at(raw, two, 2), _codes_at(raw, three, 3)
+    for size, at in ((2, two[_SEPARATES[codes_of_two]]), (3, three[_SEPARATES[codes_of_three]])):
         for i in range(size):
-            separates[at[_SEPARATES[codes]] + i] = True
-        if size == 3:
-            kinds = _UNSPACED[codes]
-            unspaced, kinds = at[kinds > 0], kinds[kinds > 0]
-    for i in range(3):
-        separates[unspaced[kinds == _PARTS] + i] = True
+            separates[at + i] = True
+    kinds = _UNSPACED[codes_of_three]
+    unspaced, kinds = three[kinds > 0], kinds[kinds > 0]
     starts, ends = ~separates, ~separates
     starts[1:] &= separates[:-1]
     ends[:-1] &= separates[1:]
@@ -109,8 +103,8 @@ def words(text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, bytes]:
     starts[alone], starts[alone + 3] = True, ~separates[alone + 3]
     ends[alone + 2], ends[alone - 1] = True, ~separates[alone - 1]
     if len(unspaced):
-        begins, within = unspaced[kinds == _BEGINS], unspaced[kinds != _PARTS]
-        behind = within[~np.isin(within + 3, unspaced[kinds == _JOINS])] + 3
+        begins = unspaced[kinds == _BEGINS]
+        behind = unspaced[~np.isin(unspaced + 3, unspaced[kinds == _JOINS])] + 3
         starts[begins], starts[behind] = True, ~separates[behind]
         ends[behind - 1], ends[begins - 1] = True, ~separates[begins - 1]
     first, last = np.flatnonzero(starts), np.flatnonzero(ends) + 1

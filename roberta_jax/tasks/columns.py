@@ -20,7 +20,8 @@ def assumed_names(task: Task, found: Sequence[str], guesses: dict[str, str]) -> 
     one of _LABELS is it.
 
     Args:
-      guesses: takes from the first row the one that is taken for the label's, "" where none is: in no later row another is.
+      guesses: {} before the first row, which notes here the column that is taken for the label's, "" for none; later rows
+        take no other.
     """
     plain = {name: name.strip().lower() for name in found}
     wanted = [*(name for columns in task.text_columns for name in columns), *task.label_columns]

@@ -192,9 +192,9 @@ def train_trials(
     def batches(first_step: int, mesh: Mesh) -> Iterator[dict]:
         seeds = [trial.seed for trial in trials]
         features = prepared.train.features
-        unit, lengths = batch_devices(mesh) if config.packed else 0, prepared.lengths
-        how = unit, config.microbatch_size
-        return finetune_batches(features, config.batch_size, size, lengths, model.pad_id, seeds, first_step, mesh, *how)
+        shape = config.batch_size, size, prepared.lengths, model.pad_id
+        packing = {"unit": batch_devices(mesh) if config.packed else 0, "microbatch_size": config.microbatch_size}
+        return finetune_batches(features, *shape, seeds, first_step, mesh, **packing)
 
     def cost(batch: dict) -> tuple[int, float]:
         *rows, length = batch["input_ids"].shape

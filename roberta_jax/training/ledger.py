@@ -66,7 +66,7 @@ class Ledger:
     def begin(self, step: int) -> None:
         """The first step comes: the start is over. What an earlier start did past `step` was lost."""
         self._switch("step")
-        self._first = step if self._first is None else min(self._first, step)
+        self._first = step if self._first is None else self._first
         self.lose(self._last_step, step)
 
     def lose(self, reached: int, step: int) -> None:

@@ -33,7 +33,11 @@ def accumulation(batch_size: int, microbatch_size: int, mesh: Mesh) -> int:
     Raises:
       UserError: the devices do not divide the batch, or the microbatches not a device's share.
     """
-    devices = batch_devices(mesh)
+    return accumulation_on(batch_size, microbatch_size, batch_devices(mesh))
+
+
+def accumulation_on(batch_size: int, microbatch_size: int, devices: int) -> int:
+    """`accumulation`, by how many devices share a batch."""
     if batch_size % devices:
         raise UserError(f"config.batch_size is {batch_size}, which the {devices} devices do not divide; expected a multiple.")
     share = batch_size // devices

@@ -40,14 +40,12 @@ def read_row(task: Task, place: str, id: str, row: dict[str, Any], split: str, b
     """A row with question, context and answers, which are {"text": [...], "answer_start": [...]} or a list of such pairs."""
     question, context = columns_of(task, place, row)
     answers = label_value(task, place, row, split)
-    found = answers
     if isinstance(answers, dict) and {"text", "answer_start"} <= answers.keys():
         texts, starts = answers["text"], answers["answer_start"]
-        alike = isinstance(texts, list) and isinstance(starts, list) and len(texts) == len(starts)
-        found = [{"text": text, "answer_start": start} for text, start in zip(texts, starts)] if alike else answers
-    if not isinstance(found, list | None):
+        if isinstance(texts, list) and isinstance(starts, list) and len(texts) == len(starts):
+            answers = [{"text": text, "answer_start": start} for text, start in zip(texts, starts)]
+    if not isinstance(answers, list | None):
         raise UserError(f"{place}: the answers are {answers!r}; expected a list of texts and as long a one of answer_start.")
-    answers = found
     yield _span(task, place, id, question, context, row, answers, split)
 
 
