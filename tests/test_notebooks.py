@@ -82,7 +82,7 @@ def test_a_text_becomes_a_model_that_fills_masks(pretrained, folder):
 
 
 def test_a_table_becomes_a_classifier_with_a_confusion_matrix(tuned, folder):
-    assert "labels: jax, matplotlib, numpy, os, scipy" in outputs(tuned, "csv.DictReader")[0]
+    assert "labels: jax, matplotlib, numpy, os, scipy" in outputs(tuned, "read_splits(")[0]
     said, shown = outputs(tuned, "live_curve")
     assert "image/png" in shown and "step 10/10" in said
     said, shown = outputs(tuned, "confusion_matrix")

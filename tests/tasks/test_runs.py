@@ -287,8 +287,8 @@ def test_a_half_of_several_together_goes_on_as_it_was_begun(trial_config, apart,
     results, _ = apart
     real = finetune.finetune_batches
 
-    def with_a_signal(*arguments):
-        for step, batch in enumerate(real(*arguments), 1):
+    def with_a_signal(*arguments, **packing):
+        for step, batch in enumerate(real(*arguments, **packing), 1):
             if step == 3:
                 os.kill(os.getpid(), signal.SIGTERM)
             yield batch
@@ -346,9 +346,9 @@ def test_a_run_stopped_again_and_again_ends_as_an_undisturbed_one(trial_config, 
     real = finetune.finetune_batches
     for stop in (3, 4, 16):
 
-        def with_a_signal(*arguments, stop=stop):
+        def with_a_signal(*arguments, stop=stop, **packing):
             first_step = arguments[6]
-            for step, batch in enumerate(real(*arguments), first_step + 1):
+            for step, batch in enumerate(real(*arguments, **packing), first_step + 1):
                 if step == stop:
                     os.kill(os.getpid(), signal.SIGTERM)
                 yield batch
