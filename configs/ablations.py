@@ -7,7 +7,7 @@
 
 Each variant is pretrained with each seed, measured on held-out rows that are the same for all and, where GLUE's folders are
 given, fine-tuned on SST-2, CoLA and RTE; RUN/report.md and RUN/report.html set the outcome beside the paper's. The same
-command goes on where it was stopped. Any field of configs/base.py may be given: a larger model, more steps, your own text.
+command goes on where it was stopped. Fields of configs/base.py may be given: a larger model, more steps, your own text.
 """
 
 from dataclasses import fields

@@ -243,7 +243,7 @@ class Model:
         return np.exp(-self._score(sentences, "pll") / np.maximum(counts, 1))
 
     def score(self, texts: Sequence[str], metric: str = "pll", show_progress: bool = False) -> np.ndarray:
-        """How probable each text is, to compare texts with: float64 [n], in nats; NaN for an empty text.
+        """How probable each text is, to compare texts with: float64 [n], in nats; NaN for an empty text, but by "holistic".
 
         Args:
           metric: "pll", "pll-word-l2r" or "holistic": what `scoring.METRICS` says of each. A text of n tokens costs n rows,

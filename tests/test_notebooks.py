@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -130,6 +132,16 @@ def test_one_address_stands_everywhere():
         {o for owners in found.values() for o in owners}
     ) == 1
     assert all(len(found[path.name]) == 3 for path in NOTEBOOKS)  # two badges and the install cell
+
+
+def test_the_command_of_the_page_sets_every_address_and_leaves_the_guard(tmp_path):
+    (command,) = re.findall(r"`(sed [^`]*notebooks/\*\.ipynb)`", (ROOT / "CONTRIBUTING.md").read_text())
+    shutil.copytree(ROOT / "notebooks", tmp_path / "notebooks")
+    subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True)
+    for path in NOTEBOOKS:
+        text = (tmp_path / "notebooks" / path.name).read_text()
+        assert re.findall(r"github(?:\.com)?/([\w-]+)/roberta_jax", text) == ["YOU"] * 3
+        assert text.count("OWNER") == 1 and 'if \\"/OWNER/\\" in SOURCE' in text
 
 
 @named

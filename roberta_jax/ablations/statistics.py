@@ -124,7 +124,7 @@ class Comparison:
 
     Attributes:
       published: the paper's value and its difference from the paper's control, None where it has none.
-      corrected: the p value after Holm's correction over the report; NaN where no test was made.
+      corrected: the p value after Holm's correction over its study; NaN where no test was made.
       same_as: the metric that was tested in this one's place.
     """
 

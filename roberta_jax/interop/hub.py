@@ -90,7 +90,7 @@ def load(source: str | Path, checkpoint: str | int = "newest") -> Pretrained:
     else:
         raise UserError(
             f"{source} is no model: expected a workdir (checkpoints/), a folder of transformers (config.json) or of "
-            "fairseq (model.pt and dict.txt)."
+            "fairseq (model.pt and dict.txt, with vocab.bpe for texts)."
         )
     tokenizer, vocab_size = pretrained.tokenizer, pretrained.config.vocab_size
     if tokenizer is not None and len(tokenizer) > vocab_size:

@@ -151,7 +151,7 @@ class MultipleChoiceHead(nn.Module):
 
 
 class SpanHead(nn.Module):
-    """Every token → projection: how well it begins and how well it ends the span. [B, L, D] → [B, L, 2]"""
+    """Every token → projection: how well it begins and how well it ends the span. [B, L, D] → [B, L, outputs]"""
 
     config: RobertaConfig
     outputs: int = 2
@@ -215,7 +215,7 @@ def init_with_head(key: jax.Array, config: RobertaConfig, head: str, outputs: in
 
     Args:
       head: a key of HEADS.
-      outputs: labels; 1 for regression and for multiple choice, 2 for spans.
+      outputs: labels; 1 for regression and for multiple choice, 2 for spans, 3 where some have none.
     """
     encoder_key, head_key = jax.random.split(key)
     hidden = jnp.zeros((1, 1, config.hidden_size), config.dtype)
@@ -242,7 +242,7 @@ def apply_with_head(
       starts: of classification, int32 [B, E]: where the `<s>` of each of several texts in a row stands.
 
     Returns:
-      classification [B, outputs] or [B, E, outputs], multiple choice [B, C], span [B, L, 2], token classification
+      classification [B, outputs] or [B, E, outputs], multiple choice [B, C], span [B, L, outputs], token classification
       [B, L, outputs].
     """
     (head,) = params.keys() - {"encoder"}

@@ -38,12 +38,12 @@ class CorpusConfig(ReaderConfig):
     source: tuple[str, ...] = option(
         ("docs",),
         "files, folders and globs of .txt, .jsonl, .json, .parquet (plain, .gz, .zst), here or behind a URL (gs://, s3://); a "
-        "prepared corpus; tfds:NAME[:split]; or docs, the docstrings of the Python packages installed here",
+        "prepared corpus, but not for prepare; tfds:NAME[:split]; or docs, the docstrings of Python packages installed here",
     )
     tokenizer: int | str = option(
         50_265,
-        "the size of a vocabulary to train, or whose to take: a folder with a tokenizer, a model's, a hub name; with init_from "
-        "or continue_from a size means that model's own, unless there is a new_vocabulary",
+        "the size of a vocabulary to train, or whose to take: a folder with a tokenizer, a model's, a hub name; in a run with "
+        "init_from or continue_from a size means that model's own, unless there is a new_vocabulary",
     )
     format: str = option("full-sentences", "how sentences fill rows", choices=tuple(packing.FORMATS))
     length: int = option(512, "ids a row")

@@ -120,7 +120,7 @@ def _files_of(source: str, reading: ReaderConfig, evaluation: bool) -> list[stor
         but = "".join(f" It is {reason}." for reason in passed_over.values())
         raise UserError(
             f"{source}: no such file, folder or glob ({name}); expected a path, tfds:NAME or docs.{but}"
-            + " A comma parts sources; one within a name is written \\,." * ("," not in source)
+            " In a config a comma parts sources, and one within a name is written \\,; in a command of prepare spaces do."
         )
     if is_folder:
         every, files = files, _without_corpora(files, [PurePosixPath(file.path) for file in files])

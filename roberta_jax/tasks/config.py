@@ -45,7 +45,9 @@ class FinetuneConfig(RunConfig):
     keep_checkpoints: int = option(1, "each holds the best parameters too")
     from_scratch: bool = option(False, "init_from gives its shape and tokenizer alone; the weights are random")
     max_length: int = option(512, "ids of a row")
-    packed: bool = option(False, "several training examples in a row, kept apart by attention: classification and tagging")
+    packed: bool = option(
+        False, "several training examples in a row, kept apart by attention: classification, multi-label, regression, tagging"
+    )
     patience: int = option(0, "evaluations without a better one that end the run; 0: none do")
     seeds: int = option(1, "runs, from `seed` on: the results are their median and spread")
     sweep: bool = option(False, "the paper's grid: learning rates 1e-5, 2e-5, 3e-5, batches of 16 and 32")

@@ -41,7 +41,7 @@ class Result:
     learning_rate: float
     batch_size: int
     metrics: dict[str, float]
-    collapsed: bool  # it never did better than guessing
+    collapsed: bool  # its train loss stayed at that of guessing
     seconds: float  # of the run; of several together each has its share
     name: str  # of the trial
     made_by: dict[str, Any]  # what its figures depend on, beside seed and learning rate: see the function of this name

@@ -21,7 +21,7 @@ class RunConfig:
     microbatch_size: int = option(0, "rows that a device takes at once, the rest is accumulated; 0: its whole share")
     seed: int = option(0, "of initial weights, order, masks and dropout")
     init_from: str = option("", "a workdir, a folder of transformers or fairseq, a hub name; sizes come from there")
-    fsdp: int = option(1, "devices over which parameters and optimizer state are spread; 1 replicates them")
+    fsdp: int = option(1, "devices over which parameters are spread; 1: each has them all, and optimizer state alone is spread")
     log_every: int = option(100, "steps")
     eval_every: int = option(5_000, "steps; the whole valid split")
     checkpoint_every: int = option(5_000, "steps")
