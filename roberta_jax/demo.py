@@ -9,6 +9,7 @@ import argparse
 import contextlib
 import dataclasses
 import json
+import socket
 import sys
 import threading
 import time
@@ -172,7 +173,7 @@ class Models:
                 "head": head,
                 "answers": [name for name, (heads, _) in ANSWERS.items() if head in heads],
                 "labels": list(model.labels or ()),
-                "problem": model.problem or "",
+                "problem": model.problem,
                 "mask": model.tokenizer.mask_token,
                 "layers": model.config.num_layers,
                 "hidden": model.config.hidden_size,
@@ -210,6 +211,7 @@ class Server(ThreadingHTTPServer):
 
     def __init__(self, models: Models, host: str, port: int):
         self.models, self.host = models, host
+        self.address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
         super().__init__((host, port), Handler)
 
     def handle_error(self, request, client_address) -> None:

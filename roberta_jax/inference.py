@@ -24,6 +24,7 @@ from roberta_jax.hardware import unseen_gpu
 from roberta_jax.interop import hub
 from roberta_jax.model.config import RobertaConfig
 from roberta_jax.model.heads import apply_encoder, apply_masked_lm, apply_with_head
+from roberta_jax.scoring import TooLong
 from roberta_jax.tasks.definitions import Example
 from roberta_jax.tasks.kinds import multiple_choice, span, tagging
 from roberta_jax.tokenization.pretrained import PretrainedTokenizer, Sentence, encode_rows, encode_whole, frame_of
@@ -97,6 +98,8 @@ class Model:
         self.tokenizer: PretrainedTokenizer = pretrained.tokenizer
         self.config = dataclasses.replace(pretrained.config, dtype=dtype, remat="none")
         self.head, self.labels, self.problem = pretrained.head, pretrained.labels, pretrained.problem
+        if self.head == "classification" and len(self.labels) == 1:
+            self.problem = self.problem or "regression"  # as transformers takes it
         self.origin = pretrained.origin
         self.params = jax.device_put(pretrained.params)
         self.max_length = pretrained.max_length or self.config.max_length  # of a task's rows
@@ -250,7 +253,7 @@ class Model:
             by "holistic" one; that is only for models that never learned to predict tokens which were kept in their place.
 
         Raises:
-          UserError: a text is longer than the model's rows, so that its score would be of a part.
+          TooLong: a text is longer than the model's rows, so that its score would be of a part.
         """
         self._need("lm_head", "score")
         if metric not in scoring.METRICS:
@@ -263,7 +266,7 @@ class Model:
         sentences = encode_whole(self._fast, unique)
         lengths = [len(sentence.ids) for sentence in sentences]
         if (longest := max(lengths, default=0)) > self.config.max_length:
-            raise UserError(
+            raise TooLong(
                 f"a text of {longest} tokens is longer than the model's {self.config.max_length}, and what were cut off could "
                 f"not be compared: {unique[lengths.index(longest)][:80]!r}…"
             )

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from roberta_jax import storage
+from roberta_jax.config import typed
 from roberta_jax.errors import UserError, exit_with_sentence
 from roberta_jax.output import show, to_json
 from roberta_jax.pairs import suites
@@ -111,14 +112,23 @@ def _notes(model: str, metric: str) -> list[str]:
     rule = "holistic scores are only for models that never learned to predict kept tokens"
     if not is_workdir(model):
         return [f"Note: {rule}, which nothing in {model} tells of."]
-    data = storage.read_json(storage.join(model, CONFIG_JSON)).get("data", {})
-    kept = 1 - data.get("mask_replace_prob", 0.8) - data.get("random_replace_prob", 0.1)  # before these were fields
+    kept = _kept(storage.read_json(storage.join(model, CONFIG_JSON)))
     if kept > 1e-9:
         return [
             f"WARNING: NOT COMPARABLE. {rule[0].upper()}{rule[1:]}; of this run's predicted tokens {kept:.0%} were kept, "
             "so that it has learned to copy, and that costs it points. Take --metric=pll."
         ]
     return [f"Note: {rule}; this run kept none (unless what it began from had)."]
+
+
+def _kept(fields: dict) -> float:
+    """Which share of the tokens that it predicts a run keeps, in the phase in which it is largest."""
+    from roberta_jax.pretraining.config import PretrainConfig
+
+    shares = {name: value for name, value in fields.get("data", {}).items() if name.endswith("_replace_prob")}
+    course = {name: fields[name] for name in ("steps", "phases") if fields.get("phases")}
+    run = typed(PretrainConfig, {"data": shares, **course})
+    return max(1 - phase.config.data.mask_replace_prob - phase.config.data.random_replace_prob for phase in run.parts)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shlex
 import sys
 from typing import Any, TextIO
 
@@ -22,6 +23,12 @@ def printable(text: str) -> str:
 def show(text: str, file: TextIO | None = None) -> None:
     """Prints text that may quote a corpus, a file or a name."""
     print(printable(text), file=file or sys.stdout, flush=True)
+
+
+def typed_command() -> str:
+    """What started this process, where that was `main`; "" in a notebook, say, whose arguments are its own."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return f"python -m {spec.name} {shlex.join(sys.argv[1:])}" if spec and spec.name == "roberta_jax.main" else ""
 
 
 def to_json(value: Any, indent: int | None = None) -> str:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from roberta_jax.bucketing import LONG, power_of_two
+from roberta_jax.errors import UserError
 from roberta_jax.model.config import RobertaConfig
 from roberta_jax.model.heads import apply_masked_lm
 from roberta_jax.tokenization.pretrained import Sentence
@@ -24,6 +25,10 @@ METRICS = {
 # What rows are padded to. Test sentences are short, and steps of eight would be padding by a fifth.
 LENGTHS = (*range(6, 33, 2), *range(36, 65, 4), *range(72, 129, 8), *LONG)
 IN_FLIGHT = 4  # batches: the next ones are made while a device computes, and no more of them lie in memory
+
+
+class TooLong(UserError):
+    """A text is longer than the model's rows: its score would be of a part."""
 
 
 class Batch(NamedTuple):

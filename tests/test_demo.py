@@ -40,6 +40,13 @@ def serving(models, head: str, steps=()):
         thread.join()
 
 
+def test_the_host_may_be_of_the_newer_internet_protocol(models):
+    if not socket.has_ipv6:
+        pytest.skip("this machine has no IPv6")
+    with demo.Server(demo.Models(lambda _: models["", 0], "newest", list), "::1", 0) as server:
+        assert server.server_address[0] == "::1" and server.server_port
+
+
 @pytest.fixture(scope="module")
 def ports(models):
     with contextlib.ExitStack() as stack:

@@ -191,7 +191,9 @@ def test_pairs_are_parted_and_cut_as_transformers_does(make, text):
 
 def test_a_regression_gives_its_value(make, text):
     folder, torch_model, tokenizer = make("SequenceClassification", num_labels=1)
-    (found,) = inference.load(folder).classify([("a", "b")])
+    model = inference.load(folder)
+    (found,) = model.classify([("a", "b")])
+    assert model.problem == "regression"  # which config.json does not say of one output
     with torch.inference_mode():
         expected = torch_model(**tokenizer("a", "b", return_tensors="pt")).logits.item()
     assert found == {"LABEL_0": pytest.approx(expected, abs=1e-4)}

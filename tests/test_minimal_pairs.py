@@ -145,6 +145,10 @@ def test_holistic_scores_say_what_the_run_has_learned(workdir, tmp_path, shares,
     (note,) = command._notes(str(tmp_path), "holistic")
     assert re.search(message, note)
     assert command._notes(str(tmp_path), "pll") == []
+    phases = "steps=2 data.mask_replace_prob=0.8, data.mask_replace_prob=1.0 data.random_replace_prob=0.0"
+    config = {"steps": 4, "phases": phases, "data": {"mask_replace_prob": 0.9, "random_replace_prob": 0.1}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert re.match("WARNING: NOT COMPARABLE.*10% were kept", command._notes(str(tmp_path), "holistic")[0])  # in one phase
     assert "which nothing in" in command._notes("phueb/BabyBERTa-1", "holistic")[0]
 
 

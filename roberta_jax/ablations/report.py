@@ -43,7 +43,7 @@ def write(studies: Sequence[Study], runs: Sequence[Run], folder: Path, command: 
 
     Args:
       runs: of these studies, in any order; those that are not there are listed.
-      command: what was typed to make them.
+      command: what was typed to make them, or "".
     """
     _check(studies, runs)
     folder.mkdir(parents=True, exist_ok=True)
@@ -60,7 +60,7 @@ def write(studies: Sequence[Study], runs: Sequence[Run], folder: Path, command: 
         parts += _study(study, of_study[study.name], own, folder)
     if runs:
         parts += [Heading("Cost"), tables.costs(there, of_study)]
-    parts += [Heading("The command", 3), Code(command)]
+    parts += [Heading("The command", 3), Code(command)] if command else []
     storage.write_text(folder / "report.md", markdown(parts))
     storage.write_text(folder / "report.html", page("Ablations", parts))
 

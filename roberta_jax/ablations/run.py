@@ -10,8 +10,6 @@ import math
 import os
 import platform
 import re
-import shlex
-import sys
 import time
 from dataclasses import asdict, fields, replace
 from pathlib import Path
@@ -34,11 +32,13 @@ from roberta_jax.inference import load
 from roberta_jax.interop import hub
 from roberta_jax.model.config import RobertaConfig
 from roberta_jax.model.heads import init_masked_lm
+from roberta_jax.output import typed_command
 from roberta_jax.pairs import accuracy, suites
 from roberta_jax.preparation.plan import key
 from roberta_jax.pretraining.config import DataConfig, PretrainConfig
 from roberta_jax.pretraining.job import check_devices, model_of, of_pairs, open_corpus, perplexity, pretrain
 from roberta_jax.pretraining.losses import masked_lm_loss
+from roberta_jax.scoring import TooLong
 from roberta_jax.tasks import runs as finetuning
 from roberta_jax.tasks.config import FinetuneConfig, TaskData
 from roberta_jax.tasks.definitions import TASKS
@@ -77,10 +77,14 @@ def run(config: AblationsConfig, workdir: Path) -> None:
         if task not in TASKS or not storage.names(folder):
             raise UserError(f"config.downstream: there is no folder {folder} for {task!r}.")
     _suites(config.downstream)
-    for variant in (variant for study in studies for variant in study.variants):  # a mistake shows before hours of the others
-        made = changed(base, variant.fields)
-        made.check_together()
-        check_devices(made)
+    for study in studies:
+        for variant in study.variants:  # a mistake shows before hours of the others
+            made = changed(base, variant.fields)
+            try:
+                made.check_together()
+                check_devices(made)
+            except UserError as error:
+                raise UserError(f"{study.name}/{variant.name}: {error}") from None
     done: dict[str, Run] = {}
     found: list[Run] = []
     total = sum(len(study.variants) for study in studies) * config.seeds
@@ -107,7 +111,7 @@ def run(config: AblationsConfig, workdir: Path) -> None:
 
 def _report(studies: list[Study], found: list[Run], workdir: Path) -> None:
     machine = f"{jax.device_count()} × {jax.devices()[0].device_kind}, {os.cpu_count()} cores, {platform.machine()}"
-    report.write(studies, found, workdir, f"python -m roberta_jax.main {shlex.join(sys.argv[1:])}", machine)
+    report.write(studies, found, workdir, typed_command(), machine)
     say(f"{workdir / 'report.md'} and report.html: {len(found)} runs")
 
 
@@ -277,8 +281,14 @@ def ranked(one: Run, downstream: Downstream, folder: Path) -> Run:
     if not (left := [metric for metric in named if metric not in one.metrics]):
         return one
     started = time.perf_counter()
-    found = accuracy.measure([named[metric] for metric in left], load(folder).score)
-    metrics = one.metrics | {metric: 100 * each.overall.accuracy for metric, each in zip(left, found)}
+    model, metrics = load(folder), dict(one.metrics)
+    for metric in left:
+        try:
+            (found,) = accuracy.measure([named[metric]], model.score)
+        except TooLong as error:  # of single characters, say
+            say(f"! {folder}: {error} It has no figure of {named[metric].name}.")
+            continue
+        metrics[metric] = 100 * found.overall.accuracy
     details = one.details | {"minimal_pairs": judged | hashes}
     one = replace(one, metrics=metrics, details=details, seconds=one.seconds + time.perf_counter() - started)
     results.save(folder / RUN_JSON, [one])

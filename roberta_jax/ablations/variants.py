@@ -1,5 +1,6 @@
 """The studies: what RoBERTa's paper compared, each as variants of one config, with the figures that it published."""
 
+import math
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar
 
@@ -109,16 +110,19 @@ def input_format() -> Study:
 
 def batch_size(config: PretrainConfig, devices: int) -> Study:
     """The paper's 256, 2K and 8K as an eighth, once and four times the config's batch, and one more beyond."""
-    peak, share = config.optimizer.learning_rate, max(1, config.batch_size // devices)  # what a device has of the config's
+    peak, of_device = config.optimizer.learning_rate, max(1, config.batch_size // devices)  # rows of the config's
 
     def variant(name: str, what: str, times: float, rate: float, optimizer: str = "", **published: float) -> Variant:
+        share = max(1, round(config.batch_size * times / devices))  # rows of a device
+        at_once = config.microbatch_size or (of_device if times > 1 else 0)
+        rows = config.batch_size if times == 1 else share * devices  # an eighth may be too few for the devices
         return Variant(
             name,
             what,
             {
-                "batch_size": max(1, round(config.batch_size * times)),
-                "microbatch_size": config.microbatch_size or (share if times > 1 else 0),
-                "steps": max(1, round(config.steps / times)),
+                "batch_size": rows,
+                "microbatch_size": at_once and math.gcd(at_once, share),
+                "steps": max(1, round(config.steps * config.batch_size / rows)),
                 "optimizer.learning_rate": rate,
                 "optimizer.name": optimizer or config.optimizer.name,
             },
@@ -132,7 +136,7 @@ def batch_size(config: PretrainConfig, devices: int) -> Study:
         "2K",
         (
             variant("2K", f"{config.batch_size} rows, rate {peak:g}", 1, peak, perplexity=3.68, sst2=92.9),
-            variant("256", "an eighth of that, rate a seventh", 1 / 8, peak / 7, perplexity=3.99, sst2=92.7),
+            variant("256", "an eighth of that, or a row a device, rate a seventh", 1 / 8, peak / 7, perplexity=3.99, sst2=92.7),
             variant("8K", "four times, rate 10/7", 4, peak * 10 / 7, perplexity=3.77, sst2=92.8),
             variant("8K-lamb", "four times, by LAMB, rate 4", 4, peak * 4, "lamb"),
             variant("32K", "sixteen times, rate 20/7", 16, peak * 20 / 7),

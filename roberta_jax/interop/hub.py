@@ -65,12 +65,12 @@ def load(source: str | Path, checkpoint: str | int = "newest") -> Pretrained:
       UserError: nothing is there, it is damaged or of another architecture, or the hub does not answer.
     """
     if storage.is_url(source):
-        folder, checkpoint = remote.copied(str(source), str(checkpoint))
-        try:
-            pretrained = load(folder, checkpoint)
-        except UserError as error:
-            remote.forget(folder)  # the copy may be what is damaged
-            raise UserError(str(error).replace(str(folder), str(source))) from None
+        with remote.copied(str(source), str(checkpoint)) as (folder, checkpoint):
+            try:
+                pretrained = load(folder, checkpoint)
+            except UserError as error:
+                remote.forget(folder)  # the copy may be what is damaged
+                raise UserError(str(error).replace(str(folder), str(source))) from None
         return replace(pretrained, origin=pretrained.origin.replace(str(folder), str(source), 1))
     folder = Path(source).expanduser()
     if not folder.exists():
@@ -125,7 +125,7 @@ def seen_by(source: str | Path, step: int) -> dict[str, int]:
 def _download(name: str) -> Path:
     """The snapshot of a hub repository, from the cache where it is there."""
     for weights in _WEIGHTS:
-        folder = snapshot.download(name, [*published.FILES, *weights])
+        folder = snapshot.download(name, [*encodings.READ, *weights])
         if any(path for pattern in weights for path in folder.glob(pattern)):
             return folder
     raise UserError(f"{name} on the hub has neither safetensors nor pytorch_model.bin.")

@@ -7,6 +7,7 @@ from roberta_jax.interop.pretrained import Pretrained
 from roberta_jax.output import to_json
 
 ROWS = 12  # of the curve, at most
+_DATA = ("source", "mixture", "train", "valid", "format", "masking")  # fields of `config.data`, where they are not empty
 
 
 def _curve(measured: list[dict[str, Any]], names: list[str]) -> list[str]:
@@ -44,13 +45,14 @@ def model_card(
       seen: how many "tokens" and "words" in its training, see `hub.seen_by`.
     """
     model, data, step = pretrained.config, fields.get("data", {}), step_of(pretrained)
+    of_data = {name: data.get(name) for name in _DATA if name != "source" or not data.get("mixture")}
     length = f" of {data['length']} tokens" if "length" in data else ""
     each = "" if fields.get("phases") else f", {fields.get('batch_size', 0):,} rows{length} each"
     rows = {
         "Shape": f"{model.num_layers} layers, hidden {model.hidden_size}, feed-forward {model.intermediate_size}, "
         f"{model.num_heads} heads, vocabulary {model.vocab_size:,}, at most {model.max_length} tokens",
         "Task": fields.get("task", ""),
-        "Data": ", ".join(f"{name} {data[name]}" for name in ("source", "format", "masking") if name in data),
+        "Data": ", ".join(f"{name} {value}" for name, value in of_data.items() if value),
         "Phases": fields.get("phases", ""),
         "Steps": f"{step:,} of {fields.get('steps', 0):,}{each}",
         "Seen": ", ".join(f"{number:,} {name}" for name, number in (seen or {}).items()),
@@ -77,11 +79,10 @@ def model_card(
         *(f"| {name} | {latest[name][0]:.4f} | {latest[name][1]:,} |" for name in shown),
         "",
         *_curve(measured, shown),
-        "## Command",
+        *(("## Command", "", "```bash", command, "```", "") if command else ()),
+        "## Config",
         "",
-        *("```bash", command or "python -m roberta_jax.main --config=CONFIG --workdir=WORKDIR", "```"),
-        "",
-        "The config, with every field:",
+        "With every field:",
         "",
         *("```json", to_json(fields, 1), "```"),
         "",

@@ -1,6 +1,8 @@
 """A model behind a URL, copied to the cache: Orbax, safetensors and tokenizers read files of this machine."""
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from roberta_jax import lock, storage
@@ -12,10 +14,12 @@ COMMITTED = "commit_success.txt"
 NOTES = "copied.json"  # of each file of a copy, what it was made from
 
 
-def copied(url: str, checkpoint: str = "newest") -> tuple[Path, str]:
+@contextmanager
+def copied(url: str, checkpoint: str = "newest") -> Iterator[tuple[Path, str]]:
     """(its copy, which checkpoint of it to read): of a workdir that one and what stands beside the checkpoints.
 
-    What has not changed since is not copied again.
+    What has not changed since is not copied again. While the copy is read it is locked: another process that asks for another
+    checkpoint waits.
 
     Raises:
       UserError: there is nothing, or no such checkpoint.
@@ -35,7 +39,7 @@ def copied(url: str, checkpoint: str = "newest") -> tuple[Path, str]:
             of_checkpoint = {name: file for name, file in there.items() if name.startswith(f"{CHECKPOINTS}/{checkpoint}/")}
         _remove_others(folder, {*beside, *of_checkpoint})
         _copy(of_checkpoint, folder)
-    return folder, checkpoint
+        yield folder, checkpoint
 
 
 def _remove_others(folder: Path, names: set[str]) -> None:

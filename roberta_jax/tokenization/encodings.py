@@ -42,6 +42,7 @@ FILES = {
     "bpe": "bpe.model",
     "characters": "characters.model",
 }
+READ = (*published.FILES, *FILES.values())  # of a folder or a name on the hub
 # Entries of a vocabulary that is trained, special ones counted; a text may need more.
 SMALLEST = {"bytes": 261, "wordpiece": 10, "unigram": 262, "bpe": 262, "characters": 8}
 LOSSLESS = ("bytes", "unigram", "bpe")
@@ -96,7 +97,7 @@ def of_model(source: str) -> Tokenizer:
       UserError: there is none, or it is damaged, or the hub does not answer.
     """
     if not storage.is_url(source) and not Path(source).expanduser().exists() and snapshot.is_name(source):
-        source = str(snapshot.download(source, published.FILES))
+        source = str(snapshot.download(source, READ))
     within = storage.join(source, "tokenizer")
     return find(source) or find(within) or ByteLevelBPE.load(source)
 

@@ -6,8 +6,6 @@ them.
 
 import errno
 import json
-import shlex
-import sys
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,7 +21,7 @@ from roberta_jax.config import plain
 from roberta_jax.errors import UserError
 from roberta_jax.hardware import cautions, unseen_gpu
 from roberta_jax.model.flops import Peak
-from roberta_jax.output import to_json
+from roberta_jax.output import to_json, typed_command
 from roberta_jax.training import provenance
 from roberta_jax.training.checkpoint import Checkpoints
 from roberta_jax.training.config import RunConfig
@@ -259,7 +257,8 @@ def _note_config(config: RunConfig, workdir: Path, first_step: int) -> None:
         if fields[name] != before.get(name):
             say(f"config.{name} was {before.get(name)} when this run began and is {fields[name]} now")
     storage.write_json(path, fields | {"version": __version__})
-    storage.write_text(workdir / COMMAND_TXT, f"python -m roberta_jax.main {shlex.join(sys.argv[1:])}\n")
+    if command := typed_command():
+        storage.write_text(workdir / COMMAND_TXT, f"{command}\n")
 
 
 def _log_of(job: Job, config: RunConfig, workdir: Path) -> Callable[[int, list], ProgressLog]:

@@ -177,6 +177,22 @@ def test_a_run_that_is_there_is_judged_once_by_minimal_pairs(workdir, downstream
         ranked(after, replace(downstream, minimal_pairs=(str(pairs),)), folder)
 
 
+def test_pairs_that_do_not_fit_the_models_rows_leave_that_figure_out_alone(workdir, downstream, tmp_path, capsys):
+    """As of single characters: a sentence of 100 is no reason to end a study."""
+    (before,) = results.load(workdir / "runs" / "input_format" / "full-sentences" / "seed_0" / "run.json")
+    folder = tmp_path / "seed_0"
+    shutil.copytree(workdir / "runs" / "input_format" / "full-sentences" / "seed_0", folder)
+    for name, good in (("long", "the old boat " * 30), ("short", "the old boat")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "own.jsonl").write_text(json.dumps({"sentence_good": good, "sentence_bad": f"{good}s"}))
+    downstream = replace(downstream, minimal_pairs=(str(tmp_path / "long"), str(tmp_path / "short")))
+    after = ranked(before, downstream, folder)
+    assert after.metrics.keys() - before.metrics.keys() == {"short"}
+    assert results.load(folder / "run.json") == [after] == [ranked(after, downstream, folder)]
+    said = capsys.readouterr().out
+    assert "tokens is longer than the model's 32" in said and "It has no figure of long." in said
+
+
 def test_an_unknown_study_and_a_missing_task_are_refused(config, downstream, tmp_path):
     with pytest.raises(UserError, match="config.study 'mask' is not known; there are all, masking, input_format"):
         run(replace(config, study="mask"), tmp_path)

@@ -57,15 +57,17 @@ def test_an_unknown_study_or_variant_is_refused(names, sentence):
         chosen(BASE, names)
 
 
-@pytest.mark.parametrize("devices", [1, 8])
-def test_batches_of_all_sizes_are_whole_microbatches_of_each_device(devices):
-    """The fourfold and larger ones are taken as the config's own is."""
-    (study,) = chosen(BASE, "batch_size", devices)
+@pytest.mark.parametrize(("rows", "devices", "microbatch"), [(64, 1, 0), (64, 8, 0), (32, 8, 0), (32, 1, 16), (96, 8, 4)])
+def test_batches_of_all_sizes_are_whole_microbatches_of_each_device(rows, devices, microbatch):
+    """The fourfold and larger ones are taken as the config's own is; an eighth has a row for each device at least."""
+    base = replace(BASE, batch_size=rows, microbatch_size=microbatch)
+    (study,) = chosen(base, "batch_size", devices)
     for variant in study.variants:
-        made = changed(BASE, variant.fields)
+        made = changed(base, variant.fields)
         share = made.batch_size // devices
         assert made.batch_size % devices == 0 and share % (made.microbatch_size or share) == 0, variant.name
-        assert (made.microbatch_size or share) <= 64 // devices
+        assert (made.microbatch_size or share) <= (microbatch or rows // devices)
+        assert made.steps * made.batch_size == pytest.approx(1_000 * rows, rel=0.01)
 
 
 def test_batches_of_all_sizes_see_as_many_rows_and_keep_the_papers_rates():

@@ -22,6 +22,7 @@ from roberta_jax import export
 from roberta_jax.errors import UserError
 from roberta_jax.interop import conversion, hub
 from roberta_jax.interop.conversion import flatten, nest, shapes, to_transformers
+from roberta_jax.interop.model_card import model_card
 from roberta_jax.model.heads import apply_with_head
 from roberta_jax.training.checkpoint import Checkpoints
 
@@ -236,6 +237,7 @@ READ = "import sys; from roberta_jax.interop import hub; p = hub.load('me/model'
 
 def test_a_hub_name_honours_endpoint_cache_and_offline_mode(folder, tmp_path):
     (folder / "pytorch_model.bin").write_bytes(b"not asked for where there are safetensors")
+    (folder / "bpe.model").write_bytes(b"another of our encodings is asked for too")
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), type("One", (Hub,), {"root": folder}))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}
@@ -249,6 +251,7 @@ def test_a_hub_name_honours_endpoint_cache_and_offline_mode(folder, tmp_path):
         first = read()
         assert first.stdout == "lm_head 280\n", first.stderr[-2000:]
         assert not list((tmp_path / "cache").rglob("pytorch_model.bin"))
+        assert list((tmp_path / "cache").rglob("bpe.model"))
     finally:
         server.shutdown()
     offline = read(HF_HUB_OFFLINE="1")
@@ -305,6 +308,16 @@ def test_a_workdir_is_exported_with_a_card_that_says_what_it_is(workdir, tmp_pat
     assert not any(report.values())
     exported = to_transformers(hub.load(workdir, "best").params)
     assert all(np.array_equal(tensors(loaded)[name], array) for name, array in exported.items())
+
+
+def test_a_card_names_the_data_that_was_read_and_no_command_that_was_not_given(workdir):
+    """A mixture's sources, and not the field that it takes the place of; of a notebook no arguments of the kernel."""
+    fields = json.loads((workdir / "config.json").read_text())
+    mixed = fields | {"data": fields["data"] | {"source": "docs", "mixture": "web/=0.7,books=0.3"}}
+    card = model_card(hub.load(workdir), mixed, [])
+    assert "| Data | mixture web/=0.7,books=0.3, format" in card and "source docs" not in card and "## Command" not in card
+    tuned = fields | {"data": {"source": "", "train": "reviews.csv", "valid": ""}}
+    assert "| Data | train reviews.csv |" in model_card(hub.load(workdir), tuned, [])
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,8 @@
 """A model behind a URL is read as one of this machine is; fsspec's store in memory stands for all of them."""
 
+import contextlib
+import fcntl
+
 import fsspec
 import numpy as np
 import pytest
@@ -8,6 +11,7 @@ from roberta_jax import inference, storage
 from roberta_jax.errors import UserError
 from roberta_jax.interop import hub, remote
 from roberta_jax.interop.conversion import flatten
+from roberta_jax.training import checkpoint as reading
 
 
 @pytest.fixture
@@ -66,14 +70,32 @@ def test_what_is_gone_there_is_gone_here(workdir, store):
     store.put(f"{workdir}/", "/run/", recursive=True)
     store.pipe("/run/task.json", b"{}")
     store.pipe("/run/tokenizer/wordpiece.txt", b"a")
-    remote.copied("memory://run")
-    (folder,) = storage.CACHE.glob("copy-*/")
+    with remote.copied("memory://run") as (folder, _):
+        pass
     assert {"task.json", "checkpoints"} <= storage.names(folder) and "wordpiece.txt" in storage.names(folder / "tokenizer")
     for name in ("task.json", "tokenizer/wordpiece.txt", "checkpoints"):
         store.rm(f"/run/{name}", recursive=True)
-    remote.copied("memory://run")
+    with remote.copied("memory://run"):
+        pass
     assert not {"task.json", "checkpoints"} & storage.names(folder)
     assert storage.names(folder / "tokenizer") == storage.names(workdir / "tokenizer")
+
+
+def test_a_copy_stays_until_it_is_read(workdir, store, monkeypatch):
+    """Another process asks for another checkpoint meanwhile, for which this one would go."""
+    store.put(f"{workdir}/", "/run/", recursive=True)
+    read, busy = reading.read_params, []
+
+    def read_beside_another(*arguments):
+        with open(next(storage.CACHE.glob("copy-*.lock"))) as file, contextlib.suppress(BlockingIOError):
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return read(*arguments)
+        busy.append(True)
+        return read(*arguments)
+
+    monkeypatch.setattr(reading, "read_params", read_beside_another)
+    hub.load("memory://run", "1")
+    assert busy
 
 
 def test_a_checkpoint_that_a_store_was_not_given_whole_is_none(workdir, store):
