@@ -281,16 +281,18 @@ def ranked(one: Run, downstream: Downstream, folder: Path) -> Run:
     if not (left := [metric for metric in named if metric not in one.metrics]):
         return one
     started = time.perf_counter()
-    model, metrics = load(folder), dict(one.metrics)
+    model, measured = load(folder), {}
     for metric in left:
         try:
             (found,) = accuracy.measure([named[metric]], model.score)
         except TooLong as error:  # of single characters, say
             say(f"! {folder}: {error} It has no figure of {named[metric].name}.")
             continue
-        metrics[metric] = 100 * found.overall.accuracy
-    details = one.details | {"minimal_pairs": judged | hashes}
-    one = replace(one, metrics=metrics, details=details, seconds=one.seconds + time.perf_counter() - started)
+        measured[metric] = 100 * found.overall.accuracy
+    if not measured:
+        return one
+    details = one.details | {"minimal_pairs": judged | {metric: hashes[metric] for metric in measured}}
+    one = replace(one, metrics=one.metrics | measured, details=details, seconds=one.seconds + time.perf_counter() - started)
     results.save(folder / RUN_JSON, [one])
     return one
 
