@@ -22,15 +22,14 @@ from absl import logging as absl_logging
 
 from roberta_jax import storage
 from roberta_jax.errors import UserError
-from roberta_jax.training.checksums import bit_sum, by_path, checksums, shapes, verify
-from roberta_jax.training.distributed import gather_to_host, wait_for_all
+from roberta_jax.training.checksums import OLD_SUM, SUMS, bit_sum, by_path, checksums, shapes, take_sums, verify
+from roberta_jax.training.distributed import gather_to_host, said_by_any, wait_for_all
 from roberta_jax.training.logging import say
 from roberta_jax.training.notes import Damaged, Notes, fingerprint, read_notes, sealed, write_notes
 
 RETRIES = (0.0, 10.0, 60.0)  # seconds from a write that failed to the next try; one more failure ends the run
 # What trying again does not mend, by what is in the error's text.
 FULL = {"No space left on device": "no space left on the disk", "Disk quota exceeded": "the quota of the disk is used up"}
-SUMS, OLD_SUM = "checksums", "checksum"  # in the tree beside the state; older checkpoints have one of all arrays
 
 
 def _say_nothing_of_failed_writes() -> None:
@@ -86,8 +85,8 @@ class Checkpoints:
             # Else threads wait minutes for a folder that could not be made, and the process for them to end.
             async_options=ocp.AsyncOptions(create_directories_asynchronously=False),
         )
-        handler = ocp.StandardCheckpointHandler()
-        return ocp.CheckpointManager(_absolute(self.folder), options=options, item_handlers=handler)
+        self._handler = ocp.StandardCheckpointHandler()
+        return ocp.CheckpointManager(_absolute(self.folder), options=options, item_handlers=self._handler)
 
     def latest_step(self) -> int | None:
         """The step of the newest checkpoint, planned or not."""
@@ -214,20 +213,32 @@ class Checkpoints:
 
         Raises:
           UserError: the checkpoint is of another model.
-          Damaged: it is not whole.
+          Damaged: it is not whole; on every host, whichever met the damage.
         """
+        found, damage = None, ""
+        try:
+            found = self._read_part(step, abstract)
+        except UserError:
+            raise
+        except Exception as error:  # of a class of its own for each cause
+            damage = _reason(error)
+        if damage := said_by_any(damage):  # else the others would wait for this host in the checksums
+            raise Damaged(damage)
+        notes, state, sums = found
+        verify(sorted(shapes(state)), gather_to_host(checksums(state)), gather_to_host(sums))
+        self._notes[step] = notes
+        return state
+
+    def _read_part(self, step: int, abstract: Any) -> tuple[Notes, Any, jax.Array]:
+        """(notes, state, the checksums that were saved) of a step, of the arrays what this host has; it waits for no other."""
         sharding = jax.tree.leaves(abstract)[0].sharding
         if isinstance(sharding, jax.sharding.NamedSharding):
             sharding = jax.sharding.NamedSharding(sharding.mesh, jax.sharding.PartitionSpec())
         notes = read_notes(self.folder, step)
-        try:
-            saved = shapes(self._manager.item_metadata(step).tree)
-        except Exception as error:
-            raise Damaged(_reason(error)) from None
-        sums, shape = _take_sums(saved, notes)
+        saved, expected = shapes(self._manager.item_metadata(step).tree), shapes(abstract)
+        sums, shape = take_sums(saved, notes)
         if sums == SUMS and notes.memory is None:
             raise Damaged("its metrics are gone")
-        expected = shapes(abstract)
         for path in sorted(saved.keys() | expected.keys()):
             if saved.get(path) != expected.get(path):
                 raise UserError(
@@ -235,15 +246,10 @@ class Checkpoints:
                     f"{saved.get(path, 'not there')}, this config's {expected.get(path, 'not there')}; "
                     "take another workdir or that run's config."
                 )
-        abstract = abstract | {sums: jax.ShapeDtypeStruct(shape, jnp.uint32, sharding=sharding)}
-        try:
-            state = self._manager.restore(step, args=ocp.args.StandardRestore(abstract))
-        except Exception as error:
-            raise Damaged(_reason(error)) from None
-        saved_sums = gather_to_host(state.pop(sums))
-        verify(sorted(expected), gather_to_host(checksums(state)), saved_sums)
-        self._notes[step] = notes
-        return state
+        args = ocp.args.StandardRestore(abstract | {sums: jax.ShapeDtypeStruct(shape, jnp.uint32, sharding=sharding)})
+        # The manager's own `restore` ends with a barrier, to which a host that meets damage does not come.
+        state = self._handler.restore(_absolute(self.folder) / str(step) / "default", args=args)
+        return notes, state, state.pop(sums)
 
     def restore_newest(
         self, abstract: Any, report: Callable[[int, str], None], last: int | None = None, planned: bool = False
@@ -261,7 +267,9 @@ class Checkpoints:
             if name.isdigit() and (self.folder / name).is_file():
                 self._put_aside(int(name), "it is no folder", report)
         for step in sorted(self._manager.all_steps(), reverse=True):
-            if (last is not None and step > last) or (planned and not self.notes(step).planned):
+            if last is not None and step > last:
+                continue
+            if planned and said_by_any("" if self.notes(step).planned else "not planned"):  # notes may fail one host alone
                 continue
             try:
                 return step, self.restore(step, abstract)
@@ -360,7 +368,7 @@ def _read(folder: Path, step: int, names: tuple[str, ...] | None = None) -> dict
     try:
         tree = handler.metadata(path).tree
         saved = shapes(tree)
-        sums, _ = _take_sums(saved, notes)
+        sums, _ = take_sums(saved, notes)
         item = tree if names is None or sums == OLD_SUM else {name: tree[name] for name in (*names, sums) if name in tree}
         as_numpy = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), item)
         state = handler.restore(path, args=ocp.args.PyTreeRestore(item=item, restore_args=as_numpy, partial_restore=True))
@@ -379,17 +387,6 @@ def _read(folder: Path, step: int, names: tuple[str, ...] | None = None) -> dict
         raise Damaged(_reason(error)) from None
     finally:
         handler.close()
-
-
-def _take_sums(saved: dict[str, tuple], notes: Notes) -> tuple[str, tuple]:
-    """Takes the checksums out of a checkpoint's shapes: (their name, their shape). Raises Damaged where shapes are missing."""
-    sums = SUMS if SUMS in saved else OLD_SUM
-    if sums not in saved or (sums == SUMS and saved[sums] != (len(saved) - 1,)):
-        raise Damaged("it has no checksums")
-    shape = saved.pop(sums)
-    if notes.arrays and notes.arrays != fingerprint(sorted(saved.items())):
-        raise Damaged("its arrays are not those that were saved")
-    return sums, shape
 
 
 def _reason(error: Exception) -> str:

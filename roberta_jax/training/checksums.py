@@ -7,7 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from roberta_jax.training.notes import Damaged
+from roberta_jax.training.notes import Damaged, Notes, fingerprint
+
+SUMS, OLD_SUM = "checksums", "checksum"  # in the tree beside the state; older checkpoints have one of all arrays
 
 
 @jax.jit
@@ -34,6 +36,17 @@ def verify(paths: Sequence[str], sums: np.ndarray, saved: np.ndarray) -> None:
         wrong = ["arrays"] if total != saved else []
     if wrong:
         raise Damaged(f"the bits of its {wrong[0]} are not those that were saved")
+
+
+def take_sums(saved: dict[str, tuple], notes: Notes) -> tuple[str, tuple]:
+    """Takes the checksums out of a checkpoint's shapes: (their name, their shape). Raises Damaged where shapes are missing."""
+    sums = SUMS if SUMS in saved else OLD_SUM
+    if sums not in saved or (sums == SUMS and saved[sums] != (len(saved) - 1,)):
+        raise Damaged("it has no checksums")
+    shape = saved.pop(sums)
+    if notes.arrays and notes.arrays != fingerprint(sorted(saved.items())):
+        raise Damaged("its arrays are not those that were saved")
+    return sums, shape
 
 
 def by_path(tree: Any) -> dict[str, Any]:

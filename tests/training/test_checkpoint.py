@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -13,7 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from forked import simulated
 
+from roberta_jax import storage
 from roberta_jax.errors import UserError
 from roberta_jax.training import checkpoint
 from roberta_jax.training.checkpoint import Checkpoints, read_arrays, read_params, saved_steps
@@ -473,3 +476,66 @@ def test_a_process_whose_writes_fail_ends_at_once_and_says_no_more_than_sentence
     assert done.returncode == 2 and done.stdout.startswith("checkpoint 2 could not be written (")
     assert done.stdout.count("\n") == 1
     assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1 and "no space left on the disk" in done.stderr
+
+
+ON_TWO_HOSTS = """
+import sys
+from pathlib import Path
+import jax, numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
+
+folder, address, host = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+jax.distributed.initialize(address, 2, host)
+from roberta_jax.training import checkpoint
+from roberta_jax.training.distributed import wait_for_all
+from roberta_jax.training.sharding import make_mesh
+
+def state_of(step):
+    values = np.random.default_rng(step).normal(size=(2, 5000)).astype(np.float32)
+    return {"moments": jax.make_array_from_callback(values.shape, sharding, lambda part: values[part])}
+
+def damage_what_host_1_wrote(folder):
+    path = max(folder.glob("default/ocdbt.process_1/d/*"), key=lambda path: path.stat().st_size)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+def read_notes(folder, step):
+    if step == 3 and host == 1:
+        raise checkpoint.Damaged("host 1 alone cannot read it")
+    return whole_notes(folder, step)
+
+sharding = NamedSharding(make_mesh(), PartitionSpec("data"))
+checkpoints = checkpoint.Checkpoints(folder, 9, "")
+for step in (1, 2, 3):
+    checkpoints.save(step, state_of(step), wait=True)
+wait_for_all("three are saved")
+if host == 0:
+    damage_what_host_1_wrote(folder / "2")
+wait_for_all("one is damaged")
+checkpoint.read_notes, whole_notes = read_notes, checkpoint.read_notes
+shape = jax.ShapeDtypeStruct((2, 5000), np.float32, sharding=sharding)
+step, state = checkpoints.restore_newest({"moments": shape}, lambda step, sentence: print("aside", step))
+same = np.array_equal(state["moments"].addressable_data(0), state_of(step)["moments"].addressable_data(0))
+print("restored", step, same)
+checkpoints.close()
+"""
+
+
+def test_damage_that_one_host_alone_meets_is_damage_for_all(tmp_path):
+    """Of arrays that are cut over the hosts each reads its own part alone."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"localhost:{free.getsockname()[1]}"
+    command = [sys.executable, "-c", ON_TWO_HOSTS, tmp_path / "checkpoints", address]
+    hosts = [
+        subprocess.Popen([*command, str(i)], env=os.environ | simulated(1), stdout=subprocess.PIPE, text=True) for i in (0, 1)
+    ]
+    try:
+        for host in hosts:
+            lines = [line for line in host.communicate(timeout=120)[0].splitlines() if not line.startswith("[Gloo]")]
+            assert lines == ["aside 3", "aside 2", "restored 1 True"]
+    finally:
+        for host in hosts:
+            host.kill()
+    assert storage.names(tmp_path / "checkpoints") == {"1", "2.damaged", "3.damaged"}
