@@ -20,7 +20,7 @@ WITHOUT_EFFECT = (
 
 # Fields that came when runs had been made already: where they do nothing, those runs are still the same.
 _LATER = {"optimizer.schedule": "linear", "optimizer.decay_steps": 0.0, "optimizer.floor": 0.0, "optimizer.words_alone": 0.0}
-_LATER |= {"continue_from": "", "phases": "", "data.mixture": "", "model.position_init": "normal"}
+_LATER |= {"continue_from": "", "phases": "", "data.mixture": "", "model.position_init": "normal", "new_vocabulary": False}
 
 
 def fields(config: Any, without: Collection[str] = WITHOUT_EFFECT) -> dict[str, Any]:
