@@ -70,15 +70,15 @@ def warmup(config: OptimizerConfig, steps: int) -> int:
     check(warmup_steps < steps, "optimizer.warmup_steps", config.warmup_steps, expected)
     left = steps - warmup_steps
     expected = f"{left:,} or less, which are the steps behind the warm-up"
-    check(_steps(config.decay_steps, steps) <= left, "optimizer.decay_steps", config.decay_steps, expected)
+    check(_decay_steps(config, steps) <= left, "optimizer.decay_steps", config.decay_steps, expected)
     return warmup_steps
 
 
 def in_proportion(config: OptimizerConfig, steps: int, fewer: int) -> tuple[int, int]:
     """(steps of the warm-up, and of the decay, 0 where none is asked for) of a run of so many `fewer` steps than `steps`."""
-    warmup_steps, decay_steps = (_steps(number, steps) * fewer / steps for number in (config.warmup_steps, config.decay_steps))
-    warmup_steps = min(round(warmup_steps), fewer - 1)
-    return warmup_steps, min(max(1, round(decay_steps)), fewer - warmup_steps) if decay_steps else 0
+    warmup_steps, decay_steps = _steps(config.warmup_steps, steps), _decay_steps(config, steps)
+    warmup_steps = min(round(warmup_steps * fewer / steps), fewer - 1)
+    return warmup_steps, min(max(1, round(decay_steps * fewer / steps)), fewer - warmup_steps) if decay_steps else 0
 
 
 def _steps(number: float, steps: int) -> int:
@@ -86,11 +86,16 @@ def _steps(number: float, steps: int) -> int:
     return round(number * (steps if number < 1 else 1))
 
 
+def _decay_steps(config: OptimizerConfig, steps: int) -> int:
+    """Of the decay; 0: all behind the warm-up, which no share becomes by rounding."""
+    return max(1, _steps(config.decay_steps, steps)) if config.decay_steps else 0
+
+
 def schedule(config: OptimizerConfig, steps: int, start: float = 0.0) -> optax.Schedule:
     """Updates done → learning rate: warm-up, peak, decay. The first update has rate `start`, one after the last the floor's."""
     warmup_steps, peak = warmup(config, steps), config.learning_rate
     lowest = last_rate(config)
-    decay_steps = _steps(config.decay_steps, steps) or steps - warmup_steps
+    decay_steps = _decay_steps(config, steps) or steps - warmup_steps
 
     def decay(count: jax.Array) -> jax.Array:
         return lowest + (peak - lowest) * DECAYS[config.schedule](jnp.clip(count / decay_steps, 0, 1))

@@ -17,6 +17,7 @@ from roberta_jax.training.optimizer import (
     OPTIMIZERS,
     OptimizerConfig,
     decayed,
+    in_proportion,
     looked_up,
     make_optimizer,
     schedule,
@@ -54,6 +55,12 @@ def test_a_schedule_rises_is_stable_and_decays_to_its_floor(name, halfway):
             assert float(rate(updates)) == pytest.approx(value, rel=1e-5, abs=1e-9), updates
     rate = schedule(OptimizerConfig(**by_steps | {"decay_steps": 0}), 1_000)
     assert float(rate(550)) == pytest.approx(1e-3 + 9e-3 * halfway, rel=1e-5)
+
+
+def test_a_share_of_less_than_a_step_is_a_decay_of_one_step_and_not_of_the_whole_run():
+    config = OptimizerConfig(learning_rate=1e-2, warmup_steps=2, decay_steps=0.01)
+    np.testing.assert_allclose(jax.vmap(schedule(config, 20))(jnp.arange(21)), [0, 5e-3, *[1e-2] * 18, 0], rtol=1e-6)
+    assert in_proportion(config, 20, 10) == (1, 1)
 
 
 def test_schedules_but_the_papers_are_looked_up_so_that_the_step_is_one_program():
