@@ -44,7 +44,7 @@ class DataConfig(CorpusConfig):
         super().__post_init__()
         check(0 < self.fraction <= 1, "data.fraction", self.fraction, "a share above 0 and up to 1")
         check(self.processes >= 0, "data.processes", self.processes, "1 or more, or 0: one a core")
-        check(bool(self.cache), "data.cache", self.cache, "a name")
+        check(bool(self.cache) and not storage.is_url(self.cache), "data.cache", self.cache, "a folder of this machine")
         masking_of(self)  # which looks at its fields
         self.sources()  # and so does this
 

@@ -10,6 +10,7 @@ import pytest
 from roberta_jax import __version__
 from roberta_jax.config import typed
 from roberta_jax.data.masking import Masking
+from roberta_jax.errors import UserError
 from roberta_jax.interop import hub
 from roberta_jax.model.heads import init_masked_lm
 from roberta_jax.preparation.config import CorpusConfig
@@ -22,6 +23,11 @@ from roberta_jax.training.workdir import read_metrics
 def test_masks_are_drawn_as_the_config_says():
     fields = {"masking": "hf", "masking_rate": 0.3, "mask_replace_prob": 0.6, "random_replace_prob": 0.15}
     assert masking_of(typed(PretrainConfig, {"data": fields}).data) == Masking("hf", 0.3, 0.6, 0.15)
+
+
+def test_what_is_prepared_is_kept_on_this_machine():
+    with pytest.raises(UserError, match="config.data.cache is 'gs://bucket/cache'; expected a folder of this machine"):
+        typed(PretrainConfig, {"data": {"cache": "gs://bucket/cache"}})
 
 
 def test_a_run_on_pairs_begins_with_any_model_and_gives_one_without_the_head(small_corpus, tmp_path, capsys):
