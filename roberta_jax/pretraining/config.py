@@ -124,8 +124,9 @@ class PretrainConfig(RunConfig):
         of_a_model = "False, where config.init_from names no model"
         check(bool(self.init_from) or not self.new_vocabulary, "new_vocabulary", self.new_vocabulary, of_a_model)
         run, _, step = self.continue_from.rpartition("@")
-        right = not self.continue_from or run and step.isdecimal()
-        check(right, "continue_from", self.continue_from, "RUN@STEP, a run's workdir and one of its checkpoints")
+        right = not self.continue_from or run and step.isdecimal() and (not storage.is_url(run) or run.startswith("gs://"))
+        expected = "RUN@STEP, a run's workdir, which is a path of this machine or gs://, and one of its checkpoints"
+        check(right, "continue_from", self.continue_from, expected)
         for text in self.keep_every:
             expected = f"a number of steps, or as 10M tokens or 1M words; several parted by commas; {text!r} is none of these"
             check(_amount(text)[0] > 0, "keep_every", ",".join(self.keep_every), expected)

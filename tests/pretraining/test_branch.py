@@ -93,6 +93,10 @@ def test_a_checkpoint_of_an_older_version_is_continued_where_its_rows_end(runs, 
     ("changes", "sentence"),
     [
         ({"continue_from": "no/such@8"}, "no/such is no run's workdir, for it has no config.json"),
+        (
+            {"continue_from": "s3://bucket/run@8"},
+            "expected RUN@STEP, a run's workdir, which is a path of this machine or gs://",
+        ),
         ({"continue_from": "{branch}@8"}, "is in --workdir itself, whose run goes on without it"),
         ({"continue_from": "{runs}/stable@7"}, "has no checkpoint of step 7; there are 2, 4, 6, 8, 10."),
         ({"model.hidden_size": 64}, "that run had config.model.hidden_size=32, this config has 64. The model, its tokenizer"),
