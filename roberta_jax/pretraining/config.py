@@ -183,7 +183,8 @@ class PretrainConfig(RunConfig):
             f"config.phases: what follows is as if all steps were those of the first of {len(self.phases)}, {self.phases[0]!r}"
         )
         show(what, sys.stderr)
-        return replace(self, phases=(), batch_size=first.batch_size, data=first.data)
+        optimizer = first.optimizer if self.phases_have_rates else self.optimizer
+        return replace(self, phases=(), batch_size=first.batch_size, data=first.data, optimizer=optimizer)
 
     def phases_of(self, steps: int) -> str:
         """`phases` for a run of so many steps, each in proportion and of one at least, as a flag gives them.

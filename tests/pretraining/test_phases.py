@@ -95,6 +95,10 @@ def test_commands_that_look_at_one_step_take_the_first_phase_and_say_so(small_co
     assert (first.steps, first.batch_size, first.data.masking_rate, first.phases) == (500, 8, 0.3, ())
     assert "the first of 2, 'steps=0.8 batch_size=8 data.masking_rate=0.3'\n" in capsys.readouterr().err
     assert first.of_first_phase() is first and not capsys.readouterr().err
+    warm = "steps=0.8 optimizer.warmup_steps=9,optimizer.schedule=linear"
+    long = config(small_corpus, phases=warm, **WHOLE | {"optimizer.warmup_steps": 24_000.0})
+    long.check_together()
+    long.of_first_phase().check_together()  # whose own warm-up is no phase's
 
 
 def test_runs_of_the_version_before_there_were_phases_are_the_same_runs(small_corpus):
