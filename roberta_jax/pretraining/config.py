@@ -207,6 +207,11 @@ class PretrainConfig(RunConfig):
         return plain(replace(self, phases=tuple(scaled)))["phases"]
 
     @property
+    def smallest_batch(self) -> int:
+        """Of its phases, by which it is measured too: `batch_size` may be none of theirs."""
+        return min(phase.config.batch_size for phase in self.parts)
+
+    @property
     def longest(self) -> int:
         """The length of the longest rows, those that it is measured by among them."""
         return max(self.data.length, *(phase.config.data.length for phase in self.parts))

@@ -145,7 +145,7 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
         return rows * length, train_flops(model, rows, length, slots)
 
     def evaluate_on_valid(params: dict, mesh: Mesh) -> dict[str, float]:
-        rows = config.batch_size // accumulation(config.batch_size, config.microbatch_size, mesh)
+        rows = config.smallest_batch // accumulation(config.smallest_batch, config.microbatch_size, mesh)
         means = []
         for source in sources:
             made = valid_batches(source.corpus, masking, rows, local_rows(mesh, rows))
@@ -168,7 +168,7 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
         loss=loss,
         train_batches=course.batches,
         evaluate=evaluate_on_valid,
-        rows=config.batch_size,
+        rows=config.smallest_batch,
         cost=lambda batch: cost(*batch["input_ids"].shape, batch["positions"].shape[1]),
         initial=lambda: _with_token_types(initial[1](corpus.tokenizer), model.num_token_types) if initial else {},
         dtype=model.dtype,

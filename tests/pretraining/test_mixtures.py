@@ -43,12 +43,12 @@ def test_weights_are_of_tokens_however_full_the_rows_are(small_corpus, short_row
 
 
 def test_a_run_says_losses_by_source_and_goes_on_from_a_kill(small_corpus, other_corpus, tmp_path, capsys):
-    """By way of a phase with one source alone; the step is compiled once."""
+    """By way of a phase with one source alone; the step is compiled once. The run's own batch, which no phase has, is none."""
     for name, corpus in (("web", small_corpus), ("books", other_corpus)):
         (tmp_path / name).symlink_to(corpus.folder)
     mixture = f"{tmp_path}/web=3,{tmp_path}/books=1"
-    phases = f"steps=3 data.mixture= data.source={tmp_path}/books,"
-    run = config(small_corpus, steps=8, phases=phases + "steps=5", **{"data.mixture": mixture})
+    phases = f"steps=3 batch_size=16 data.mixture= data.source={tmp_path}/books,steps=5 batch_size=16"
+    run = config(small_corpus, steps=8, batch_size=12, phases=phases, **{"data.mixture": mixture})  # on 8 devices
     pretrain(run, tmp_path / "one")
     said = capsys.readouterr().out
     assert said.count("compiled the step") == 1 and "% from web: 1,776 rows" in said
