@@ -3,7 +3,7 @@
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -51,7 +51,7 @@ class DataConfig(CorpusConfig):
     def sources(self) -> list[tuple[str, float, "DataConfig"]]:
         """(a name, its weight, what prepares it) of each source that is read; where there is no mixture that of the one."""
         if not self.mixture:
-            return [(",".join(PurePosixPath(source).name for source in self.source), 1.0, self)]
+            return [(*_names([self.source]), 1.0, self)]
         found = {}
         for each in self.mixture:
             source, _, text = each.rpartition("=")
@@ -67,10 +67,14 @@ class DataConfig(CorpusConfig):
                 f"SOURCE=WEIGHT for each, once, a number above 0; {each!r} is not",
             )
             found[source] = weight
-        names = [PurePosixPath(source).name for source in found]
-        names = names if len({*names}) == len(names) else list(found)
         configs = [replace(self, source=(source,), mixture=()) for source in found]
-        return list(zip(names, found.values(), configs))
+        return list(zip(_names([each.source for each in configs]), found.values(), configs))
+
+
+def _names(sources: Collection[tuple[str, ...]]) -> list[str]:
+    """Of sources that are read together: the last parts of their paths, or these paths where two would have the same name."""
+    names = [",".join(PurePosixPath(path).name for path in paths) for paths in sources]
+    return names if len({*names}) == len(names) else [",".join(paths) for paths in sources]
 
 
 OF_MASKS = ("masking", "masking_rate", "mask_replace_prob", "random_replace_prob")  # of `config.data`
@@ -205,6 +209,16 @@ class PretrainConfig(RunConfig):
                 changes |= {"optimizer.warmup_steps": str(warm_up), "optimizer.decay_steps": str(decay)}
             scaled.append(shlex.join(f"{name}={value}" for name, value in changes.items()))
         return plain(replace(self, phases=tuple(scaled)))["phases"]
+
+    def sources_of(self, data: DataConfig) -> list[tuple[str, float, DataConfig]]:
+        """`data.sources()`, `data` being this config's or a phase's: each of another path has another name in the whole run."""
+        return [(self._source_names[each.source], weight, each) for _, weight, each in data.sources()]
+
+    @cached_property
+    def _source_names(self) -> dict[tuple[str, ...], str]:
+        read = (self.data, *(phase.config.data for phase in self.parts))
+        paths = dict.fromkeys(each.source for data in read for *_, each in data.sources())
+        return dict(zip(paths, _names(paths)))
 
     @property
     def smallest_batch(self) -> int:

@@ -121,7 +121,7 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
     kept = workdir / TOKENIZER
     own = _tokenizer_of(initial, config, kept)
     agree = partial(_require_agreement, config, initial, kept)
-    open_sources, pairs, masking = _opening(agree, own), of_pairs(config), masking_of(config.data)
+    open_sources, pairs, masking = _opening(config, agree, own), of_pairs(config), masking_of(config.data)
     sources = open_sources(config.data)
     corpus, course = sources[0].corpus, Course(_readings(config, open_sources))
     corpora = {id(each.corpus): each.corpus for each in (*sources, *course.sources)}.values()
@@ -224,7 +224,9 @@ def _nothing(tokenizer: Tokenizer) -> dict:
     return {}
 
 
-def _opening(agree: Callable[[Tokenizer], None], tokenizer: Tokenizer | None) -> Callable[[DataConfig], tuple[Source, ...]]:
+def _opening(
+    config: PretrainConfig, agree: Callable[[Tokenizer], None], tokenizer: Tokenizer | None
+) -> Callable[[DataConfig], tuple[Source, ...]]:
     """`config.data` → its sources, opened. Each corpus is opened once, and all have the tokenizer of the first."""
     opened: dict[DataConfig, Corpus] = {}
     no_masks = {each: getattr(DataConfig(), each) for each in OF_MASKS}
@@ -236,7 +238,7 @@ def _opening(agree: Callable[[Tokenizer], None], tokenizer: Tokenizer | None) ->
             opened[rows] = open_corpus(rows, agree, first.tokenizer if first else tokenizer)
         return opened[rows]
 
-    return lambda data: tuple(Source(name, opened_as(each), weight) for name, weight, each in data.sources())
+    return lambda data: tuple(Source(name, opened_as(each), weight) for name, weight, each in config.sources_of(data))
 
 
 def _readings(config: PretrainConfig, open_sources: Callable[[DataConfig], tuple[Source, ...]]) -> list[Reading]:

@@ -42,6 +42,14 @@ def test_weights_are_of_tokens_however_full_the_rows_are(small_corpus, short_row
     np.testing.assert_allclose(np.array(expected) / sum(expected), [0.7, 0.3], atol=3e-4)
 
 
+def test_sources_of_phases_that_end_alike_have_their_whole_paths_as_names(small_corpus):
+    changes = {"data.mixture": "old/web=3,old/books=1"}
+    for later, names in (("new/web=3\\,old/books=1", ["old/web", "old/books", "new/web"]), ("old/web=1", ["web", "books"])):
+        run = config(small_corpus, phases=f"steps=3,data.mixture={later}", **changes)
+        read = [name for phase in run.parts for name, *_ in run.sources_of(phase.config.data)]
+        assert list(dict.fromkeys(read)) == names and [name for name, *_ in run.sources_of(run.data)] == names[:2]
+
+
 def test_a_run_says_losses_by_source_and_goes_on_from_a_kill(small_corpus, other_corpus, tmp_path, capsys):
     """By way of a phase with one source alone; the step is compiled once. The run's own batch, which no phase has, is none."""
     for name, corpus in (("web", small_corpus), ("books", other_corpus)):
