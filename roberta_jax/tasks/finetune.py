@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from roberta_jax import storage
+from roberta_jax.errors import UserError
 from roberta_jax.folder_hashes import write_hashes
 from roberta_jax.interop.hub import PROBLEMS, Pretrained
 from roberta_jax.model.config import RobertaConfig
@@ -33,7 +34,7 @@ from roberta_jax.training.provenance import require_same_run
 from roberta_jax.training.sharding import batch_devices, make_mesh
 from roberta_jax.training.step import Loss
 from roberta_jax.training.train import train
-from roberta_jax.training.workdir import TASK_JSON, TOKENIZER
+from roberta_jax.training.workdir import CONFIG_JSON, TASK_JSON, TOKENIZER
 
 VALID_ROWS = 64  # features of a batch that is measured on, or more where a training batch has more
 
@@ -267,6 +268,13 @@ def _write_task(config: FinetuneConfig, prepared: Prepared, source: Pretrained, 
     storage.write_json(path, fields)
     prepared.tokenizer.save(workdir / TOKENIZER)
     write_hashes(workdir / TOKENIZER)
+
+
+def require_no_other_job(workdir: Path) -> None:
+    """Raises a UserError where a run of another job is in a workdir, whose tokenizer would be written over."""
+    job = recovered(workdir / CONFIG_JSON, storage.parse_json, {}).get("job", "finetune")
+    if job != "finetune":
+        raise UserError(f"{workdir} holds a run whose config.job is {job!r}, this one's is 'finetune'; take another workdir.")
 
 
 def parse_task(content: bytes) -> dict:

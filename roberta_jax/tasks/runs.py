@@ -169,6 +169,8 @@ def _run_task(config: FinetuneConfig, splits: Splits, workdir: Path) -> list[Res
         for start in range(0, len(left), together):
             group = tuple(left[start : start + together])
             groups[base if list(group) == trials else base / _name_of(group)] = group
+        for folder in groups:
+            finetune.require_no_other_job(folder)
         for folder, group in groups.items():
             if prepared is None:
                 prepared = finetune.prepare(task, splits, source.tokenizer, config.max_length)
