@@ -13,7 +13,7 @@ reaches 78.7 on RTE, 94.8 on SST-2 and 63.6 on CoLA: medians of five seeds, the 
 
 from dataclasses import fields
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 from roberta_jax.config import defaults
 from roberta_jax.model.config import OF_A_RUN, RobertaConfig
@@ -21,13 +21,26 @@ from roberta_jax.tasks.config import FinetuneConfig
 from roberta_jax.tasks.definitions import TASKS
 
 
+class _Task(FieldReference):
+    """config.task, which stays what the file's argument says, since other fields follow from it."""
+
+    given = False
+
+    def set(self, value: str, type_safe: bool = True) -> None:
+        if self.given and value != self.get():
+            raise ValueError(f"config.task is the config file's argument, as in --config=configs/finetune.py:{value}.")
+        super().set(value, type_safe)
+        self.given = True
+
+
 def get_config(task: str = "") -> ConfigDict:
     """Every field of a fine-tuning job; docs/fields.md says what each is. Sizes are the model's that it begins with."""
+    task = task.strip()
     sizes = [f"model.{each.name}" for each in fields(RobertaConfig) if each.name not in OF_A_RUN]
     of_the_task = ["epochs", "batch_size", "optimizer.learning_rate", "optimizer.weight_decay"]
     leave_out = [*sizes, "guard", *(of_the_task if task not in TASKS else [])]  # several tasks have each its own
     config = ConfigDict(defaults(FinetuneConfig, leave_out))
-    config.task = task
+    config.task = _Task(task)
     config.log_every = 50
     config.optimizer.warmup_steps = 0.06  # of the steps
     if task in TASKS:

@@ -37,7 +37,11 @@ class TaskData:
 @dataclass(frozen=True)
 class FinetuneConfig(RunConfig):
     job: str = "finetune"
-    task: str = option("", "a row of tasks/definitions.py; several parted by commas; glue: its nine")
+    task: str = option(
+        "",
+        "the argument of the config file, `finetune.py:TASK`: a row of tasks/definitions.py; several parted by commas; "
+        "glue: its nine",
+    )
     epochs: int = option(10, "of the train split; the task's own by default")
     steps: int = option(0, "updates; 0: epochs says how many")
     eval_every: int = option(0, "steps; 0: every epoch")

@@ -69,7 +69,7 @@ def run_tasks(config: FinetuneConfig, workdir: Path) -> list[Result] | None:
         names = sorted(names, key=lambda name: name != "mnli")  # the others may begin with it
         configs = {name: _of_task(config, name) for name in names}
     else:
-        configs = {names[0]: config}
+        configs = {names[0]: replace(config, task=names[0])}
     splits = {name: read_splits(name, one.data) for name, one in configs.items()}  # what is missing is noticed at once
     results: list[Result] = []
     best: dict[str, Path] = {}  # task → its best run

@@ -18,6 +18,7 @@ import pytest
 from task_files import jsonl, random_model, table
 
 from roberta_jax.config import typed
+from roberta_jax.config_files import load_config
 from roberta_jax.errors import UserError
 from roberta_jax.interop import hub
 from roberta_jax.model.heads import apply_with_head, init_with_head
@@ -611,6 +612,28 @@ def test_a_mistake_is_one_sentence(task, fields, sentence, model, texts, tmp_pat
     with pytest.raises(UserError, match=sentence) as caught:
         runs.run_tasks(settings(task, model, **fields), tmp_path / "run")
     assert "\n" not in str(caught.value) and not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_task_is_the_config_files_argument():
+    """Its batch, rate, decay and epochs come with it, and would stay those of another, or of pretraining."""
+    for argument, task in (("", "rte"), ("rte", "mnli"), ("rte", "glue"), ("glue", "rte")):
+        with pytest.raises(UserError, match=f"is the config file's argument, as in --config=configs/finetune.py:{task}"):
+            load_config(f"finetune:{argument}", {"task": task})
+    assert load_config("finetune:rte ", {"task": "rte"}) == load_config("finetune:rte")
+
+
+def test_white_space_around_a_task_is_no_part_of_it(trial_config, apart):
+    results, workdir = apart
+    config = replace(trial_config(seeds=3, together=1), task="custom-classification ")
+    assert runs.run_tasks(config, workdir) == results
+
+
+def test_the_workdir_of_another_job_is_refused_and_left_alone(trial_config, tmp_path):
+    (tmp_path / "tokenizer").mkdir()
+    (tmp_path / "config.json").write_text('{"job": "pretrain"}')
+    with pytest.raises(UserError, match=f"{tmp_path} holds a run whose config.job is 'pretrain', this one's is 'finetune'"):
+        runs.run_tasks(trial_config(), tmp_path)
+    assert {path.name for path in tmp_path.rglob("*")} == {"config.json", "tokenizer"}
 
 
 def test_a_model_without_a_tokenizer_is_one_sentence(model, texts, tmp_path):
