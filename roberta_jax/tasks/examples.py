@@ -147,6 +147,9 @@ def read_splits(task_name: str, data: TaskData) -> Splits:
                 examples = [example for example in examples if example.id.startswith(task_name[5:])]
             if not examples:
                 raise UserError(f"{', '.join(sources[:3])}: the {split} split holds no example; expected at least one.")
+            bare = next((example for example in examples if example.label is None), None)
+            if bare and split != "test":
+                raise UserError(f"{bare.place}: no label; expected one of each example of the {split} split.")
             read[split][part] = examples
     if broken:
         warnings.warn(

@@ -27,11 +27,12 @@ def read_file(task: Task, path: str, split: str, number: int, broken: list[str])
                 for question in paragraph["qas"]:
                     place = f"{path}: question {question['id']}"
                     row = {"context": paragraph["context"], **question}
-                    if split == "test":
-                        row.setdefault("answers", None)
-                    elif question.get("is_impossible"):
-                        row.setdefault("answers", [])
-                    yield _span(task, place, str(question["id"]), "question", "context", row, row["answers"], split)
+                    answers = question.get("answers")
+                    if answers is None and split != "test":
+                        if not question.get("is_impossible"):
+                            raise KeyError("answers")
+                        answers = []
+                    yield _span(task, place, str(question["id"]), "question", "context", row, answers, split)
     except (KeyError, TypeError) as error:
         raise UserError(f"{place}: not as SQuAD's JSON is made ({type(error).__name__}: {error}).") from None
 

@@ -64,6 +64,7 @@ def test_race_as_lines_and_passages_stay_on_one_side(tmp_path):
     "changes, said",
     [
         ({"answers": ["E", "A"]}, "0.txt: question 0: the answer is 'E'; expected a letter from A to D"),
+        ({"answers": ["A", None]}, "0.txt: question 1: no label; expected one of each example of the train split"),
         ({"answers": ["A"]}, "0.txt: 2 questions and 1 in the answers"),
         ({"options": [["a", "b", "c", "d"], ["e", "f", "g"]]}, "0.txt: question 1: 3 options; expected 4"),
         ({"options": [["a", "b", "c", "d"], ["e"]]}, "0.txt: question 1: 1 options; expected two or more"),

@@ -42,6 +42,14 @@ def test_squad_1_and_2(tmp_path):
     assert told(one.test[""]) == [("q3", ("Why?", "It rained in Spain."), None)]
 
 
+def test_a_null_is_no_answer(tmp_path):
+    squad(tmp_path / "train-v2.0.json", [SPAIN, {**NOWHERE, "answers": None}])
+    squad(tmp_path / "test-v2.0.json", [{**SPAIN, "answers": None}])
+    splits = read_splits("squad2", TaskData(str(tmp_path), valid=str(tmp_path / "train-v2.0.json")))
+    assert [example.label for example in splits.train] == [(("Spain", 13),), ()]
+    assert splits.test[""][0].label is None
+
+
 def test_spans_as_rows(tmp_path):
     row = {"id": "q", "question": "Where?", "context": " In Spain."}
     jsonl(tmp_path / "train.jsonl", [{**row, "answers": {"text": ["Spain"], "answer_start": [4]}}])
@@ -61,6 +69,7 @@ def test_spans_as_rows(tmp_path):
         ({"id": "q1", "answers": []}, "not as SQuAD's JSON is made.*question"),
         ({"id": "q1", "question": "Where?", "answer": []}, "not as SQuAD's JSON is made.*answers"),
         ({**SPAIN, "answers": [{"text": 1995, "answer_start": 12}]}, "lacks its text or a whole number answer_start"),
+        ({**SPAIN, "answers": None}, "not as SQuAD's JSON is made.*answers"),
         ({**NOWHERE, "id": "q1"}, "no answer; this task takes questions that have one, squad2"),
     ],
 )
