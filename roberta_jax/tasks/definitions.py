@@ -48,7 +48,7 @@ _RTE = (2e-5, 16, 0.1, 10)
 _SQUAD = (1.5e-5, 48, 0.01, 2)
 _RACE = (1e-5, 16, 0.1, 4)
 
-_NER = dict(text_columns=(("words",), ("tokens",)), label_columns=("tags", "ner_tags", "ner"))
+NER = dict(text_columns=(("words",), ("tokens",)), label_columns=("tags", "ner_tags", "ner"))
 _CONLL, _WNUT = (
     ("O", *(f"{prefix}-{type}" for type in types.split() for prefix in "BI"))
     for types in ("PER ORG LOC MISC", "corporation creative-work group location person product")
@@ -172,8 +172,8 @@ TASKS: dict[str, Task] = {
     "race-high": Task(
         "multiple_choice", ("accuracy",), *_RACE, published=(("large", 81.3),), faulty=True, tfds="race/high", **_CHOICE
     ),
-    "conll2003": Task("tagging", ("f1", "precision", "recall"), *_RTE, tags=_CONLL, tfds="conll2003", **_NER),  # ours
-    "wnut17": Task("tagging", ("f1", "precision", "recall"), *_RTE, tags=_WNUT, **_NER),  # ours
+    "conll2003": Task("tagging", ("f1", "precision", "recall"), *_RTE, tags=_CONLL, tfds="conll2003", **NER),  # ours
+    "wnut17": Task("tagging", ("f1", "precision", "recall"), *_RTE, tags=_WNUT, **NER),  # ours
     # All below is ours.
     "custom-classification": Task("classification", ("accuracy",), *_RTE, custom=True, **_TEXTS),
     "custom-multi-label": Task(
@@ -184,5 +184,5 @@ TASKS: dict[str, Task] = {
     ),
     "custom-multiple-choice": Task("multiple_choice", ("accuracy",), *_RACE, custom=True, **_CHOICE),
     "custom-span": Task("span", ("f1", "exact_match"), *_SQUAD, unanswerable=True, custom=True, **_SPAN),
-    "custom-tagging": Task("tagging", ("f1", "precision", "recall"), *_RTE, custom=True, **_NER),
+    "custom-tagging": Task("tagging", ("f1", "precision", "recall"), *_RTE, custom=True, **NER),
 }

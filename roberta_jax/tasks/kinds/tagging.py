@@ -10,7 +10,7 @@ import numpy as np
 from roberta_jax.errors import UserError
 from roberta_jax.preparation.records import FORMATS, text_lines
 from roberta_jax.tasks.columns import columns_of, label_value, list_of
-from roberta_jax.tasks.definitions import Example, Task
+from roberta_jax.tasks.definitions import NER, Example, Task
 from roberta_jax.tasks.features import UNLABELLED, Encoded, Features, Logits, label_index
 from roberta_jax.tasks.kinds.kind import Kind, Labels, class_loss
 from roberta_jax.tokenization.pretrained import PretrainedTokenizer, added, frame_of, join
@@ -106,13 +106,13 @@ def _columns(task: Task, sentences: list[list[tuple[str, list[str]]]], split: st
     """Which column of a file holds the words and which the tags, None where none does."""
     (place, fields), count = sentences[0][0], len(sentences[0][0][1])
     shown = ", ".join(f"{i + 1}: {field!r}" for i, field in enumerate(fields))
-    named = [[name for name in names if name.isdecimal()][:1] for names in (sum(task.text_columns, ()), task.label_columns)]
-    of_words, of_tags = (int(name[0]) - 1 if name else None for name in named)
     if split == "test" and count == 1:  # tokens alone, wherever the others have their tags
         return 0, None
-    for number in (of_words, of_tags):
-        if number is not None and not 0 <= number < count:
-            raise UserError(f"{place}: there is no column {number + 1}; it has {shown}.")
+    of_words, of_tags = None, None
+    if task.text_columns != NER["text_columns"]:
+        of_words = _numbered(place, task.text_columns[0][0], "text_columns", count, shown)
+    if task.label_columns != NER["label_columns"]:
+        of_tags = _numbered(place, task.label_columns[0], "label_column", count, shown)
     tag_columns = [i for i in range(1, count) if all(_is_tag(line[i]) for sentence in sentences for _, line in sentence)]
     numbered = ([line[0] for _, line in sentence] for sentence in sentences)  # GermEval's first column counts the words
     counts = all(column in ([str(i + base) for i in range(len(column))] for base in (0, 1)) for column in numbered)
@@ -128,6 +128,13 @@ def _columns(task: Task, sentences: list[list[tuple[str, list[str]]]], split: st
         last = tag_columns[0] if counts and tag_columns else count - 1
         of_tags = last if last != of_words else None
     return of_words, of_tags
+
+
+def _numbered(place: str, name: str, field: str, count: int, shown: str) -> int:
+    """The column that a field of config.data names by its number from 1."""
+    if not name.isdecimal() or not 0 < int(name) <= count:
+        raise UserError(f"{place}: there is no column {name}; it has {shown} (config.data.{field} takes one by its number).")
+    return int(name) - 1
 
 
 def _labels(train: Sequence[Example]) -> Labels:

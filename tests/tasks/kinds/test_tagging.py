@@ -66,6 +66,14 @@ def test_what_is_wrong_with_tags_is_named(tmp_path, name, text, said):
         read_splits("custom-tagging", TaskData(str(tmp_path)))
 
 
+@pytest.mark.parametrize(("field", "column"), [("label_column", "tag"), ("label_column", "0"), ("text_columns", "word")])
+def test_columns_of_a_conll_file_have_numbers(tmp_path, field, column):
+    (tmp_path / "train.txt").write_text("a X O\nb Y B-LOC\n")
+    said = rf"train\.txt:1: there is no column {column}; it has 1: 'a', 2: 'X', 3: 'O' \(config\.data\.{field} takes"
+    with pytest.raises(UserError, match=said):
+        read_splits("custom-tagging", TaskData(str(tmp_path), **{field: column}))
+
+
 def test_a_tag_that_train_lacks_is_named(tmp_path):
     (tmp_path / "train.txt").write_text("a B-LOC\n")
     (tmp_path / "dev.txt").write_text("a O\nb B-PER\n")
