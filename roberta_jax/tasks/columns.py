@@ -61,9 +61,9 @@ def label_value(task: Task, place: str, row: dict[str, Any], split: str, may_be_
     value = row[column] if column else None
     if isinstance(value, float) and math.isnan(value):
         value = None
+    if isinstance(value, str) and not value.strip() and not may_be_empty:
+        value = None
     if split == "test":
-        if value == "" and not may_be_empty:
-            return None
         if task.tfds.startswith("glue/") and value in (-1, "-1"):  # how TFDS and the hub say that GLUE keeps it secret
             return None
     elif column is None:
@@ -71,7 +71,7 @@ def label_value(task: Task, place: str, row: dict[str, Any], split: str, may_be_
         raise UserError(
             f"{place}: no column {wanted} (config.data.label_column names another); it has {', '.join(map(repr, row))}."
         )
-    elif value is None or (value == "" and not may_be_empty):
+    elif value is None:
         raise UserError(f"{place}: an empty {column!r}; expected a label.")
     return value
 

@@ -277,6 +277,7 @@ def test_mnli_with_one_of_its_valid_parts_alone_has_the_other_held_out(tmp_path)
         ("rte", [("sentence1", "sentence2"), ("a", "b")], "train.tsv:2: no column 'label' .*it has 'sentence1'"),
         ("rte", [("sentence1", "sentence2", "label"), ("a", " ", "entailment")], "train.tsv:2: an empty 'sentence2'"),
         ("rte", [("sentence1", "sentence2", "label"), ("a", "b", "")], "train.tsv:2: an empty 'label'"),
+        ("custom-classification", [("text", "label"), ("a", " ")], "train.tsv:2: an empty 'label'"),
         ("rte", [("sentence1", "sentence2", "label"), ("a", "b")], "train.tsv:2: 2 fields; expected 3"),
         ("rte", [("sentence1", "sentence2", "label")], "train.tsv: the train split holds no example"),
         ("cola", [("x", 1, "", "a"), ("x", -1, "", "b")], "train.tsv:2: the label '-1' is not known; there are 0, 1"),
