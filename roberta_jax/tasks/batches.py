@@ -16,10 +16,11 @@ from roberta_jax.training.sharding import batch_devices, batch_sharding
 
 BLOCK = 50  # batches within which rows are sorted by length, or an eighth of the epoch: else they were the same in every one
 MOST_LENGTHS = 5  # that batches are padded to: each costs a compile
+MULTIPLE = 8  # of which each length is one
 WORTH = 0.05  # of all ids: what one more length must save
 
 
-def choose_lengths(lengths: np.ndarray, multiple: int = 8) -> list[int]:
+def choose_lengths(lengths: np.ndarray, multiple: int = MULTIPLE) -> list[int]:
     """The few lengths to which rows can be padded with the least padding in all. Ascending."""
     candidates, counts = np.unique(-(-lengths // multiple) * multiple, return_counts=True)
     total = np.append(0, np.cumsum(counts))

@@ -19,14 +19,15 @@ from roberta_jax.interop.hub import PROBLEMS, Pretrained
 from roberta_jax.model.config import RobertaConfig
 from roberta_jax.model.flops import train_flops
 from roberta_jax.model.heads import HEADS, apply_with_head, init_with_head
-from roberta_jax.tasks.batches import choose_lengths, finetune_batches, padded_size, predict
+from roberta_jax.tasks.batches import MULTIPLE, choose_lengths, finetune_batches, padded_size, predict
 from roberta_jax.tasks.config import FinetuneConfig
 from roberta_jax.tasks.definitions import Example, Task
 from roberta_jax.tasks.examples import Splits
 from roberta_jax.tasks.features import Encoded
+from roberta_jax.tasks.kinds.kind import Kind
 from roberta_jax.tasks.kinds.table import KINDS
 from roberta_jax.tokenization.pretrained import PretrainedTokenizer
-from roberta_jax.training.distributed import gather_to_host
+from roberta_jax.training.distributed import Stop, gather_to_host
 from roberta_jax.training.job import Job, Trial
 from roberta_jax.training.kernel_check import with_sound_attention
 from roberta_jax.training.logging import recovered, say
@@ -50,7 +51,8 @@ class Prepared:
     valid: dict[str, Encoded]
     test: dict[str, Encoded]
     labelled: dict[str, Encoded]  # of `test` the examples that have a label, of the parts where some do
-    lengths: list[int]  # that batches are padded to
+    lengths: list[int]  # that batches are padded to, of train and valid: what is trained does not depend on a test split
+    test_lengths: list[int]  # and one more for test, where it has longer rows
     outputs: int
 
 
@@ -67,13 +69,25 @@ def prepare(task: Task, splits: Splits, tokenizer: PretrainedTokenizer, max_leng
         some = [example for example in split.examples if example.label is not None]
         if some:
             labelled[name] = split if len(some) == len(split.examples) else encoded(some)
-    every = [train_split, *valid.values(), *test.values()]
-    if cut := sum(split.features.cut for split in every):
-        say(f"{cut:,} of {sum(len(split.examples) for split in every):,} examples are longer than {max_length} ids")
-    lengths = choose_lengths(np.concatenate([split.features.lengths for split in every]))
+    learned = [train_split, *valid.values()]
+    _say_cut(kind, [*learned, *test.values()], max_length)
+    lengths = choose_lengths(np.concatenate([split.features.lengths for split in learned]))
     lengths = [min(length, max_length) for length in lengths]
+    longest = max((int(split.features.lengths.max()) for split in test.values()), default=0)
+    longer = [min(-(-longest // MULTIPLE) * MULTIPLE, max_length)] if longest > lengths[-1] else []
     outputs = kind.outputs(task, splits.labels)
-    return Prepared(task, splits, tokenizer, train_split, valid, test, labelled, lengths, outputs)
+    return Prepared(task, splits, tokenizer, train_split, valid, test, labelled, lengths, lengths + longer, outputs)
+
+
+def _say_cut(kind: Kind, splits: list[Encoded], max_length: int) -> None:
+    seen: set[int] = set()  # RACE's levels stand in its whole split too, which comes before them
+    cut = 0
+    for split in splits:
+        if id(split.examples[0]) not in seen:
+            seen.update(map(id, split.examples))
+            cut += split.features.cut
+    if cut:
+        say(f"{cut:,} of {len(seen):,} examples {kind.too_long(max_length)}")
 
 
 def initial(task: Task, labels: tuple[str, ...], source: Pretrained) -> tuple[dict, str]:
@@ -156,19 +170,20 @@ def train_trials(
 
     Raises:
       UserError: the workdir is another run's.
+      GaveUp: the run diverged.
     """
     task, model, kind = prepared.task, config.model, KINDS[prepared.task.kind]
     several = trials if len(trials) > 1 else ()
     in_epoch = -(-len(prepared.train.features) // config.batch_size)
     config = _of_trial(config, trials[0], in_epoch)
     mesh = make_mesh(config.fsdp, len(trials))
-    model = with_sound_attention(model, prepared.lengths, mesh, workdir)
+    model = with_sound_attention(model, prepared.test_lengths, mesh, workdir)
     size = padded_size(config.batch_size, mesh, config.microbatch_size)
 
     def logits_of(params: Any, split: Encoded, stacked: bool = False) -> tuple[list[np.ndarray], dict[str, np.ndarray]]:
         step = make_predict_step(task.kind, model, mesh, stacked)
         rows = max(VALID_ROWS, config.batch_size)
-        return predict(step, params, split.features, rows, prepared.lengths, model.pad_id, mesh)
+        return predict(step, params, split.features, rows, prepared.test_lengths, model.pad_id, mesh)
 
     def measured_on_valid(params: Any) -> tuple[dict[str, np.ndarray], list[dict[str, list[np.ndarray]]]]:
         """Metric → values [trials]; of each trial the parts' logits."""

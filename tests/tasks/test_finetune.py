@@ -1,6 +1,7 @@
 """Each head's loss, and twenty steps of training with it, are those of a plain PyTorch loop over transformers' model."""
 
 import copy
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -11,8 +12,11 @@ import transformers
 from roberta_jax.interop.conversion import config_from_transformers, from_transformers
 from roberta_jax.tasks.batches import collate
 from roberta_jax.tasks.config import FinetuneConfig
+from roberta_jax.tasks.definitions import TASKS, Example
+from roberta_jax.tasks.examples import Splits
 from roberta_jax.tasks.features import UNLABELLED, Features
-from roberta_jax.tasks.finetune import how_many_together, task_loss
+from roberta_jax.tasks.finetune import how_many_together, prepare, task_loss
+from roberta_jax.tokenization.pretrained import LosslessTokenizer
 from roberta_jax.training.optimizer import OptimizerConfig, make_optimizer
 from roberta_jax.training.sharding import batch_sharding, make_mesh
 from roberta_jax.training.step import abstract_state, compile_train_step, init_state, make_train_step
@@ -125,6 +129,30 @@ def test_losses_are_those_of_a_pytorch_loop(kind):
     assert np.mean(expected[-4:]) < 0.97 * np.mean(expected[:4])  # it learns
     np.testing.assert_allclose(found, expected, rtol=1e-4)
     print(f"{kind}: relative difference at most {np.abs(np.array(found) / expected - 1).max():.1e}")
+
+
+def test_the_lengths_of_training_are_those_of_train_and_valid(small_corpus):
+    """Dropout's masks depend on them, and which examples share a row."""
+    tokenizer, found = LosslessTokenizer(small_corpus.tokenizer), []
+    learned, asked = (Example("f:1", "1", ("one " * count,), "a") for count in (3, 20))
+    for test in ({}, {"": [learned]}, {"": [asked]}):
+        splits = Splits([learned], {"": [learned]}, test, ("a", "b"))
+        prepared = prepare(TASKS["custom-classification"], splits, tokenizer, 512)
+        found.append((prepared.lengths, prepared.test_lengths))
+    (lengths, of_none), same, (still, of_longer) = found
+    assert lengths == of_none == still and same == found[0]
+    assert of_longer[:-1] == lengths and of_longer[-1] % 8 == 0 and of_longer[-1] >= prepared.test[""].features.lengths[0]
+
+
+def test_cut_examples_are_counted_once_and_of_spans_the_questions_are_cut(small_corpus, capsys):
+    tokenizer, words = LosslessTokenizer(small_corpus.tokenizer), "one " * 90
+    race = [Example("f", "high1", (words, "a", "b"), 0), Example("f", "middle1", ("one", "a", "b"), 0)]
+    train = [replace(race[0], id="high2")]
+    prepare(TASKS["race"], Splits(train, {"": race, "high": race[:1], "middle": race[1:]}, {}, ()), tokenizer, 64)
+    assert "2 of 3 examples are longer than 64 ids" in capsys.readouterr().out
+    spans = [Example("f", "1", (question, words), (("one", 0),)) for question in ("why", words)]
+    prepare(TASKS["squad"], Splits(spans, {"": spans[:1]}, {}, ()), tokenizer, 64)
+    assert "1 of 2 examples have questions that are cut to 29 ids" in capsys.readouterr().out
 
 
 def test_as_many_trials_together_as_memory_holds(monkeypatch):

@@ -57,6 +57,8 @@ class Kind:
     """(logits, batch) → (losses, 1 for each right answer), as they are weighted: [B], of tokens [B, L]; None: no right ones"""
     guessing_loss: Callable[[Features], float] = lambda train: np.inf
     """The loss of guessing by how often each answer is in train, from its features; infinite where there is no such loss."""
+    too_long: Callable[[int], str] = lambda max_length: f"are longer than {max_length} ids"
+    """By the most ids of a row, what those examples are that `Features.cut` counts."""
     packable: bool = False  # several examples may share a row
 
     # Logits to answers

@@ -287,6 +287,7 @@ SPAN = Kind(
     settle=squad.settle,
     encode=encode,
     loss=_loss,
+    too_long=lambda max_length: f"have questions that are cut to {question_limit(max_length)} ids",
     measure=_measure,
     predict=_predict,
 )
