@@ -1,6 +1,8 @@
 """What a person and GLUE's or SQuAD's server are given of a model's answers."""
 
 import re
+import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from roberta_jax import storage
@@ -8,6 +10,7 @@ from roberta_jax.output import to_json
 from roberta_jax.tasks.definitions import Task
 from roberta_jax.tasks.features import Encoded, Logits
 from roberta_jax.tasks.kinds.table import KINDS
+from roberta_jax.training.logging import say
 from roberta_jax.training.workdir import METRICS_TEST_JSON
 
 # A task's file in a submission to GLUE, by the name of the part of its test split.
@@ -55,10 +58,30 @@ def write(
 
 def remove_of_test(task_name: str, workdir: Path) -> None:
     """Deletes what was written of a test split, which this run's may not have any more, or without its labels."""
-    submitted = {f"{stem}.tsv" for stem in SUBMISSION.get(task_name, {}).values()}
+    named = {METRICS_TEST_JSON, *(f"{stem}.tsv" for stem in SUBMISSION.get(task_name, {}).values())}
     for name in storage.names(workdir):
-        if name in submitted or re.fullmatch(r"(predictions|null_odds)_test(_\w+)?\.jsonl?", name) or name == METRICS_TEST_JSON:
+        if name in named or re.fullmatch(r"((nbest_)?predictions|null_odds)_test(_\w+)?\.jsonl?", name):
             storage.remove_file(workdir / name)
+
+
+def zip_submission(folders: Mapping[str, Path], workdir: Path) -> None:
+    """submission.zip with the files that GLUE's server takes, of the tasks that have a test split; none where no task has.
+
+    Args:
+      folders: task → where its files are.
+    """
+    wanted = [folder / f"{stem}.tsv" for name, folder in folders.items() for stem in SUBMISSION.get(name, {}).values()]
+    files, archived = [path for path in wanted if path.exists()], workdir / "submission.zip"
+    if not files:
+        storage.remove_file(archived)
+        return
+    with storage.written(archived) as partial:
+        with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
+            for path in files:
+                archive.writestr(path.name, storage.read_bytes(path))
+    say(f"{archived}: {', '.join(path.name for path in files)}")
+    if missing := sorted(path.name for path in wanted if path not in files):
+        say(f"! GLUE's server takes {', '.join(missing)} too, and of that no test split was found")
 
 
 def _for_glue(prediction: str | float) -> str:

@@ -2,7 +2,6 @@
 
 import json
 import statistics
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -88,8 +87,8 @@ def run_tasks(config: FinetuneConfig, workdir: Path) -> list[Result] | None:
     for name, folder in best.items():
         if folder != workdir:
             say(f"the best run of {name} is in {folder}")
-    if several:
-        _zip_submission(best, workdir)
+    if several and jax.process_index() == 0:
+        predictions.zip_submission(best, workdir)
     return results
 
 
@@ -345,23 +344,3 @@ def table(results: Sequence[Result]) -> list[str]:
                     f"| {published.get('base', '')} | {published.get('large', '')} | {sum(r.seconds for r in group):.0f} |"
                 )
     return lines
-
-
-def _zip_submission(best: Mapping[str, Path], workdir: Path) -> None:
-    """submission.zip with the files that GLUE's server takes, of the tasks that have a test split."""
-    files = [
-        path
-        for name, folder in best.items()
-        for stem in predictions.SUBMISSION.get(name, {}).values()
-        for path in [folder / f"{stem}.tsv"]
-        if path.exists()
-    ]
-    if files and jax.process_index() == 0:
-        with storage.written(workdir / "submission.zip") as partial:
-            with zipfile.ZipFile(partial, "w", zipfile.ZIP_DEFLATED) as archive:
-                for path in files:
-                    archive.writestr(path.name, storage.read_bytes(path))
-        say(f"{workdir / 'submission.zip'}: {', '.join(path.name for path in files)}")
-        wanted = {f"{stem}.tsv" for name in best for stem in predictions.SUBMISSION.get(name, {}).values()}
-        if missing := sorted(wanted - {path.name for path in files}):
-            say(f"! GLUE's server takes {', '.join(missing)} too, and of that no test split was found")

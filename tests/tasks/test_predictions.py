@@ -1,6 +1,7 @@
 """From logits to metrics, to a person's lines of JSON, and to the forms that GLUE's and SQuAD's servers take."""
 
 import json
+import zipfile
 
 import numpy as np
 import pytest
@@ -104,6 +105,27 @@ def test_a_test_split_has_a_file_of_its_own_and_no_labels(encoded, tmp_path):
         written = predictions.write("custom-classification", task, ("no", "yes"), split, logits, part, True, tmp_path)
         assert [path.name for path in written] == [name]
         assert [json.loads(line).keys() for line in written[0].read_text().splitlines()] == [{"id", "prediction", "scores"}] * 2
+
+
+def test_what_was_written_of_a_test_split_goes_with_it(encoded, tmp_path):
+    split = encoded("custom-span")
+    logits = right("custom-span", split)
+    for part, test in (("", False), ("", True), ("more", True)):
+        predictions.write("squad2", TASKS["squad2"], (), split, logits, part, test, tmp_path)
+    predictions.remove_of_test("squad2", tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "predictions.jsonl", "predictions.json", "nbest_predictions.json", "null_odds.json"
+    }  # fmt: skip
+
+
+def test_a_submission_without_a_file_goes(tmp_path):
+    (tmp_path / "CoLA.tsv").write_text("index\tprediction\n")
+    predictions.zip_submission({"cola": tmp_path}, tmp_path)
+    assert zipfile.ZipFile(tmp_path / "submission.zip").namelist() == ["CoLA.tsv"]
+    predictions.remove_of_test("cola", tmp_path)
+    for _ in range(2):
+        predictions.zip_submission({"cola": tmp_path}, tmp_path)
+        assert not list(tmp_path.iterdir())
 
 
 def test_squads_files_for_its_own_script(encoded, tmp_path):
