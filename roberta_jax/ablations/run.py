@@ -308,7 +308,7 @@ def finetuned(one: Run, downstream: Downstream, folder: Path) -> Run | None:
             if one.details.get("examples") != examples:
                 raise UserError(f"{folder}: was fine-tuned on other examples of {task}; take another workdir.")
             continue
-        found = finetuning.run_tasks(_finetuning(one.seed, downstream, task, folder), folder / task)
+        found = finetuning.run_tasks(_finetuning(one.seed, downstream, task, folder), folder / task, more=True)
         if found is None:
             return None
         with contextlib.suppress(OSError, UserError):  # it takes room, and nothing else

@@ -153,13 +153,20 @@ def make_predict_step(kind: str, config: RobertaConfig, mesh: Mesh, stacked: boo
 
 
 def train_trials(
-    prepared: Prepared, config: FinetuneConfig, source: Pretrained, trials: tuple[Trial, ...], workdir: Path, made_by: dict
+    prepared: Prepared,
+    config: FinetuneConfig,
+    source: Pretrained,
+    trials: tuple[Trial, ...],
+    workdir: Path,
+    made_by: dict,
+    stop: Stop,
 ) -> tuple[dict[str, np.ndarray], np.ndarray, tuple[dict, dict], dict[str, dict]] | None:
     """Trains one trial, or several as one, in a workdir.
 
     Args:
       source: `params` are what the run begins with.
       made_by: kept in task.json, see `runs.made_by`.
+      stop: the signals that come meanwhile.
 
     Returns:
       (name of a metric → the trials' values [trials], each with its best parameters;
@@ -195,8 +202,7 @@ def train_trials(
             measured = [kind.measure(task, prepared.splits.labels, split, one) for one in of_trials]
             of_split = {metric: np.array([one[metric] for one in measured]) for metric in measured[0]}
             of_split["loss"] = np.atleast_1d(sums["loss"] / sums["weight"])
-            prefix = f"valid_{name}" if name else "valid"
-            by_metric |= {f"{prefix}/{metric}": values for metric, values in of_split.items()}
+            by_metric |= {_of_valid(name, metric): values for metric, values in of_split.items()}
             for of_trial, one in zip(logits_by_part, of_trials):
                 of_trial[name] = one
         return by_metric, logits_by_part
@@ -231,7 +237,7 @@ def train_trials(
     )
     _write_task(config, prepared, source, workdir, made_by | {"trials": [trial.name for trial in trials]})
     say(f"{len(prepared.train.features):,} rows, {in_epoch:,} steps an epoch, rows padded to {prepared.lengths}")
-    state = train(job, config, workdir)
+    state = train(job, config, workdir, stop)
     if state is None:
         return None
     best = state["best"]["params"]
@@ -248,6 +254,16 @@ def train_trials(
         logits = of_test[name] if split is prepared.test[name] else logits_of(chosen, split)[0]
         of_labelled[name] = kind.measure(task, prepared.splits.labels, split, logits)
     return metrics, ends, (logits_by_part[winner], of_test), of_labelled
+
+
+def not_finite(prepared: Prepared) -> dict[str, np.ndarray]:
+    """Metrics of one trial that diverged, NaN each [1]."""
+    names = [_of_valid(name, metric) for name in prepared.valid for metric in (*prepared.task.metrics, "loss")]
+    return dict.fromkeys(names, np.full(1, np.nan))
+
+
+def _of_valid(part: str, metric: str) -> str:
+    return f"valid_{part}/{metric}" if part else f"valid/{metric}"
 
 
 def _of_trial(config: FinetuneConfig, trial: Trial, in_epoch: int) -> FinetuneConfig:

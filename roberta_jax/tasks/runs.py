@@ -20,7 +20,8 @@ from roberta_jax.tasks.definitions import GLUE, TASKS
 from roberta_jax.tasks.examples import Splits, read_splits
 from roberta_jax.tasks.kinds.table import KINDS
 from roberta_jax.training import provenance
-from roberta_jax.training.distributed import require_same, wait_for_all
+from roberta_jax.training.distributed import Stop, require_same, said_by_any, wait_for_all
+from roberta_jax.training.guard import GaveUp
 from roberta_jax.training.job import Trial
 from roberta_jax.training.ledger import seconds_of
 from roberta_jax.training.logging import recovered, say
@@ -48,8 +49,15 @@ class Result:
     folder: str = "."  # of the run, seen from the results.json in which this stands
 
 
-def run_tasks(config: FinetuneConfig, workdir: Path) -> list[Result] | None:
-    """Runs all that the config asks for; what is done already is not done again. None where a signal ended it."""
+def run_tasks(config: FinetuneConfig, workdir: Path, more: bool = False) -> list[Result] | None:
+    """Runs all that the config asks for; what is done already is not done again.
+
+    Args:
+      more: whether the command goes on after it.
+
+    Returns:
+      None where a signal ended it, or came in its last run and there is more.
+    """
     names = GLUE if config.task == "glue" else tuple(name.strip() for name in config.task.split(","))
     for name in names:
         if name not in TASKS:
@@ -75,12 +83,19 @@ def run_tasks(config: FinetuneConfig, workdir: Path) -> list[Result] | None:
     for name, one in configs.items():
         folder = workdir / name if several else workdir
         if config.from_mnli and name in FROM_MNLI:
+            if "mnli" not in best:
+                raise UserError(
+                    f"every run of mnli diverged, so that config.from_mnli has nothing for {name} to begin with; without "
+                    "config.from_mnli the same command goes on."
+                )
             one = replace(one, init_from=str(best["mnli"]), from_scratch=False)
-        of_task = _run_task(one, splits.pop(name), folder)
+        of_task = _run_task(one, splits.pop(name), folder, bool(splits) or more)
         if of_task is None:
             return None
         results += [_seen_from(workdir, folder, result) for result in of_task]
-        best[name] = folder / max(of_task, key=lambda result: result.metrics[f"valid/{TASKS[result.task].metrics[0]}"]).folder
+        metric = f"valid/{TASKS[name].metrics[0]}"
+        if finite := [result for result in of_task if np.isfinite(result.metrics[metric])]:
+            best[name] = folder / max(finite, key=lambda result: result.metrics[metric]).folder
         if several:
             _write_results(of_task, one, folder)
     _write_results(results, config, workdir)
@@ -133,7 +148,8 @@ def made_by(config: FinetuneConfig, splits: Splits, source: hub.Pretrained) -> d
     return inputs | provenance.fields(config, without)
 
 
-def _run_task(config: FinetuneConfig, splits: Splits, workdir: Path) -> list[Result] | None:
+def _run_task(config: FinetuneConfig, splits: Splits, workdir: Path, more: bool) -> list[Result] | None:
+    """Of one task what `run_tasks` returns."""
     task = TASKS[config.task]
     grid = GRID if config.sweep else {"learning_rate": (config.optimizer.learning_rate,), "batch_size": (config.batch_size,)}
     source, prepared = hub.load(config.init_from), None
@@ -173,31 +189,58 @@ def _run_task(config: FinetuneConfig, splits: Splits, workdir: Path) -> list[Res
         for folder, group in groups.items():
             if prepared is None:
                 prepared = finetune.prepare(task, splits, source.tokenizer, config.max_length)
-            outcome = finetune.train_trials(prepared, one, source, group, folder, inputs)
-            if outcome is None:
+            with Stop() as stop:
+                of_group = _run_trials(prepared, one, source, group, folder, inputs, stop)
+                asked = said_by_any(stop.signal or "")
+            if of_group is None:
                 return None
-            metrics, ends, logits, of_test = outcome
-            if jax.process_index() == 0:
-                predictions.remove_of_test(config.task, folder)
-                for test, split in ((False, prepared.valid), (True, prepared.test)):
-                    for part, encoded in split.items():
-                        of_part = logits[test][part]
-                        predictions.write(config.task, task, splits.labels, encoded, of_part, part, test, folder)
-            if of_test:
-                _write_test(prepared, of_test, folder)
-            wait_for_all(f"{folder} has its metrics")
-            seconds = seconds_of(folder) / len(group)
-            group_results = []
-            for i, trial in enumerate(group):
-                of_trial = {name: float(values[i]) for name, values in metrics.items()}
-                loss = f"train/loss/{trial.name}" if len(group) > 1 else "train/loss"
-                collapsed = _collapsed(prepared, folder, loss, int(ends[i]), of_trial["valid/loss"])
-                what = config.task, trial.seed, trial.learning_rate, batch_size, of_trial, collapsed, seconds
-                group_results.append(Result(*what, trial.name, inputs, splits.hashes["test"]))
-            _write_json(folder / RESULTS_JSON, group_results)
-            wait_for_all(f"{folder} has its results")
-            done |= {result.name: _seen_from(base, folder, result) for result in group_results}
+            done |= {result.name: _seen_from(base, folder, result) for result in of_group}
+            if asked and (more or folder != [*groups][-1] or batch_size != grid["batch_size"][-1]):
+                say(f"{asked}: {folder} is done; the same command goes on with what is left.")
+                return None
         results += [_seen_from(workdir, base, done[trial.name]) for trial in trials]
+    return results
+
+
+def _run_trials(
+    prepared: finetune.Prepared,
+    config: FinetuneConfig,
+    source: hub.Pretrained,
+    trials: tuple[Trial, ...],
+    folder: Path,
+    inputs: dict[str, Any],
+    stop: Stop,
+) -> list[Result] | None:
+    """Trains trials as one, writes what they reach, and what the best of them predicts. None where a signal ended it."""
+    task, splits = prepared.task, prepared.splits
+    logits, of_test = None, {}
+    try:
+        outcome = finetune.train_trials(prepared, config, source, trials, folder, inputs, stop)
+        if outcome is None:
+            return None
+        metrics, ends, logits, of_test = outcome
+    except GaveUp as error:
+        say(f"! {folder}: {error} It has collapsed, and its metrics are not finite.")
+        metrics, ends = finetune.not_finite(prepared), [config.steps]
+    if jax.process_index() == 0:
+        predictions.remove_of_test(config.task, folder)
+        for test, split in ((False, prepared.valid), (True, prepared.test)) if logits else ():
+            for part, encoded in split.items():
+                of_part = logits[test][part]
+                predictions.write(config.task, task, splits.labels, encoded, of_part, part, test, folder)
+    if of_test:
+        _write_test(prepared, of_test, folder)
+    wait_for_all(f"{folder} has its metrics")
+    seconds = seconds_of(folder) / len(trials)
+    results = []
+    for i, trial in enumerate(trials):
+        of_trial = {name: float(values[i]) for name, values in metrics.items()}
+        loss = f"train/loss/{trial.name}" if len(trials) > 1 else "train/loss"
+        collapsed = logits is None or _collapsed(prepared, folder, loss, int(ends[i]), of_trial["valid/loss"])
+        what = config.task, trial.seed, trial.learning_rate, config.batch_size, of_trial, collapsed, seconds
+        results.append(Result(*what, trial.name, inputs, splits.hashes["test"]))
+    _write_json(folder / RESULTS_JSON, results)
+    wait_for_all(f"{folder} has its results")
     return results
 
 
@@ -335,7 +378,8 @@ def table(results: Sequence[Result]) -> list[str]:
         parts = sorted({metric.split("/")[0] for metric in group[0].metrics})
         for split in parts:
             for metric in task.metrics:
-                values = [100 * result.metrics[f"{split}/{metric}"] for result in group]
+                found = [100 * result.metrics[f"{split}/{metric}"] for result in group]
+                values = [value for value in found if np.isfinite(value)] or found
                 shown = f"{statistics.median(values):.1f} | {min(values):.1f} | {max(values):.1f}"
                 published = dict(task.published) if (split, metric) == ("valid", task.metrics[0]) else {}
                 lines.append(

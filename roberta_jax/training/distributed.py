@@ -251,6 +251,12 @@ class Stop:
         answer, self._any_host = bool(self._any_host), _on_any_host(self.signal is not None)
         return answer
 
+    def __enter__(self) -> "Stop":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.release()
+
     def release(self) -> None:
         """Gives the signals back to those who had them."""
         for number, handler in self._previous.items():

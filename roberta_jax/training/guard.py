@@ -74,10 +74,11 @@ def gave_up(guard: GuardConfig, first: int, in_a_row: int, rewinds: int, newest_
     before = "There is no checkpoint before them."
     if newest_planned is not None:
         before = f"The checkpoint before them, step {newest_planned:,}, is kept."
+    off = "guard.spike_above=0 and guard.skip_above=0 turn the guard off, but for NaN and infinity. "
     return GaveUp(
         f"{in_a_row} steps in a row, from step {first:,} on, were unsound, and the run had gone back {rewinds} times "
         f"(config.guard.rewinds is {guard.rewinds}); incidents.jsonl tells of each. Try a lower optimizer.learning_rate or a "
-        "longer warm-up; guard.spike_above=0 and guard.skip_above=0 turn the guard off, but for NaN and infinity. " + before
+        "longer warm-up. " + (off if guard.spike_above or guard.skip_above else "") + before
     )
 
 

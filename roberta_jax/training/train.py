@@ -39,8 +39,11 @@ from roberta_jax.training.step import StepMetrics, TrainStep, build_step, place,
 from roberta_jax.training.workdir import CHECKPOINTS, COMMAND_TXT, CONFIG_JSON
 
 
-def train(job: Job, config: RunConfig, workdir: Path) -> dict | None:
+def train(job: Job, config: RunConfig, workdir: Path, stop: Stop | None = None) -> dict | None:
     """Runs a job to its last step, from its newest whole checkpoint if there is one.
+
+    Args:
+      stop: of a command that goes on after the run, and has to know of a signal that came too late to end this.
 
     Returns:
       The state after the last step; None where a signal ended the run before it.
@@ -50,7 +53,7 @@ def train(job: Job, config: RunConfig, workdir: Path) -> dict | None:
     """
     try:
         with alone_in(workdir), ExitStack() as closing:
-            return _train(job, config, workdir, closing)
+            return _train(job, config, workdir, closing, stop or closing.enter_context(Stop()))
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -90,7 +93,7 @@ class LaunchedStep:
         return 0 if np.ndim(in_a_row) else int(in_a_row)
 
 
-def _train(job: Job, config: RunConfig, workdir: Path, closing: ExitStack) -> dict | None:
+def _train(job: Job, config: RunConfig, workdir: Path, closing: ExitStack, stop: Stop) -> dict | None:
     mesh = make_mesh(config.fsdp, len(job.trials) or 1)
     train_step = _build_step(job, config, mesh)
 
@@ -98,8 +101,6 @@ def _train(job: Job, config: RunConfig, workdir: Path, closing: ExitStack) -> di
     incidents = Incidents(workdir)
     ledger = Ledger(workdir, incidents.reporter("stall"))
     closing.callback(ledger.close)  # in a notebook, say, the process outlives a run that an error ends
-    stop = Stop()
-    closing.callback(stop.release)
     checkpoints = _open_checkpoints(job, config, workdir, incidents)
 
     start = partial(_start, job, train_step, checkpoints, incidents)

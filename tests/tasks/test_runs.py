@@ -29,7 +29,7 @@ from roberta_jax.tasks.definitions import TASKS
 from roberta_jax.tasks.examples import read_splits
 from roberta_jax.tasks.kinds.table import KINDS
 from roberta_jax.tokenization.pretrained import LosslessTokenizer
-from roberta_jax.training.guard import GuardConfig
+from roberta_jax.training.guard import GuardConfig, gave_up
 from roberta_jax.training.workdir import read_metrics
 
 ROOT = Path(__file__).parents[2]
@@ -416,6 +416,60 @@ def test_patience_may_end_a_run_before_its_first_log_line(model, texts, tmp_path
     fields |= {"optimizer.learning_rate": 1e-2, "eval_every": 30, "log_every": 1000, "patience": 1}
     (result,) = runs.run_tasks(settings("custom-classification", model, **fields), tmp_path / "run")
     assert not metrics(tmp_path / "run", "train/loss") and not result.collapsed and result.metrics["valid/accuracy"] == 1.0
+
+
+def run_quickly(prepared, config, source, trials, workdir, made_by, stop):
+    """As `finetune.train_trials`, of one trial, without a step."""
+    finetune._write_task(config, prepared, source, workdir, made_by | {"trials": [trial.name for trial in trials]})
+    logits = {"": [np.arange(prepared.outputs)] * len(prepared.valid[""].examples)}
+    metrics = {name: np.zeros(1) for name in finetune.not_finite(prepared)}
+    return metrics, np.ones(1), (logits, {}), {}
+
+
+@pytest.mark.parametrize("several", ["seeds", "batches", "tasks", "command"])
+def test_a_signal_that_comes_too_late_to_end_a_run_ends_the_command(trial_config, tmp_path, monkeypatch, several):
+    begun = []
+
+    def with_a_signal(*arguments):
+        begun.append(arguments[4])
+        if len(begun) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return run_quickly(*arguments)
+
+    monkeypatch.setattr(finetune, "train_trials", with_a_signal)
+    monkeypatch.setattr(runs, "GRID", {"learning_rate": (1e-2,), "batch_size": (16, 32)})
+    config = trial_config(together=1, seeds=1 + (several == "seeds"), sweep=several == "batches")
+    if several == "tasks":
+        config = replace(config, task="custom-classification,custom-multi-label")
+    assert runs.run_tasks(config, tmp_path, more=several == "command") is None
+    (first,) = begun
+    assert (first / "results.json").exists() and (first / "predictions.jsonl").exists()
+    assert not (tmp_path / "results.md").exists()
+    assert len(runs.run_tasks(config, tmp_path)) == len({*begun}) == len(begun) == 1 + (several != "command")
+
+
+def test_a_run_that_diverges_ends_no_other_and_is_not_run_again(trial_config, tmp_path, monkeypatch, capsys):
+    """The best is one that did not, and the table has the figures of those."""
+
+    def diverging(prepared, config, source, trials, *more):
+        found = run_quickly(prepared, config, source, trials, *more)
+        if trials[0].seed == 0:
+            raise gave_up(config.guard, 3, 5, 3, None)
+        return found
+
+    config = trial_config(together=1, seeds=2)
+    for again in (diverging, None):
+        monkeypatch.setattr(finetune, "train_trials", again)
+        first, second = runs.run_tasks(config, tmp_path)
+        assert first.collapsed and np.isnan([*first.metrics.values()]).all() and second.metrics["valid/accuracy"] == 0
+        assert " | 0.0 | 0.0 | 0.0 | 2 | " in (tmp_path / "results.md").read_text()
+        said = capsys.readouterr().out
+        assert f"the best run of custom-classification is in {tmp_path / 'seed_1'}" in said
+        assert ("5 steps in a row, from step 3 on, were unsound" in said) == (again is diverging)
+        assert "guard.skip_above" not in said  # which no fine-tuning config has
+    assert not (tmp_path / "seed_0" / "predictions.jsonl").exists()
+    (only,) = runs.run_tasks(replace(config, seeds=1), tmp_path)
+    assert np.isnan(only.metrics["valid/accuracy"]) and " | nan | nan | nan | 1 | 1 | " in (tmp_path / "results.md").read_text()
 
 
 # Beginning with a fine-tuned model
