@@ -68,11 +68,15 @@ class _WithoutPeer(pytest.Module):
         )
 
 
+def peers_of(file: Path) -> set[str]:
+    """The packages to compare with, of those that an environment may do without, that a file imports."""
+    peers = re.findall(r"^(?:import|from) (torch|transformers|reference|seqeval)\b", file.read_text(), re.M)
+    return {"torch" if peer == "reference" else peer for peer in peers}  # tests/reference.py
+
+
 def pytest_pycollect_makemodule(module_path, parent):
     """An environment may do without PyTorch and transformers, as CI's second one does."""
-    peers = re.findall(r"^(?:import|from) (torch|transformers|reference|seqeval)\b", module_path.read_text(), re.M)
-    needed = {"torch" if peer == "reference" else peer for peer in peers}  # tests/interop/reference.py
-    if not all(importlib.util.find_spec(peer) for peer in needed):
+    if not all(importlib.util.find_spec(peer) for peer in peers_of(module_path)):
         return _WithoutPeer.from_parent(parent, path=module_path)
     return None
 

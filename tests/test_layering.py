@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.conftest import peers_of
+
 PACKAGE = Path(__file__).parent.parent / "roberta_jax"
 MODULES = sorted(path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py"))
 SOURCES = {path: (PACKAGE / path).read_text() for path in MODULES}
@@ -233,3 +235,15 @@ def test_json_is_written_by_one_function(path):
     }  # fmt: skip
     found = [name for name, owner, _ in calls(path) if owner == "json" and name in ("dump", "dumps")]
     assert not found or path.as_posix() in allowed, f"{path} writes JSON by itself; output.to_json does it"
+
+
+def test_tests_that_compare_with_no_peer_need_none():
+    """What a file imports of the tests' own modules, and the conftest.py that it is below, import no peer in its place."""
+    tests = sorted(Path(__file__).parent.rglob("*.py"))
+    named = {path.stem: path for path in tests}
+    for path in tests:
+        if not peers_of(path):
+            imported = [each for each in ast.walk(ast.parse(path.read_text())) if isinstance(each, ast.Import | ast.ImportFrom)]
+            names = {name for each in imported for name in (getattr(each, "module", ""), *(one.name for one in each.names))}
+            others = [named[name] for name in names if name in named] + [*path.parent.glob("conftest.py")]
+            assert not [other for other in others if peers_of(other)], path

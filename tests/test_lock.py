@@ -18,7 +18,7 @@ import pytest
 from roberta_jax import lock, storage
 from roberta_jax.errors import UserError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 # Takes the lock, says so, and keeps it while a child of its own, which knows nothing of it, runs on.
 HOLDER = """
 import subprocess, sys, time

@@ -25,7 +25,7 @@ from roberta_jax.preparation.config import CorpusConfig, ReaderConfig
 from roberta_jax.preparation.documents import Counts, read, resolve
 from roberta_jax.preparation.records import ending_of
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 COMPRESS = {"": bytes, ".gz": gzip.compress, ".zst": lambda data: pyarrow.compress(data, "zstd", asbytes=True)}
 NAMES = ("b/one.txt", "b/c/two.txt", "b.txt", "b/notes.md")
 

@@ -5,7 +5,6 @@ import json
 import jax
 import numpy as np
 import pytest
-from reference import SMALL
 
 from roberta_jax.config import typed
 from roberta_jax.model.config import RobertaConfig
@@ -22,11 +21,13 @@ def text():
 
 @pytest.fixture(scope="module")
 def small(text):
+    from reference import SMALL  # needs PyTorch, as its tests do
+
     return SMALL | {"vocab_size": len(text)}
 
 
 @pytest.fixture(scope="module")
-def workdir(tmp_path_factory, text, small):
+def workdir(tmp_path_factory, text):
     """A run's workdir: steps 1 to 3, the second the best."""
     folder = tmp_path_factory.mktemp("workdir")
     model = dict(vocab_size=len(text), num_layers=2, hidden_size=64, intermediate_size=128, num_heads=4, max_length=64)

@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 import sentencepiece
 import tokenizers
 from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
@@ -64,9 +65,8 @@ def pieces() -> tuple[list[tuple[str, float]], bytes]:
         sentence_iterator=iter([*english(200, 1), *OTHERS]), model_writer=model, vocab_size=300, hard_vocab_limit=False,
         character_coverage=1.0, num_threads=1, minloglevel=2,
     )  # fmt: skip
-    from transformers.utils import sentencepiece_model_pb2_new
-
-    proto = sentencepiece_model_pb2_new.ModelProto.FromString(model.getvalue())
+    protos = pytest.importorskip("transformers.utils.sentencepiece_model_pb2_new", reason="transformers is not installed")
+    proto = protos.ModelProto.FromString(model.getvalue())
     return [(piece.piece, piece.score) for piece in proto.pieces][3:], proto.normalizer_spec.precompiled_charsmap
 
 
