@@ -99,18 +99,20 @@ def test_a_full_disk_is_named_by_whatever_writes(tmp_path, small_corpus):
                 left.unlink()
 
 
-@pytest.mark.parametrize("tokenizer", ["400", "folder"])
-def test_a_full_disk_in_a_preparation(tmp_path, documents, small_corpus, tokenizer, monkeypatch, capfd):
+@pytest.mark.parametrize(
+    "tokenizer, size, full", [("400", "8k", "cache/tokenizer-"), ("400", "80k", "out"), ("folder", "80k", "out")]
+)
+def test_a_full_disk_in_a_preparation(tmp_path, documents, small_corpus, tokenizer, size, full, monkeypatch, capfd):
     (tmp_path / "a.txt").write_text("\n\n".join(documents))
     tokenizer = str(small_corpus.folder / "tokenizer") if tokenizer == "folder" else tokenizer
-    with mounted(tmp_path / "disk", "size=80k") as disk:
+    with mounted(tmp_path / "disk", f"size={size}") as disk:
         monkeypatch.setattr(storage, "CACHE", disk / "cache")
         arguments = ["--source", tmp_path / "a.txt", "--tokenizer", tokenizer, "--length", 64, "--out", disk / "out"]
         monkeypatch.setattr(sys, "argv", ["prepare", *map(str, [*arguments, "--processes", 1])])
         with pytest.raises(SystemExit) as ended:
             exit_with_sentence(prepare_command.main)
     (line,) = [line for line in capfd.readouterr().err.splitlines() if "error" in line]
-    assert ended.value.code == 2 and line.startswith(f"error: {disk}/out") and "the disk is full; make room" in line
+    assert ended.value.code == 2 and line.startswith(f"error: {disk / full}") and "the disk is full; make room" in line, line
 
 
 # Readers that go away

@@ -77,7 +77,7 @@ def _training_texts(config: CorpusConfig, shards: list[list[Piece]]) -> Iterator
 def prepare(
     config: CorpusConfig,
     out: str | Path | None = None,
-    cache: Path = storage.CACHE,
+    cache: Path | None = None,
     processes: int | None = None,
     agree: Callable[[Tokenizer], None] = lambda tokenizer: None,
     tokenizer: Tokenizer | None = None,
@@ -93,7 +93,8 @@ def prepare(
     Raises:
       UserError: for a source, a tokenizer or a document that cannot be used.
     """
-    if (tokenizer := tokenizer or _named(config)) is not None:
+    cache, tokenizer = cache or storage.CACHE, tokenizer or _named(config)
+    if tokenizer is not None:
         agree(tokenizer)
     if len(config.source) == 1 and _is_corpus(config.source[0]):
         _refuse_another(config.source[0], config, tokenizer)
@@ -126,7 +127,7 @@ def _usable(cache: Path) -> Path:
 def make(
     config: CorpusConfig,
     out: str | Path | None = None,
-    cache: Path = storage.CACHE,
+    cache: Path | None = None,
     workers: int | None = None,
     run: Callable[[Preparation, Path, int], None] = processes.run,
     agree: Callable[[Tokenizer], None] = lambda tokenizer: None,
@@ -141,7 +142,7 @@ def make(
     require_main_guard()
     if out:
         _refuse_foreign(out)
-    workers, tokenizer = workers or os.cpu_count(), tokenizer or _named(config)
+    cache, workers, tokenizer = cache or storage.CACHE, workers or os.cpu_count(), tokenizer or _named(config)
     if tokenizer and config.encoding not in (CorpusConfig.encoding, tokenizer.encoding):
         raise UserError(f"data.encoding is {config.encoding!r}; {config.tokenizer} holds {tokenizer.encoding!r}.")
     if tokenizer is None or not out or storage.is_url(out) or "docs" in (*config.source, *config.exclude):
