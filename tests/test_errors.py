@@ -6,7 +6,6 @@ import os
 import pickle
 import re
 import runpy
-import signal
 import subprocess
 import sys
 import time
@@ -172,35 +171,40 @@ def test_an_interrupt_is_a_word_and_a_status():
     assert (done.returncode, done.stderr) == (130, "interrupted\n")
 
 
+INTERRUPTED = """
+import os, signal, sys, time
+from pathlib import Path
+from roberta_jax import prepare
+from roberta_jax.errors import exit_with_sentence
+from roberta_jax.preparation import processes
+out, as_completed = Path(sys.argv[-1]), processes.as_completed
+
+def interrupted(futures):
+    while not list(out.parent.glob("out.*.partial/train-*")):  # the workers are at it
+        time.sleep(0.01)
+    os.killpg(0, signal.SIGINT)  # as a terminal does: the workers hear it too
+    yield from as_completed(futures)
+
+processes.as_completed = interrupted
+exit_with_sentence(prepare.main)
+"""
+
+
 def test_an_interrupted_preparation_ends_at_once_and_goes_on(tmp_path, documents, small_corpus):
     for number in range(4):
-        (tmp_path / f"{number}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in documents) * 20)
-    command = [
-        sys.executable,
-        "-m",
-        "roberta_jax.prepare",
-        "--source",
-        tmp_path,
-        "--length",
-        "64",
-        "--processes",
-        "2",
-    ]
-    command += ["--tokenizer", small_corpus.folder / "tokenizer", "--out", tmp_path / "out"]
+        (tmp_path / f"{number}.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in documents) * 5)
+    flags = ["--source", tmp_path, "--length", "64", "--processes", "2"]
+    flags += ["--tokenizer", small_corpus.folder / "tokenizer", "--out", tmp_path / "out"]
     options = {"cwd": ROOT, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True, "start_new_session": True}
-    process = subprocess.Popen(command, **options)
-    end = time.monotonic() + 100
-    while not list(tmp_path.glob("out.*.partial/train-*.partial")) and time.monotonic() < end:
-        time.sleep(0.01)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: the workers hear it too
-    output = process.communicate(timeout=60)[0]
+    process = subprocess.Popen([sys.executable, "-c", INTERRUPTED, *flags], **options)
+    output = process.communicate(timeout=160)[0]
     (line,) = [line for line in output.splitlines() if "interrupted" in line]
     assert process.returncode == 130 and "the same command goes on with" in line and "Traceback" not in output, output
     with pytest.raises(ProcessLookupError):
         for _ in range(500):  # no worker is left
             os.killpg(process.pid, 0)
             time.sleep(0.01)
-    done = subprocess.run(command, **options, timeout=200)
+    done = subprocess.run([sys.executable, "-m", "roberta_jax.prepare", *flags], **options, timeout=200)
     assert done.returncode == 0, done.stdout
     assert (tmp_path / "out" / "manifest.json").exists() and not list(tmp_path.rglob("*.partial"))
 

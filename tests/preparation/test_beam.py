@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import sysconfig
-import time
 from functools import partial
 from pathlib import Path
 
@@ -110,18 +109,30 @@ def test_a_source_and_a_folder_far_away(documents, small_corpus, tmp_path, monke
 
 
 KILLED = """
-import sys
+import os, signal, sys
 from roberta_jax import prepare
-from roberta_jax.preparation import documents
+from roberta_jax.preparation import documents, shards
 documents.SMALLEST_SHARD = 150_000
+written, write = [], shards.write_shard
+
+def killed(*arguments):
+    counts = write(*arguments)
+    written.append(counts)
+    if len(written) == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return counts
+
+if "--killed" in sys.argv:
+    sys.argv.remove("--killed")
+    shards.write_shard = killed
 prepare.main()
 """
 
 
 def test_a_killed_preparation_goes_on_where_it_stopped(documents, small_corpus, tmp_path, monkeypatch):
     (tmp_path / "text").mkdir()
-    for number in range(12):
-        texts = [f"{number} {i} {text}" for i, text in enumerate(documents * 2)]
+    for number in range(6):
+        texts = [f"{number} {i} {text}" for i, text in enumerate(documents)]
         (tmp_path / "text" / f"{number:02}.txt").write_text("\n\n".join(texts))
     fields = ["--tokenizer", str(small_corpus.folder / "tokenizer"), "--length=64", "--deduplicate=exact"]
     command = [
@@ -137,19 +148,16 @@ def test_a_killed_preparation_goes_on_where_it_stopped(documents, small_corpus, 
     ]
     environment = os.environ | {"XDG_CACHE_HOME": str(tmp_path / "cache")}
 
-    def start():
-        return subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    def ended(*more):
+        streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        return subprocess.run([*command, *more], cwd=ROOT, env=environment, timeout=120, **streams).returncode
 
-    process, limit = start(), time.monotonic() + 60
-    while len(list(tmp_path.glob("killed.*.partial/work/shard-*.npz"))) < 3 and time.monotonic() < limit:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    assert ended("--killed") == -signal.SIGKILL
     (partial,) = tmp_path.glob("killed.*.partial")
     done = [note.name[6:11] for note in partial.glob("work/shard-?????.npz")]
     rows = {path.name: path.stat().st_mtime_ns for i in done for path in partial.glob(f"*-{i}-of-*.npy")}
     assert 3 <= len(done) < len(list(partial.glob("work/sketch-?????.npz")))
-    assert start().wait(120) == 0
+    assert ended() == 0
     assert all((tmp_path / "killed" / name).stat().st_mtime_ns == time for name, time in rows.items())
     monkeypatch.setattr(D, "SMALLEST_SHARD", 150_000)
     made = CorpusConfig((str(tmp_path / "text"),), fields[1], length=64, deduplicate="exact")

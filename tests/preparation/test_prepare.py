@@ -208,13 +208,29 @@ def test_a_prepared_corpus_is_a_source(small_corpus, vocabulary):
 
 
 KILLED = """
-import sys
+import os, signal, sys
 from pathlib import Path
-from roberta_jax.preparation import documents
+from roberta_jax.preparation import documents, processes
 from roberta_jax.preparation.prepare import prepare
 from roberta_jax.preparation.config import CorpusConfig
-documents.SMALLEST_SHARD = 400_000
-source, tokenizer, deduplicate, out = sys.argv[1:]
+documents.SMALLEST_SHARD = 100_000
+source, tokenizer, deduplicate, out, killed = sys.argv[1:]
+
+class Killed(processes.Workers):
+    shards = []
+
+    def submit(self, function, key):
+        future = super().submit(function, key)
+        if function.func is processes._write:
+            self.shards.append(future)
+        if len(self.shards) == 5:  # three are written, two begun, and no other is
+            for each in self.shards[:3]:
+                each.result()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return future
+
+if killed:
+    processes.Workers = Killed
 recipe = CorpusConfig((source,), tokenizer, length=64, valid_fraction=0.1, deduplicate=deduplicate)
 prepare(recipe, Path(out), Path(out).parent / "cache", 2)
 """
@@ -234,18 +250,15 @@ def test_a_killed_preparation_goes_on_where_it_stopped(vocabulary, tmp_path, ded
     chooser = random.Random(0)
     words = [str(chooser.random()) for _ in range(5_000)]
     for number in range(12):
-        texts = [" ".join(chooser.choices(words, k=100)) + ". End." for _ in range(220)]
+        texts = [" ".join(chooser.choices(words, k=100)) + ". End." for _ in range(60)]
         (tmp_path / "text" / f"{number:02}.txt").write_text("\n\n".join(texts))
 
-    def start(out):
-        command = [sys.executable, "-c", KILLED, str(tmp_path / "text"), vocabulary, deduplicate, str(out)]
+    def start(out, killed=""):
+        command = [sys.executable, "-c", KILLED, str(tmp_path / "text"), vocabulary, deduplicate, str(out), killed]
         return subprocess.Popen(command, cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
-    process, limit = start(tmp_path / "killed"), time.monotonic() + 60
-    while len(list(tmp_path.glob("killed.*.partial/work/shard-*.npz"))) < 3 and time.monotonic() < limit:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    process, limit = start(tmp_path / "killed", "killed"), time.monotonic() + 120
+    assert process.wait(120) == -signal.SIGKILL
     while alive(process.pid) and time.monotonic() < limit:
         time.sleep(0.05)
     assert not alive(process.pid)  # no worker is left behind
