@@ -118,7 +118,7 @@ def test_no_output_is_kept(path):
 def test_links_lead_somewhere(path):
     for target in re.findall(r"\]\(([^)\s]+)\)", "\n".join(cell.source for cell in nbformat.read(path, as_version=4).cells)):
         if target.startswith("https://"):
-            assert target.split("/")[2] in ("colab.research.google.com", "kaggle.com") or "://" in target
+            assert target.split("/")[2] in ("colab.research.google.com", "kaggle.com"), target
             continue
         file, _, anchor = target.partition("#")
         assert (path.parent / file).exists() and (not anchor or anchor in anchors((path.parent / file).resolve())), target

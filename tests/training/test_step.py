@@ -229,9 +229,27 @@ ROOT = Path(__file__).parents[2]
 PARTS = {"make_optimizer", "make_train_step", "abstract_state", "init_state", "trace_train_step", "compile_train_step"}
 
 
+def parts_used(text: str) -> set[str]:
+    """Imported by their names, or taken of an imported module."""
+    nodes = [*ast.walk(ast.parse(text))]
+    aliases = [alias for node in nodes if isinstance(node, ast.Import | ast.ImportFrom) for alias in node.names]
+    imported = {alias.asname or alias.name for alias in aliases}
+    attributes = [node for node in nodes if isinstance(node, ast.Attribute) and ast.unparse(node.value) in imported]
+    return PARTS & {alias.name for alias in aliases} | PARTS & {node.attr for node in attributes}
+
+
 @pytest.mark.parametrize("path", sorted([*ROOT.glob("roberta_jax/**/*.py"), *ROOT.glob("benchmarks/**/*.py")]), ids=str)
 def test_nothing_but_build_step_puts_a_step_together(path):
     if path.relative_to(ROOT).as_posix() != "roberta_jax/training/step.py":
-        nodes = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)]
-        imported = {alias.name for node in nodes for alias in node.names}
-        assert not imported & PARTS, f"{path}: use training.step.build_step"
+        assert not parts_used(path.read_text()), f"{path}: use training.step.build_step"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "from roberta_jax.training.step import init_state as other",
+        "from roberta_jax.training import step as s\ns.init_state(0)",
+    ],
+)
+def test_a_part_of_a_step_is_found_however_it_is_imported(text):
+    assert parts_used(text) == {"init_state"} and not parts_used("step = build_step()\nstep.init_state()")
