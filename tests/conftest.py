@@ -9,6 +9,7 @@ import shutil
 import signal
 import sys
 import tempfile
+from concurrent.futures import Future
 from importlib.metadata import version
 from pathlib import Path
 
@@ -40,8 +41,11 @@ import hypothesis  # noqa: E402
 import pytest  # noqa: E402
 
 from roberta_jax.data.corpus import Corpus  # noqa: E402
+from roberta_jax.model import flops  # noqa: E402
+from roberta_jax.preparation import processes  # noqa: E402
 from roberta_jax.preparation.config import CorpusConfig  # noqa: E402
 from roberta_jax.preparation.prepare import prepare  # noqa: E402
+from roberta_jax.preparation.workers import Workers  # noqa: E402
 from roberta_jax.tokenization.tokenizer import ByteLevelBPE  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
@@ -79,6 +83,42 @@ def pytest_pycollect_makemodule(module_path, parent):
     if not all(importlib.util.find_spec(peer) for peer in peers_of(module_path)):
         return _WithoutPeer.from_parent(parent, path=module_path)
     return None
+
+
+class _ThisProcess:
+    """In the place of one worker: a spawned Python takes seconds to import what then prepares a small corpus in a moment."""
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *error):
+        pass
+
+    def submit(self, function, *arguments) -> Future:
+        future = Future()
+        try:
+            future.set_result(function(*arguments))
+        except BaseException as error:
+            future.set_exception(error)
+        return future
+
+    def shutdown(self, **how):
+        pass
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _quick_starts():
+    """A start of training does not measure this machine's matrix products, which takes half a second of all cores."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(processes, "Workers", lambda number: _ThisProcess() if number == 1 else Workers(number))
+        patch.setattr(flops, "best_matmul_flops", lambda dtype: 1e12)
+        yield
+
+
+@pytest.fixture
+def one_worker(monkeypatch):
+    """For what one worker's process does."""
+    monkeypatch.setattr(processes, "Workers", Workers)
 
 
 def _public(name: str, variable: str) -> Path:

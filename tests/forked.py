@@ -99,6 +99,7 @@ def _be(arguments: list[str], environment: dict[str, str], log: str) -> None:
 def _serve() -> None:
     for name in IMPORTED:
         __import__(name)
+    sys.modules["roberta_jax.model.flops"].best_matmul_flops = lambda dtype: 1e12  # as conftest has it
     running, started = set(), 0
     for line in sys.stdin:
         request, ended = json.loads(line), {}

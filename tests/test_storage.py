@@ -20,7 +20,7 @@ from roberta_jax.data.corpus import Corpus, on_this_machine
 from roberta_jax.errors import UserError
 from roberta_jax.folder_hashes import sha256_of
 from roberta_jax.preparation import documents as D
-from roberta_jax.preparation import prepare, shards
+from roberta_jax.preparation import prepare
 from roberta_jax.preparation.config import CorpusConfig, ReaderConfig
 from roberta_jax.preparation.documents import Counts, read, resolve
 from roberta_jax.preparation.records import ending_of
@@ -219,15 +219,9 @@ def test_a_data_set_of_the_hub_is_read_and_its_hashes_tell_it_apart(hub, documen
             with storage.written(f"{hub}/data/train-00000.jsonl.gz") as partial:
                 partial.write_bytes(other)
         config = CorpusConfig((source,), str(small_corpus.folder / "tokenizer"), length=64, valid_fraction=0.2)
-        made.append(prepare.make(config, None, tmp_path / "cache", 1, run=in_this_process))
+        made.append(prepare.make(config, None, tmp_path / "cache", 1))
     assert made[0] == made[1] == made[2] != made[3]
     assert Corpus(made[0]).manifest["documents"] == 200
-
-
-def in_this_process(work, spills, processes) -> None:
-    """As `preparation.processes.run`: other processes would not know the store of a test."""
-    for shard in shards.unwritten(work):
-        shards.write_shard(work, shard)
 
 
 def test_ranges_names_and_what_is_there(place):

@@ -281,7 +281,7 @@ def test_a_killed_preparation_goes_on_where_it_stopped(vocabulary, tmp_path, ded
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_a_killed_worker_is_an_error_that_says_so(documents, vocabulary, tmp_path):
+def test_a_killed_worker_is_an_error_that_says_so(documents, vocabulary, tmp_path, one_worker):
     source = write(tmp_path / "a.jsonl", documents * 200)
 
     def kill():

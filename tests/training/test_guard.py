@@ -227,15 +227,7 @@ def outcome(workdir) -> tuple:
 
 
 @pytest.fixture(scope="module")
-def measured_once():
-    """How fast this machine multiplies is asked for at every start, and takes longer than all else that these runs do."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("roberta_jax.model.flops.best_matmul_flops", lambda dtype: 1e12)
-        yield
-
-
-@pytest.fixture(scope="module")
-def left_alone(tmp_path_factory, measured_once):
+def left_alone(tmp_path_factory):
     """(a folder of the run's beginning, its whole run's state and outcome)."""
     folder = tmp_path_factory.mktemp("runs")
     sparse = replace(SHORT, checkpoint_every=190, eval_every=190)
@@ -281,7 +273,7 @@ def test_parameters_to_begin_with_that_are_no_numbers_are_refused_by_name(tmp_pa
         train(replace(job(), initial=lambda: {"kernel": kernel}), CONFIG, tmp_path)
 
 
-def test_a_stop_in_any_step_changes_neither_the_best_nor_when_patience_ends(tmp_path, measured_once):
+def test_a_stop_in_any_step_changes_neither_the_best_nor_when_patience_ends(tmp_path):
     """As in fine-tuning, where the state keeps the best parameters."""
     config = replace(SHORT, steps=40, eval_every=4, checkpoint_every=4)
 
@@ -301,7 +293,7 @@ def test_a_stop_in_any_step_changes_neither_the_best_nor_when_patience_ends(tmp_
     assert outcome(tmp_path / "stopped") == outcome(tmp_path / "alone")
 
 
-def test_a_disk_that_fails_for_a_while_ends_no_run(tmp_path, monkeypatch, measured_once):
+def test_a_disk_that_fails_for_a_while_ends_no_run(tmp_path, monkeypatch):
     folder, config = tmp_path / "run" / "checkpoints", replace(CONFIG, steps=60, checkpoint_every=20)
     folder.mkdir(parents=True)
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=9m", "tmpfs", folder], capture_output=True)
