@@ -8,6 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from small_runs import assert_same, killed_after
+from test_guard import job
 
 from roberta_jax.errors import UserError
 from roberta_jax.interop.conversion import flatten
@@ -25,6 +27,7 @@ from roberta_jax.training.optimizer import (
 )
 from roberta_jax.training.sharding import batch_sharding, make_mesh
 from roberta_jax.training.step import build_step
+from roberta_jax.training.train import train
 
 
 def test_the_rate_rises_from_zero_and_falls_to_zero():
@@ -298,3 +301,23 @@ def test_another_optimizer_of_optax_is_a_row_of_one_table(monkeypatch):
     after, metrics = compiled(state, nothing, *step.constants)
     assert not metrics.to_host()["made"]
     jax.tree.map(np.testing.assert_array_equal, before["opt_state"], jax.device_get(after["opt_state"]))
+
+
+@pytest.mark.parametrize("name", [name for name in OPTIMIZERS if name not in ("adamw", "muon")])  # others resume by these
+def test_a_run_that_was_killed_and_resumes_ends_as_an_undisturbed_one(name, tmp_path):
+    """Bit for bit, and amid the steps in which words alone learn."""
+
+    def init(key):
+        word, kernel = jax.random.normal(key, (16, 4)), jax.random.normal(key, (4, 16))
+        return {"encoder": {"embeddings": {"word": {"embedding": word}}}, "kernel": kernel, "bias": jnp.zeros(16)}
+
+    def loss(params, batch, keys):
+        found = (params["encoder"]["embeddings"]["word"]["embedding"] @ params["kernel"]).mean(0) + params["bias"]
+        errors = jnp.square(found - batch["input_ids"]).mean(-1)
+        return {"loss": (errors * batch["weights"]).sum(), "weight": batch["weights"].sum()}
+
+    optimizer, tiny = OptimizerConfig(name, warmup_steps=2, words_alone=3), replace(job(), init=init, loss=loss)
+    config = RunConfig(steps=4, batch_size=8, log_every=1, eval_every=4, checkpoint_every=2, optimizer=optimizer)
+    train(tiny, config, tmp_path / "run")
+    train(tiny, config, killed_after(tmp_path / "run", 2, tmp_path / "killed"))
+    assert_same(tmp_path / "run", tmp_path / "killed", 4)
