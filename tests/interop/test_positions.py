@@ -35,7 +35,7 @@ def test_a_run_on_longer_rows_gives_a_model_that_transformers_runs_on_them(tmp_p
     write("roberta", tmp_path / "in")
     (tmp_path / "text.txt").write_text("\n\n".join(english(200, 3)))
     fields = fields_of(tmp_path / "in", tmp_path, 2)
-    fields["data"]["length"] = 200
+    fields["phases"] = "steps=1,data.length=200"  # the longest of all phases count
     main.run(fields, tmp_path / "run")
     sentence = "config.init_from has 128 positions, rows 200: the further ones begin as its own again"
     assert sentence in capsys.readouterr().out
@@ -50,15 +50,6 @@ def test_a_run_on_longer_rows_gives_a_model_that_transformers_runs_on_them(tmp_p
     fields["steps"] = 3
     main.run(fields, tmp_path / "run")  # a run that resumes has them in its workdir
     assert sentence not in capsys.readouterr().out
-
-
-def test_the_longest_rows_of_all_phases_count(tmp_path):
-    write("roberta", tmp_path / "in")
-    (tmp_path / "text.txt").write_text("\n\n".join(english(200, 3)))
-    fields = fields_of(tmp_path / "in", tmp_path, 2)
-    fields["phases"] = "steps=1,data.length=160"
-    main.run(fields, tmp_path / "run")
-    assert hub.load(tmp_path / "run").config.max_length == 160
 
 
 def test_rows_that_fit_leave_a_model_as_it_is():

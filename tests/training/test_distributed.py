@@ -1,6 +1,8 @@
 """Several hosts, each a process of its own with simulated devices; what they send each other goes through gloo."""
 
 import contextlib
+import functools
+import importlib
 import json
 import os
 import shutil
@@ -8,12 +10,14 @@ import signal
 import socket
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 from forked import Process, simulated, tiny_on
 
-from roberta_jax import lock, storage
+from roberta_jax import lock, main, storage
 from roberta_jax.errors import UserError
+from roberta_jax.tasks import runs
 from roberta_jax.training import distributed
 from tests.task_files import jsonl, random_model
 
@@ -125,53 +129,93 @@ def finetuning(small_corpus, tmp_path_factory):
     fields = {"init_from": "~/model", "max_length": 16, "steps": 1, "batch_size": 8, "log_every": 1}
     fields |= {f"data.{name}": f"~/{name}.jsonl" for name in ("train", "valid", "test")}
     task = "--config=configs/finetune.py:custom-classification"
-    return [task, *(f"--config.{name}={value}" for name, value in fields.items())], homes
+    return [task, *(f"--config.{name}={value}" for name, value in fields.items())], homes, fields
 
 
-@pytest.mark.parametrize(
-    ("different", "sentence"),
-    [
-        ("train.jsonl", "the train split of hash '"),
-        ("valid.jsonl", "the valid split of hash '"),
-        ("test.jsonl", "what the test split or config.init_from's config.json of"),
-        ("labels", "labels ['a', 'b'"),
-        ("model.safetensors", "init_from's parameters of hash '"),
-        ("tokenizer", "init_from's tokenizer of hash '"),
-        ("layer_norm_eps", "what the test split or config.init_from's config.json of"),
-    ],
-)
-def test_hosts_do_not_fine_tune_on_different_data_or_models(finetuning, small_corpus, tmp_path, different, sentence):
-    arguments, homes = finetuning
-    other = tmp_path / "home"
-    shutil.copytree(homes[1], other)
+DIFFERENT = {
+    "train.jsonl": "the train split of hash '",
+    "valid.jsonl": "the valid split of hash '",
+    "test.jsonl": "what the test split or config.init_from's config.json",
+    "labels": "labels ['a', 'b'",
+    "model.safetensors": "init_from's parameters of hash '",
+    "tokenizer": "init_from's tokenizer of hash '",
+    "layer_norm_eps": "what the test split or config.init_from's config.json",
+}
+
+
+def with_another(different: str, home: Path, tokenizer, other: Path) -> Path:
+    """A copy of a home where that is another."""
+    shutil.copytree(home, other)
     if different.endswith(".jsonl"):  # one label is another
         text = (other / different).read_text()
         (other / different).write_text(text.replace('"b"', '"a"', 1))
     elif different == "labels":
         (other / "train.jsonl").write_text((other / "train.jsonl").read_text() + '{"text": "the mayor", "label": "c"}\n')
     elif different == "model.safetensors":
-        random_model(small_corpus.tokenizer, other / "model", seed=1)
+        random_model(tokenizer, other / "model", seed=1)
     elif different == "tokenizer":  # two merges in another order: as many entries, other ids
         lines = (other / "model" / "merges.txt").read_text().splitlines()
         lines[-2:] = lines[:-3:-1]
         (other / "model" / "merges.txt").write_text("\n".join(lines) + "\n")
         (other / "model" / "tokenizer.json").unlink()
     else:
-        random_model(small_corpus.tokenizer, other / "model", layer_norm_eps=1e-6)
+        random_model(tokenizer, other / "model", layer_norm_eps=1e-6)
+    return other
+
+
+class Compared(Exception):
+    pass
+
+
+@pytest.fixture(scope="module")
+def compared(finetuning):
+    """home → what a host with it compares with the others before it trains: [(what, value)]."""
+    fields = importlib.import_module("configs.finetune").get_config("custom-classification")
+    fields.update_from_flattened_dict(finetuning[2])
+
+    def of(home: Path) -> list[tuple[str, str]]:
+        found: list[tuple[str, str]] = []
+
+        def require_same(what: str, value: str) -> None:
+            found.append((what, value))
+            if what.endswith(" holds"):  # of the workdir, the last
+                raise Compared
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("HOME", str(home))
+            patch.setattr(runs, "require_same", require_same)
+            with pytest.raises(Compared):
+                main.run(fields.to_dict(), home / "run")
+        return found
+
+    return functools.cache(of)
+
+
+@pytest.mark.parametrize("different", DIFFERENT)
+def test_data_and_models_of_hosts_are_compared_by_what_they_hold(compared, finetuning, small_corpus, tmp_path, different):
+    home = finetuning[1][0]
+    ours, theirs = compared(home), compared(with_another(different, home, small_corpus.tokenizer, tmp_path / "home"))
+    (what, _), *_ = [one for one, other in zip(ours, theirs, strict=True) if one[1] != other[1]]
+    assert what.startswith(f"custom-classification: {DIFFERENT[different]}")
+
+
+def test_hosts_do_not_fine_tune_on_different_models(finetuning, small_corpus, tmp_path):
+    arguments, homes, _ = finetuning
+    other = with_another("layer_norm_eps", homes[1], small_corpus.tokenizer, tmp_path / "home")
     hosts = Hosts(
         [[*arguments, f"--workdir={tmp_path / 'run'}"]] * 2, 1, tmp_path, [{"HOME": str(homes[0])}, {"HOME": str(other)}]
     )
     for i, process in enumerate(hosts.processes):
         assert process.wait() == 2, process.output()
         (line,) = [line for line in process.output().splitlines() if line.startswith("error: ")]
-        assert line.startswith(f"error: custom-classification: {sentence}"), line
+        assert line.startswith(f"error: custom-classification: {DIFFERENT['layer_norm_eps']}"), line
         assert line.endswith(f" of host {1 - i} is another than that of host {i}; all hosts must have the same."), line
         assert "Traceback" not in process.output()
     assert not (tmp_path / "run" / "results.json").exists() and not (tmp_path / "run" / "checkpoints").exists()
 
 
 def test_hosts_that_have_the_same_fine_tune_together_from_wherever_it_lies(finetuning, tmp_path):
-    arguments, homes = finetuning
+    arguments, homes, _ = finetuning
     workdir, environments = tmp_path / "run", [{"HOME": str(home)} for home in homes]
     Hosts([[*arguments, f"--workdir={workdir}"]] * 2, 1, tmp_path, environments).finish()
     (result,) = json.loads((workdir / "results.json").read_text())
