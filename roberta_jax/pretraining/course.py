@@ -2,14 +2,15 @@
 
 Which rows batch n holds, and their masks, is a pure function of the config, the seed and n; of a run that continues another,
 also of how many rows that one had drawn. Every checkpoint says this, so that whatever goes on from it, the same run or
-another, draws the rows that come next.
+another, draws the rows that come next. Orders are named by the rows themselves: a corpus' key tells a text from its copy, which
+another host or another day may have, of the same rows.
 """
 
 import hashlib
 import itertools
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
 import jax
@@ -42,6 +43,11 @@ class Source:
         manifest = self.corpus.manifest
         return self.weight * manifest["rows"]["train"] / manifest["tokens"]["train"]
 
+    @cached_property
+    def contents(self) -> str:
+        """Names its rows, wherever and of whichever copy of a text they were made."""
+        return hashlib.sha256(to_json(sorted(self.corpus.manifest["shards"].items())).encode()).hexdigest()[:16]
+
 
 @dataclass(frozen=True)
 class Reading:
@@ -52,6 +58,7 @@ class Reading:
     masking: Masking
     batch_size: int
     seed: int
+    by_key: bool = False  # orders and seeds are named by the corpora's keys, as of runs that began before rows named them
 
     @cached_property
     def mixture(self) -> Mixture:
@@ -59,18 +66,22 @@ class Reading:
         return Mixture([source.rows_weight for source in self.sources])
 
     @cached_property
+    def _names(self) -> list[str]:
+        """Of the sources' rows."""
+        return [source.corpus.manifest["key"] if self.by_key else source.contents for source in self.sources]
+
+    @cached_property
     def seeds(self) -> list[int]:
         """By which each source's order and masks are drawn: the run's, or in a mixture one of the source's own."""
         if len(self.sources) == 1:
             return [self.seed]
-        named = [f"{self.seed} {source.corpus.manifest['key']}" for source in self.sources]
-        return [int.from_bytes(hashlib.sha256(name.encode()).digest()[:7]) for name in named]
+        return [int.from_bytes(hashlib.sha256(f"{self.seed} {name}".encode()).digest()[:7]) for name in self._names]
 
     @cached_property
     def orders(self) -> list[str]:
         """Name the orders in which the sources' rows stand: the rows, and what these are drawn by."""
-        corpora = [source.corpus for source in self.sources]
-        return [f"{c.manifest['key']}, fraction {c.train.fraction:g}, seed {seed}" for c, seed in zip(corpora, self.seeds)]
+        fractions = [source.corpus.train.fraction for source in self.sources]
+        return [f"{name}, fraction {of:g}, seed {seed}" for name, of, seed in zip(self._names, fractions, self.seeds)]
 
     @cached_property
     def amounts(self) -> dict[str, int]:
@@ -109,8 +120,13 @@ class Course:
         self.begin({})
 
     def begin(self, noted: dict) -> None:
-        """Goes on from a checkpoint: what `note` said for it, or {}, by which every order begins with batch 0."""
+        """Goes on from a checkpoint: what `note` said for it, or {}, by which every order begins with batch 0.
+
+        A run whose checkpoint has names by key keeps to them, in all of its phases.
+        """
         self._first, self._drawn = noted.get("batch", 0), noted.get("rows", {})
+        by_key = any(order in self._drawn for each in self._readings for order in replace(each, by_key=True).orders)
+        self._readings = [replace(each, by_key=by_key) for each in self._readings]
         self._seen = {name: noted.get(name, 0) for name in ("tokens", "words")}
 
     def note(self, number: int) -> dict:

@@ -31,7 +31,7 @@ from roberta_jax.pretraining.losses import losses_of_sources, masked_lm_loss, me
 from roberta_jax.tokenization import encodings
 from roberta_jax.tokenization.tokenizer import Tokenizer
 from roberta_jax.training.checkpoint import saved_steps
-from roberta_jax.training.distributed import require_same
+from roberta_jax.training.distributed import require_same, said_by_any
 from roberta_jax.training.evaluate import evaluate, make_eval_step
 from roberta_jax.training.incidents import Incidents
 from roberta_jax.training.job import Job
@@ -132,6 +132,7 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
     config = replace(config, model=model)
     for one in corpora:
         _require_rows(config, one, evaluated=any(source.corpus is one for source in sources))
+        one.manifest["key"] = said_by_any(one.manifest["key"])  # of the same rows, where each host has its own copy of a text
     require_same(f"the tokenizer of the corpus in {corpus.folder}", corpus.tokenizer.hash)
     if jax.process_index() == 0:
         corpus.tokenizer.save(kept)

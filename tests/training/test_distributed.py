@@ -17,8 +17,11 @@ from forked import Process, simulated, tiny_on
 
 from roberta_jax import lock, main, storage
 from roberta_jax.errors import UserError
+from roberta_jax.output import to_json
+from roberta_jax.pretraining.course import Source
 from roberta_jax.tasks import runs
 from roberta_jax.training import distributed
+from roberta_jax.training.notes import read_notes, write_notes
 from tests.task_files import jsonl, random_model
 
 STEPS = 12
@@ -76,11 +79,20 @@ def bereaved(arguments, tmp_path_factory):
     return hosts.processes[0], time.time()
 
 
-def test_hosts_and_devices_that_come_and_go_train_as_one(arguments, bereaved, tmp_path):
-    """8 devices, 1, 8, on 2 hosts, 1, 4. Where only one host is signalled all save the same step."""
+def test_hosts_and_devices_that_come_and_go_train_as_one(arguments, bereaved, small_corpus, tmp_path):
+    """8 devices, 1, 8, on 2 hosts, 1, 4. Where only one host is signalled all save the same step.
+
+    Each host has prepared its own copy of the text, and so by another key; and the run began when orders were named by these.
+    """
+    environments, key = [], small_corpus.manifest["key"]
+    for i in range(4):
+        shutil.copytree(small_corpus.folder, tmp_path / f"home{i}" / "corpus")
+        storage.write_json(tmp_path / f"home{i}" / "corpus" / "manifest.json", small_corpus.manifest | {"key": f"{key}{i}"})
+        environments.append({"HOME": str(tmp_path / f"home{i}")})
 
     def started(workdir, hosts, devices):
-        return Hosts([[*arguments, f"--workdir={workdir}"]] * hosts, devices, tmp_path)
+        command = [*arguments, "--config.data.source=~/corpus", f"--workdir={workdir}"]
+        return Hosts([command] * hosts, devices, tmp_path, environments)
 
     alone, workdir, stops = started(tmp_path / "alone", 1, 8), tmp_path / "run", []
     for hosts, devices, signalled, when in [(2, 4, 1, "step 1/"), (1, 1, 0, "parameters on 1")]:
@@ -92,7 +104,11 @@ def test_hosts_and_devices_that_come_and_go_train_as_one(arguments, bereaved, tm
         assert ("a signal on another host" if signalled else "SIGTERM") + ": saved step " in output
         stops.append(int(output.rsplit("saved step ", 1)[1].split()[0]))
     assert stops[1] == stops[0] + 1  # the signal came before its first step
+    notes = read_notes(workdir / "checkpoints", stops[-1])
+    notes.memory["data"] = json.loads(to_json(notes.memory["data"]).replace(Source("", small_corpus).contents, f"{key}0"))
+    write_notes(workdir / "checkpoints", stops[-1], notes)
     output = started(workdir, 4, 2).finish()
+    assert f"{key}0, fraction 1, seed 0" in read_notes(workdir / "checkpoints", STEPS).memory["data"]["rows"]
     assert f"resuming from step {stops[-1]}\n" in output and "on 8 × cpu, 4 host(s)" in output
 
     alone.finish()
