@@ -132,7 +132,6 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
     config = replace(config, model=model)
     for one in corpora:
         _require_rows(config, one, evaluated=any(source.corpus is one for source in sources))
-        one.manifest["key"] = said_by_any(one.manifest["key"])  # of the same rows, where each host has its own copy of a text
     require_same(f"the tokenizer of the corpus in {corpus.folder}", corpus.tokenizer.hash)
     if jax.process_index() == 0:
         corpus.tokenizer.save(kept)
@@ -202,7 +201,10 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
 
 
 def _require_rows(config: PretrainConfig, corpus: Corpus, evaluated: bool) -> None:
-    """Raises a UserError where a corpus lacks what a run needs of it, or is another one on another host."""
+    """Raises a UserError where a corpus lacks what a run needs of it, or is another one on another host.
+
+    The same rows may have another key there, of another copy of the text: each host takes the first one's.
+    """
     for split in ("train", "valid") if evaluated else ("train",):
         if not len(getattr(corpus, split)):
             raise UserError(
@@ -212,6 +214,7 @@ def _require_rows(config: PretrainConfig, corpus: Corpus, evaluated: bool) -> No
     if config.keeps_by_words and "words" not in corpus.manifest:
         raise UserError(f"config.keep_every: {corpus.folder} was prepared before words were counted; prepare it again.")
     require_same(f"the corpus in {corpus.folder}", json.dumps(corpus.manifest["shards"], sort_keys=True))
+    corpus.manifest["key"] = said_by_any(corpus.manifest["key"])
 
 
 def _keeps(config: PretrainConfig, course: Course, step: int, *batches: int) -> bool:
