@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from roberta_jax import storage
+from roberta_jax import lock, storage
 from roberta_jax.preparation.workers import Workers
 
 
@@ -24,12 +24,18 @@ def collect_docstrings(cache_dir: Path, processes: int) -> Path:
     path = cache_dir / f"docs-{hashlib.sha256(stats.encode()).hexdigest()[:16]}.jsonl"
     if path.exists():
         return path
+    with lock.waiting(path.with_suffix(".lock")):  # written twice it would have two times, and be two texts
+        if not path.exists():
+            _write(files, path, processes)
+    return path
+
+
+def _write(files: list[Path], path: Path, processes: int) -> None:
     with storage.written(path) as partial, open(partial, "w", encoding="utf-8") as out:
         with Workers(processes) as pool:
             for text in pool.map(_docstrings, files, chunksize=64):
                 if text:
                     out.write(json.dumps({"text": text}) + "\n")
-    return path
 
 
 def _modules() -> Iterator[Path]:
