@@ -182,9 +182,10 @@ def names(folder: str | Path) -> set[str]:
     system, path = filesystem(folder)
     try:
         with answering(folder):
-            return {PurePosixPath(name).name for name in system.ls(path, detail=False)}
+            found = {PurePosixPath(name) for name in system.ls(path, detail=False)}
     except FileNotFoundError:
         return set()
+    return {each.name for each in found - {PurePosixPath(path)}}  # a folder made in a store's console is an object of its name
 
 
 def require_writable(folder: Path) -> None:

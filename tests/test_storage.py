@@ -237,6 +237,14 @@ def test_ranges_names_and_what_is_there(place):
     storage.remove_folder(place)  # once more is no error
 
 
+def test_an_empty_folder_that_a_stores_console_made_is_empty(monkeypatch):
+    """There it is an object of its own, whose name ends in a slash."""
+    memory = fsspec.filesystem("memory")
+    for listed, names in ((["/far/new/"], set()), (["/far/new/", "/far/new/new", "/far/new/in/"], {"new", "in"})):
+        monkeypatch.setattr(type(memory), "ls", lambda self, path, detail, listed=listed: listed)
+        assert storage.names("memory://far/new") == storage.names("memory://far/new/") == names
+
+
 def test_a_file_that_is_not_written_to_its_end_is_not_there(place):
     with pytest.raises(ZeroDivisionError), storage.written(f"{place}/a.txt") as partial:
         partial.write_text("half")
