@@ -13,8 +13,8 @@ from browser import Page
 from random_models import LABELS, random_model
 
 from roberta_jax import demo, inference
+from roberta_jax.tokenization.json_tokenizer import JsonTokenizer
 from roberta_jax.tokenization.pretrained import FastTokenizer
-from roberta_jax.tokenization.published import JsonTokenizer
 from tests.interop.published import word_piece
 
 HEADS = ["lm_head", *LABELS, ""]

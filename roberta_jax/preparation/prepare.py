@@ -151,8 +151,10 @@ def make(
     excluded = resolve(config.exclude, config, cache, workers, evaluation=True) if config.exclude else []
     tokenizer = tokenizer or _tokenizer(config, shards, cache)
     agree(tokenizer)
+    # Before the second version such a tokenizer put a space before each sentence.
+    of_sentences = {"sentences": 2} if tokenizer.prefixes and config.format != "single-sentences-packed" else {}
     made_of = [
-        cache_key_fields(config) | {"source": None, "tokenizer": tokenizer.hash},
+        cache_key_fields(config) | {"source": None, "tokenizer": tokenizer.hash} | of_sentences,
         *[[[asdict(piece) for piece in pieces] for pieces in each] for each in (shards, excluded) if each],
     ]
     made = key(VERSION, made_of)

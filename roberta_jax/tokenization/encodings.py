@@ -30,7 +30,7 @@ from roberta_jax import snapshot, storage
 from roberta_jax.errors import UserError
 from roberta_jax.folder_hashes import check_hashes
 from roberta_jax.tokenization import fairseq, published
-from roberta_jax.tokenization.published import JsonTokenizer
+from roberta_jax.tokenization.json_tokenizer import JsonTokenizer
 from roberta_jax.tokenization.scripts import script_of
 from roberta_jax.tokenization.sentences import split_sentences
 from roberta_jax.tokenization.tokenizer import BOS, EOS, MASK, PAD, SPECIAL_TOKENS, UNK, ByteLevelBPE, Tokenizer, raw_bytes
@@ -360,8 +360,8 @@ def statistics(tokenizer: Tokenizer, texts: Iterable[str]) -> dict:
         total["texts"] += 1
         total["bytes"] += len(text.encode("utf-8", "surrogatepass"))
         chunks.update(text.split())
-        for sentence in split_sentences(text):  # as the rows of a corpus are made
-            ids = tokenizer.encode(sentence)
+        sentences = split_sentences(text)  # as the rows of a corpus are made
+        for sentence, ids in zip(sentences, tokenizer.encode_sentences(sentences)):
             unknown = int((ids == tokenizer.unk).sum())
             total["tokens"] += len(ids)
             total["unknown"] += unknown

@@ -18,7 +18,8 @@ from roberta_jax import storage
 from roberta_jax.errors import UserError
 from roberta_jax.output import to_json
 from roberta_jax.tokenization import encodings, published
-from roberta_jax.tokenization.published import Frame, JsonTokenizer
+from roberta_jax.tokenization.json_tokenizer import JsonTokenizer
+from roberta_jax.tokenization.published import Frame
 from roberta_jax.tokenization.tokenizer import BOS, EOS, MASK, PAD, SPECIAL_TOKENS, UNK, Tokenizer, raw_bytes
 
 # Unicode's White_Space, which is what `tokenizers` strips; Python's \s would take four control characters too.

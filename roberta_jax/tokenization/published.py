@@ -1,4 +1,4 @@
-"""Tokenizers as others publish them: all files of a folder as one tokenizer.json, and that tokenizer.
+"""Tokenizers as others publish them: all files of a folder as one tokenizer.json.
 
 A text's ids do not hang on tokenizer.json alone: tokenizer_config.json may ask for a space before the text or name other
 special tokens, added_tokens.json and special_tokens_map.json add more. Here they are put together as transformers'
@@ -8,20 +8,19 @@ there are but vocab.json and merges.txt.
 """
 
 import functools
-import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import tokenizers
 
 from roberta_jax import storage
 from roberta_jax.errors import UserError
-from roberta_jax.output import to_json
-from roberta_jax.tokenization.tokenizer import BYTE_OF, ByteLevelBPE, Tokenizer
+from roberta_jax.output import show, to_json
+from roberta_jax.tokenization.tokenizer import ByteLevelBPE
 
 JSON = "tokenizer.json"
 # What is read of a folder.
@@ -31,7 +30,7 @@ FILES = (
 )
 _ROLES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")  # in the order in which transformers adds their tokens
 # Of each, the roles whose token is taken for it, and names that it has where no file says one.
-_NAMES = {
+NAMES = {
     "bos": (("cls", "bos"), ("<s>", "[CLS]")),
     "pad": (("pad",), ("<pad>", "[PAD]")),
     "eos": (("sep", "eos"), ("</s>", "[SEP]")),
@@ -89,11 +88,23 @@ def read(folder: str | Path) -> Published | None:
         ) from None
     if settings.get("split_special_tokens"):
         raise UserError(f"{folder}: tokenizer_config.json has split_special_tokens, special tokens as text; expected it false.")
+    if dropout := getattr(fast.model, "dropout", None):
+        _say_once(f"! {origin} has BPE dropout {dropout:g}, which cuts a text another way each time; here it is off.")
+        fast.model.dropout = None
+    names = _names(fast, settings, origin)
+    added = {token.content for token in fast.get_added_tokens_decoder().values()}
+    # As what `JsonTokenizer.save` writes is read: else what was saved would be another tokenizer.
+    fast.add_special_tokens([_special(token) for token in (names | around(fast, folder)).values() if token not in added])
     fast.no_truncation()
     fast.no_padding()
     inputs = settings.get("model_input_names")
     types = "token_type_ids" in inputs if isinstance(inputs, list) else kind in _OF_BERT
-    return Published(json.loads(fast.to_str()), _names(fast, settings, origin), types, fast)
+    return Published(json.loads(fast.to_str()), names, types, fast)
+
+
+@functools.cache
+def _say_once(sentence: str) -> None:
+    show(sentence, sys.stderr)
 
 
 def _object(folder: str | Path, name: str, there: set[str]) -> dict[str, Any]:
@@ -212,7 +223,7 @@ def _added(flags: dict[str, Any]) -> tokenizers.AddedToken:
 
 def _names(fast: tokenizers.Tokenizer, settings: dict[str, Any], origin: str) -> dict[str, str]:
     found = {}
-    for name, (roles, usual) in _NAMES.items():
+    for name, (roles, usual) in NAMES.items():
         candidates = (*(_content(settings.get(f"{role}_token")) for role in roles), *usual)
         token = next((token for token in candidates if token and fast.token_to_id(token) is not None), None)
         if token is not None:
@@ -224,7 +235,7 @@ def _names(fast: tokenizers.Tokenizer, settings: dict[str, Any], origin: str) ->
     return found
 
 
-def frames(fast: tokenizers.Tokenizer, origin: str) -> tuple[Frame, Frame, bool]:
+def frames(fast: tokenizers.Tokenizer, origin: str | Path) -> tuple[Frame, Frame, bool]:
     """What the post-processor puts around one text and around two, and whether it gives the second another type."""
     probe = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0}, unk_token="a"))
     if fast.post_processor:
@@ -240,6 +251,12 @@ def frames(fast: tokenizers.Tokenizer, origin: str) -> tuple[Frame, Frame, bool]
     return *found, len(set(encoding.type_ids)) > 1
 
 
+def around(fast: tokenizers.Tokenizer, origin: str | Path) -> dict[str, str]:
+    """The tokens that the post-processor puts before and behind a text, by their names among NAMES."""
+    before, behind = frames(fast, origin)[0]
+    return {name: fast.id_to_token(ids[0]) for name, ids in (("bos", before[:1]), ("eos", behind[-1:])) if ids}
+
+
 def dumped(fields: dict[str, Any]) -> str:
     """A tokenizer.json that old versions of the library open too: there a merge is one string."""
     model = fields["model"]
@@ -247,120 +264,6 @@ def dumped(fields: dict[str, Any]) -> str:
     if merges and not any(" " in part for merge in merges for part in merge if not isinstance(merge, str)):
         model = model | {"merges": [merge if isinstance(merge, str) else " ".join(merge) for merge in merges]}
     return to_json(fields | {"model": model})
-
-
-class JsonTokenizer(Tokenizer):
-    """Any tokenizer.json. Names of special tokens in a text are text, other tokens that were added are themselves."""
-
-    encoding = JSON
-
-    def __init__(
-        self,
-        fields: dict[str, Any],
-        names: dict[str, str],
-        origin: str,
-        types: bool = False,
-        library: tokenizers.Tokenizer | None = None,
-    ):
-        self.library = fast = library or tokenizers.Tokenizer.from_str(to_json(fields))
-        # A post-processor may have tokens of its own around a text, and what it puts there parts the texts of a row.
-        before, behind = frames(fast, origin)[0]
-        around = {"bos": before[:1], "eos": behind[-1:]}
-        self.fields, self.types = fields, types
-        self.names = names = names | {name: fast.id_to_token(ids[0]) for name, ids in around.items() if ids}
-        ids = {name: fast.token_to_id(token) for name, token in names.items()}
-        self.bos, self.eos = ids["bos"], ids["eos"]
-        self.pad, self.mask, self.unk = ids["pad"], ids["mask"], ids.get("unk", ids["pad"])
-        self._vocab = fast.get_vocab(with_added_tokens=True)
-        self.token_bytes = self._bytes_of_tokens()
-
-    def __len__(self) -> int:
-        """One more than the greatest id: there may be gaps."""
-        return max(self._vocab.values()) + 1
-
-    @functools.cached_property
-    def hash(self) -> str:
-        """SHA-256 over all of it, in one canonical form."""
-        return hashlib.sha256(to_json([self.fields, self.names]).encode()).hexdigest()
-
-    @functools.cached_property
-    def text_ids(self) -> np.ndarray:
-        """Every id that there is but those of the special tokens, ascending. int32 [n]."""
-        return np.setdiff1d(np.array(sorted(self._vocab.values()), np.int32), list(self.special.values()))
-
-    def _bytes_of_tokens(self) -> list[bytes]:
-        kinds = {part["type"] for part in _parts(self.fields.get("decoder"), "decoders")}
-        found = [b""] * len(self)
-        for token, i in self._vocab.items():
-            if "ByteLevel" in kinds and BYTE_OF.keys() >= set(token):
-                found[i] = bytes(BYTE_OF[character] for character in token)
-            elif "ByteFallback" in kinds and re.fullmatch("<0x[0-9A-F]{2}>", token):
-                found[i] = bytes([int(token[3:5], 16)])
-            elif "Metaspace" in kinds or "Replace" in kinds:
-                found[i] = token.replace("▁", " ").encode()
-            elif "WordPiece" in kinds and len(token) > 2 and token.startswith("##"):
-                found[i] = token[2:].encode()
-            else:
-                found[i] = token.encode() if "ByteLevel" in kinds else f" {token}".encode()
-        for i in (self.bos, self.pad, self.eos, self.mask):
-            found[i] = b""
-        found[self.unk] = b"" if "ByteLevel" in kinds or self.unk == self.pad else " \ufffd".encode()
-        return found
-
-    @functools.cached_property
-    def _plain(self) -> tokenizers.Tokenizer:
-        """The same with names for the special tokens that no text has."""
-        hidden = {name: f"\ue000{name}\ue001" for name in self.names.values()}
-        model = dict(self.fields["model"])
-        if isinstance(model["vocab"], dict):
-            model["vocab"] = {hidden.get(token, token): i for token, i in model["vocab"].items()}
-        else:
-            model["vocab"] = [[hidden.get(token, token), score] for token, score in model["vocab"]]
-        if model.get("unk_token"):
-            model["unk_token"] = hidden.get(model["unk_token"], model["unk_token"])
-        added = [token | {"content": hidden.get(token["content"], token["content"])} for token in self.fields["added_tokens"]]
-        return tokenizers.Tokenizer.from_str(
-            to_json(self.fields | {"model": model, "added_tokens": added, "post_processor": None})
-        )
-
-    def encode(self, text: str | bytes) -> np.ndarray:
-        """Ids of a text, or of any bytes, without special tokens: `<mask>` in the text is six characters. int32 [n]."""
-        return np.array(self._plain.encode(readable(text), add_special_tokens=False).ids, np.int32)
-
-    def bytes_lost(self, text: str) -> int:
-        """How many bytes of a text `<unk>` stands for."""
-        text = readable(text)
-        encoded = self._plain.encode(text, add_special_tokens=False)
-        unknown = (span for i, span in zip(encoded.ids, encoded.offsets) if i == self.unk)
-        return sum(len(text[start:end].encode()) for start, end in unknown)
-
-    def fast(self) -> tokenizers.Tokenizer:
-        """A new one of the `tokenizers` library, for who changes it; `library` is this one's own."""
-        return tokenizers.Tokenizer.from_str(to_json(self.fields))
-
-    def save(self, folder: str | Path) -> None:
-        storage.write_text(storage.join(folder, JSON), dumped(self.fields))
-        storage.write_json(storage.join(folder, "tokenizer_config.json"), self.settings())
-
-    def settings(self) -> dict[str, Any]:
-        """What tokenizer_config.json must say for every version of transformers to take tokenizer.json as it is."""
-        names = {
-            f"{role}_token": self.names[name] for name, (roles, _) in _NAMES.items() if name in self.names for role in roles
-        }
-        names |= {f"{role}_token": token for role, token in zip(("cls", "sep"), self._around()) if token}
-        spaced = [part.get("add_prefix_space", False) for part in _parts(self.fields.get("pre_tokenizer"), "pretokenizers")]
-        inputs = ["input_ids", *(["token_type_ids"] if self.types else []), "attention_mask"]
-        whole = {"tokenizer_class": "PreTrainedTokenizerFast", "add_prefix_space": any(spaced), "model_input_names": inputs}
-        return whole | names
-
-    def _around(self) -> Iterator[str | None]:
-        by_id = {i: token for token, i in self._vocab.items()}
-        return (by_id.get(i) for i in (self.bos, self.eos))
-
-
-def _parts(section: dict[str, Any] | None, name: str) -> Sequence[dict[str, Any]]:
-    """The parts of a section of tokenizer.json, which is one of them or a sequence."""
-    return () if not section else section.get(name) or (section,)
 
 
 def readable(text: str | bytes) -> str:

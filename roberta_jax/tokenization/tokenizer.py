@@ -95,6 +95,11 @@ class Tokenizer:
         """Every id but those of the special tokens, ascending. int32 [n]."""
         return np.setdiff1d(np.arange(len(self), dtype=np.int32), list(self.special.values()))
 
+    @property
+    def prefixes(self) -> bool:
+        """Whether it puts something before a text, such as a space: a text's sentences have it each where they stand alone."""
+        return False
+
     def encode_batch(self, texts: Sequence[str | bytes]) -> list[np.ndarray]:
         """`encode` for many texts, on as many threads as there are cores (the libraries let go of the interpreter)."""
         chunks = [texts[start : start + 64] for start in range(0, len(texts), 64)]
