@@ -38,7 +38,8 @@ class CorpusConfig(ReaderConfig):
     source: tuple[str, ...] = option(
         ("docs",),
         "files, folders and globs of .txt, .jsonl, .json, .parquet (plain, .gz, .zst), here or behind a URL (gs://, s3://); a "
-        "prepared corpus, but not for prepare; tfds:NAME[:split]; or docs, the docstrings of Python packages installed here",
+        "prepared corpus, but not for prepare; tfds:NAME[:version][:split]; or docs, the docstrings of Python packages "
+        "installed here",
     )
     tokenizer: int | str = option(
         50_265,

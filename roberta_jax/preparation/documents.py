@@ -8,11 +8,13 @@ read on their own, in any process and any order, and groups the pieces into shar
 """
 
 import functools
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from roberta_jax import storage
 from roberta_jax.errors import UserError
@@ -40,6 +42,7 @@ LONGEST_DOCUMENT = 8 << 20  # bytes; a longer one goes on as the next document, 
 SMALLEST_SHARD = 8 << 20  # bytes of source
 MOST_SHARDS = 512  # about, until they are of the largest
 LARGEST_SHARD = 512 << 20  # bytes of source
+MOST_OPENED = 1 << 15  # shards, two files each, of which Linux lets a process map 65,530
 FIRST_BAD = 5  # of the bad records of a shard are named
 
 
@@ -92,7 +95,10 @@ def resolve(
             path = str(collect_docstrings(cache_dir, processes)) if source == "docs" else source
             files[source] = _files_of(path, reading, evaluation)
     total = sum(file.size for of_source in files.values() for file in of_source)
-    piece_bytes = min(max(SMALLEST_SHARD, total // MOST_SHARDS), LARGEST_SHARD)
+    of_tfds = sum(_split_of_tfds(source)[2].num_bytes for source in sources if _is_tfds(source))
+    piece_bytes = _piece_bytes(total)
+    if of_tfds // piece_bytes >= MOST_OPENED:  # less is cut as it was before this was asked, and keeps its rows
+        piece_bytes = _piece_bytes(total + of_tfds)
     pieces = []
     with ThreadPoolExecutor(32) as threads:  # a store far away takes its time to answer, and a file may need many questions
         for source in sources:
@@ -104,6 +110,10 @@ def resolve(
     if not pieces:
         raise UserError(f"{name} {', '.join(sources) or 'is empty and'} holds no text at all; expected at least one document.")
     return _shards_of(pieces, piece_bytes)
+
+
+def _piece_bytes(total: int) -> int:
+    return min(max(SMALLEST_SHARD, total // MOST_SHARDS), LARGEST_SHARD)
 
 
 def _is_tfds(source: str) -> bool:
@@ -193,16 +203,24 @@ def _may_be_a_text_a_line(path: str) -> bool:
     return count > 1
 
 
+def _split_of_tfds(source: str) -> tuple[str, str, Any]:
+    """(name, split, what TFDS knows of it) of tfds:NAME[:VERSION][:SPLIT]; a version is part of TFDS' own name."""
+    name, _, split = source.removeprefix("tfds:").partition(":")
+    if re.match(r"[\d*]+\.[\d*]+\.[\d*]+(:|$)", split):
+        version, _, split = split.partition(":")
+        name = f"{name}:{version}"
+    splits, split = tfds_builder(name).info.splits, split or "train"
+    if split not in splits:
+        raise UserError(f"{source}: there is no split {split!r}, there are {', '.join(splits)}.")
+    return name, split, splits[split]
+
+
 def _pieces_of_tfds(source: str, piece_bytes: int) -> list[Piece]:
     """Of as many examples each as have about `piece_bytes`."""
-    name, _, split = source.removeprefix("tfds:").partition(":")
-    builder, split = tfds_builder(name), split or "train"
-    if split not in builder.info.splits:
-        raise UserError(f"{source}: there is no split {split!r}, there are {', '.join(builder.info.splits)}.")
-    info = builder.info.splits[split]
+    name, split, info = _split_of_tfds(source)
     examples = info.num_examples
     each = max(1, examples * piece_bytes // max(1, info.num_bytes))
-    fingerprint = (str(builder.info.full_name), split, examples)
+    fingerprint = (str(tfds_builder(name).info.full_name), split, examples)
     return [
         Piece("tfds", f"{name}:{split}", start, min(start + each, examples), piece_bytes, fingerprint)
         for start in range(0, examples, each)
@@ -273,7 +291,9 @@ def _documents_of_records(piece: Piece, reading: ReaderConfig, counts: Counts) -
         rows = FORMATS[piece.kind].read(piece.path, piece.start, piece.stop, column, bad)
     for place, record in rows:
         text = record.get(column) if isinstance(record, dict) else None
-        if isinstance(text, bytes):
+        if text is None and isinstance(record, dict) and column in record:  # a null: an empty text, as in Parquet
+            yield b""
+        elif isinstance(text, bytes):
             yield text
         elif isinstance(text, str):
             try:

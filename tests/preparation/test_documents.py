@@ -7,6 +7,7 @@ import random
 import shutil
 import subprocess
 import sysconfig
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -208,6 +209,16 @@ def test_the_cases_of_others(cases, tmp_path, capsys):
         everything([cases / "data" / "zero_bytes.txt.gz"], tmp_path)
 
 
+@pytest.mark.parametrize("kind", ["jsonl", "json", "parquet"])
+def test_a_null_is_an_empty_document(tmp_path, kind):
+    records, counts = [{"text": None}, {"text": "a"}], Counts()
+    if kind == "parquet":
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(records), tmp_path / "a.parquet")
+    else:
+        (tmp_path / f"a.{kind}").write_text("\n".join(map(json.dumps, records)))
+    assert everything([tmp_path / f"a.{kind}"], tmp_path, counts=counts) == ["a"] and counts.empty == 1
+
+
 @pytest.mark.parametrize("ending", [".gz", ".zst"])
 @pytest.mark.parametrize("kind", ["txt", "jsonl", "parquet", "json"])
 def test_a_download_that_never_began_is_a_bad_record(tmp_path, kind, ending):
@@ -394,7 +405,14 @@ def test_docstrings_are_collected_again_only_where_packages_changed(installed, t
     (installed / "new.py").write_text('"""New."""')
     second = collect_docstrings(tmp_path / "cache", 1)
     assert second != first and "New." in second.read_text()
-    assert sorted(path.name for path in (tmp_path / "cache").iterdir()) == sorted([first.name, second.name])
+    assert sorted(path.name for path in (tmp_path / "cache").glob("docs-*.jsonl")) == sorted([first.name, second.name])
+
+
+def test_two_first_starts_at_once_collect_docstrings_once(installed, tmp_path):
+    """The file would have two times, and be two texts."""
+    with ThreadPoolExecutor() as threads:
+        found = threads.map(lambda _: (path := collect_docstrings(tmp_path, 1), path.stat().st_mtime_ns), range(2))
+    assert len(set(found)) == 1
 
 
 # TensorFlow Datasets
@@ -434,6 +452,20 @@ def test_a_data_set_of_tfds(tfds_texts, tmp_path, monkeypatch, smallest):
     assert len(resolve(["tfds:roberta_jax_texts"], ReaderConfig(), tmp_path, 1)) > (1 if smallest == 2_000 else 0)
 
 
+def test_a_version_is_part_of_the_name_of_a_data_set_of_tfds(tfds_texts, tmp_path):
+    for split, expected in (("", tfds_texts[:180]), (":train", tfds_texts[:180]), (":test", tfds_texts[180:])):
+        assert sorted(everything([f"tfds:roberta_jax_texts:1.0.0{split}"], tmp_path)) == sorted(expected)
+
+
+def test_a_data_set_of_tfds_has_no_more_shards_than_can_be_opened(tfds_texts, tmp_path, monkeypatch):
+    """One that had fewer keeps them."""
+    monkeypatch.setattr(D, "SMALLEST_SHARD", 500)
+    monkeypatch.setattr(D, "MOST_SHARDS", 4)
+    before = len(resolve(["tfds:roberta_jax_texts"], ReaderConfig(), tmp_path, 1))
+    monkeypatch.setattr(D, "MOST_OPENED", before // 2)
+    assert before > 8 and 4 <= len(resolve(["tfds:roberta_jax_texts"], ReaderConfig(), tmp_path, 1)) <= 6
+
+
 def test_processes_that_do_not_know_a_data_set_find_it_by_its_name(tfds_texts, small_corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(D, "SMALLEST_SHARD", 5_000)
     recipe = CorpusConfig(("tfds:roberta_jax_texts",), str(small_corpus.folder / "tokenizer"), length=64, valid_fraction=0.1)
@@ -444,6 +476,7 @@ def test_processes_that_do_not_know_a_data_set_find_it_by_its_name(tfds_texts, s
 def test_what_tfds_cannot_give_is_named(tfds_texts, tmp_path):
     for source, said in (
         ("tfds:roberta_jax_texts:dev", "'dev'.*train, test"),
+        ("tfds:roberta_jax_texts:1.0.0:dev", "'dev'.*train, test"),
         ("tfds:roberta_jax_texts:train[:10%]", "train, test"),
         ("tfds:there_is_no_such_thing", "tfds:there_is_no_such_thing.*not found"),
     ):
