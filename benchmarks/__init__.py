@@ -1,11 +1,14 @@
 """Side-by-side measurements: the sides take turns in one run, and a table tells the median and the spread."""
 
+import importlib.util
 import os
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+
+from roberta_jax.errors import UserError
 
 ASSETS = Path(os.environ.get("ROBERTA_TEST_ASSETS", Path(__file__).parents[2] / "shared" / "assets"))  # public data
 
@@ -14,19 +17,50 @@ def machine() -> str:
     return f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
 
 
+def there(module: str) -> bool:
+    """Whether Python finds it."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def needs(*modules: str, paths: Iterable[Path] = ()) -> None:
+    """Called before a benchmark works: what it imports, and the public data that it reads.
+
+    Raises:
+      UserError: one of these is not there.
+    """
+    if missing := [module for module in modules if not there(module)]:
+        names = " ".join(missing).replace(".", "-")
+        raise UserError(f"{', '.join(missing)}: not installed, and needed here: pip install {names}.")
+    for path in paths:
+        if not path.exists():
+            raise UserError(f"{path} is not there; CONTRIBUTING.md says where tests and benchmarks look for public data.")
+
+
 def in_turn(sides: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Seconds of every side in every round; each second round goes the other way round."""
+    """Seconds of every side in every round; each second round goes the other way round.
+
+    Args:
+      sides: one that returns a float has timed itself: its seconds are that.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for number in range(rounds):
         for name in list(sides)[:: 1 if number % 2 == 0 else -1]:
             started = time.perf_counter()
-            sides[name]()
-            seconds[name].append(time.perf_counter() - started)
+            own = sides[name]()
+            seconds[name].append(own if isinstance(own, float) else time.perf_counter() - started)
     return seconds
 
 
 def spread(values: list[float]) -> dict[str, float]:
     return {"median": statistics.median(values), "smallest": min(values), "largest": max(values)}
+
+
+def between(values: dict[str, float], form: str) -> str:
+    """What `spread` gives, as it stands in a line."""
+    return f"{values['median']:{form}} ({values['smallest']:{form}} to {values['largest']:{form}})"
 
 
 def compare(seconds: dict[str, list[float]], amount: float) -> dict:

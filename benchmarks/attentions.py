@@ -18,7 +18,8 @@ import jax
 import jax.numpy as jnp
 
 from benchmarks import compare, comparison_lines, in_turn
-from roberta_jax.model.attention import ATTENTIONS, attend, xla_attention
+from roberta_jax.errors import UserError, exit_with_sentence
+from roberta_jax.model.attention import ATTENTIONS, kernel_for, xla_attention
 from roberta_jax.model.dropout import row_keys
 from roberta_jax.model.tracing import on_gpu, on_one_device
 from roberta_jax.training.sharding import make_mesh
@@ -105,6 +106,18 @@ def gpu_kernel() -> Callable:
     return partial(gpu_attention, interpret=jax.default_backend() != "gpu")
 
 
+def own_kernel(qkv: jax.Array, heads: int, *rest) -> jax.Array:
+    """`attention.attend`, where it does not fall back to XLA's."""
+    try:
+        if kernel := kernel_for(qkv, heads):
+            return kernel(qkv, heads, *rest)
+        why = "see docs/performance.md for the rows, heads and devices that have one"
+    except ImportError as error:
+        why = str(error)
+    size = qkv.shape[-1] // 3 // heads
+    raise UserError(f"rows of {qkv.shape[1]} and heads of {size} have no kernel on {jax.devices()[0].device_kind}: {why}.")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.attentions", description=__doc__.split("\n")[0])
     for name, default in (("rows", 32), ("length", 512), ("heads", 12), ("size", 64)):
@@ -115,7 +128,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     args = parser.parse_args()
     backend = jax.default_backend()
-    kernel = gpu_kernel() if backend == "cpu" else attend
+    kernel = gpu_kernel() if backend == "cpu" else own_kernel
     sides = {"kernel": kernel, "XLA": xla_attention}
     if not args.dropout and backend != "cpu":
         sides |= {"cuDNN": cudnn} if backend == "gpu" else {"splash": splash}
@@ -147,4 +160,4 @@ def lines(found: dict) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    exit_with_sentence(main)

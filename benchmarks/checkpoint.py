@@ -13,13 +13,13 @@ from pathlib import Path
 
 import jax
 
-from benchmarks import machine, spread, table
+from benchmarks import machine, needs, spread, table
 from benchmarks.sides import Case
+from roberta_jax.errors import exit_with_sentence
 from roberta_jax.memory import use_huge_pages
 from roberta_jax.model.config import RobertaConfig
 from roberta_jax.model.heads import init_masked_lm
 from roberta_jax.pretraining.losses import masked_lm_loss
-from roberta_jax.training.checkpoint import Checkpoints
 from roberta_jax.training.optimizer import OptimizerConfig
 from roberta_jax.training.sharding import batch_sharding, make_mesh
 from roberta_jax.training.step import build_step
@@ -33,6 +33,9 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=12, help="of base's shape")
     parser.add_argument("--json", action="store_true", help="print JSON instead of the table")
     args = parser.parse_args()
+    needs("tensorboardX")
+    from roberta_jax.training.checkpoint import Checkpoints
+
     gpu = jax.default_backend() == "gpu"
     config = RobertaConfig(num_layers=args.layers, dtype="bfloat16" if gpu else "float32")
     mesh, optimizer, loss = make_mesh(), OptimizerConfig(warmup_steps=10), masked_lm_loss(config)
@@ -84,4 +87,4 @@ def lines(found: dict) -> list[str]:
 
 if __name__ == "__main__":
     use_huge_pages()  # as main does
-    main()
+    exit_with_sentence(main)

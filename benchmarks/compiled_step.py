@@ -16,7 +16,9 @@ from functools import partial
 from importlib.metadata import distributions
 from typing import Any
 
+from benchmarks import needs
 from roberta_jax import planning
+from roberta_jax.errors import exit_with_sentence
 from roberta_jax.hardware import GIB, Topology, parse_topology
 
 ATTENTIONS = ("kernel", "xla", "jax")
@@ -75,6 +77,7 @@ def main() -> None:
     parser.add_argument("--length", type=int, default=512, help="default %(default)s")
     parser.add_argument("--json", action="store_true", help="print one JSON object a line instead of the table")
     args = parser.parse_args()
+    needs("ml_collections")
     if not args.json:
         there = {package.name: package.version for package in distributions()}
         compilers = [f"{name} {there[name]}" for name in COMPILERS if name in there]
@@ -89,4 +92,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    exit_with_sentence(main)

@@ -9,7 +9,6 @@ counts what is repeated, and hashes what it writes. `datasets` has to be install
 """
 
 import argparse
-import importlib.util
 import json
 import os
 import subprocess
@@ -17,7 +16,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from benchmarks import ASSETS, compare, comparison_lines, in_turn
+from benchmarks import ASSETS, compare, comparison_lines, in_turn, needs
 from benchmarks.tokenizer import documents
 from roberta_jax.errors import UserError, exit_with_sentence
 from roberta_jax.tokenization.tokenizer import ByteLevelBPE
@@ -61,8 +60,7 @@ def main() -> None:
     if args.peer:
         print(run_mlm(args.peer, args.vocab, args.length, args.processes))
         return
-    if importlib.util.find_spec("datasets") is None:
-        raise UserError("datasets is not installed, beside which this measures: pip install datasets.")
+    needs("datasets", "transformers")
     result = measure(args.source, args.megabytes, args.vocab, args.length, args.processes, args.rounds)
     print(json.dumps(result) if args.json else "\n".join(lines(result)))
 

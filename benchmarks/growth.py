@@ -22,8 +22,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from benchmarks import ASSETS, in_turn, spread
+from benchmarks import ASSETS, in_turn, needs, spread
 from benchmarks.sides import Case, masked_lm_step
+from roberta_jax.errors import exit_with_sentence
 from roberta_jax.memory import use_huge_pages
 from roberta_jax.model.config import RobertaConfig
 from roberta_jax.model.flops import train_flops
@@ -131,6 +132,7 @@ def many_times(corpus: Path, times: int, out: Path) -> None:
 
 def of_batches(folder: Path, rounds: int) -> tuple[dict[str, list[list[float]]], list[int]]:
     """Seconds of a batch and of the first batch, [sizes, rounds] under each grid's name; the rows of each corpus."""
+    from benchmarks.input_pipeline import seconds_of
     from roberta_jax.data.corpus import Corpus
     from roberta_jax.data.masking import Masking
     from roberta_jax.data.pipeline import train_batches
@@ -139,15 +141,13 @@ def of_batches(folder: Path, rounds: int) -> tuple[dict[str, list[list[float]]],
 
     recipe = CorpusConfig((str(ASSETS / "text"),), str(ASSETS / "roberta-vocab"), length=LENGTH)
     once = prepare(recipe, folder / "corpus", folder / "cache")
-    corpora, streams, masking = {}, {}, Masking()
+    corpora, masking = {}, Masking()
     for times in GRIDS["corpus"]:
         many_times(once.folder, times, folder / f"times-{times}")
         corpora[times] = Corpus(folder / f"times-{times}")
-        streams[times] = train_batches(corpora[times], masking, BATCH_ROWS, seed=0)
 
-    def batches(times: int) -> None:
-        for _ in range(BATCHES):
-            next(streams[times])
+    def batches(times: int) -> float:
+        return seconds_of(train_batches(corpora[times], masking, BATCH_ROWS, seed=0), BATCHES)
 
     def first(step: int) -> None:
         next(train_batches(once, masking, BATCH_ROWS, seed=0, first_step=step))
@@ -219,10 +219,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="default %(default)s")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     args = parser.parse_args()
+    needs("tensorflow", paths=[ASSETS / "text", ASSETS / "roberta-vocab"])
     found = measure(args.rounds)
     print(json.dumps(found) if args.json else "\n".join(lines(found)))
 
 
 if __name__ == "__main__":
     use_huge_pages()  # as main does
-    main()
+    exit_with_sentence(main)

@@ -20,14 +20,18 @@ import time
 from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from benchmarks import ASSETS
-from roberta_jax.verify_resume import Kill, differences, finish, kills_for, run_killed, start
+from benchmarks import ASSETS, needs
+from roberta_jax.errors import exit_with_sentence
+
+if TYPE_CHECKING:
+    from roberta_jax.verify_resume import Kill
 
 EVAL_EVERY = 5
 
 
-def aimed(kills: list[Kill], unsound: Iterable[int], steps: int) -> list[Kill]:
+def aimed(kills: list["Kill"], unsound: Iterable[int], steps: int) -> list["Kill"]:
     """The kills, of which each that can is a SIGTERM in an unsound step, and all other SIGTERMs are in evaluated ones.
 
     A signal comes when the step two before is in the metrics: the next one is under way by then, and has looked for signals.
@@ -68,6 +72,9 @@ def main() -> None:
     parser.add_argument("--source", default=str(ASSETS / "text"), help="data.source (default %(default)s)")
     parser.add_argument("--out", type=Path, help="where to write JSON")
     args = parser.parse_args()
+    needs("tensorflow", "ml_collections", "tensorboardX")
+    from roberta_jax.verify_resume import differences, finish, kills_for, run_killed, start
+
     fields = {
         "steps": args.steps, "log_every": 1, "checkpoint_every": 3, "eval_every": EVAL_EVERY, "model.dropout": 0.1,
         "optimizer.warmup_steps": 10, "data.source": args.source, "guard.spike_above": 0.4, "guard.skip_above": 1.3,
@@ -115,4 +122,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    exit_with_sentence(main)

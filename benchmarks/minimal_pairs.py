@@ -20,8 +20,9 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from benchmarks import ASSETS, compare, comparison_lines, in_turn
+from benchmarks import ASSETS, compare, comparison_lines, in_turn, needs
 from roberta_jax import inference
+from roberta_jax.errors import exit_with_sentence
 from roberta_jax.pairs import suites
 from roberta_jax.tokenization.pretrained import LosslessTokenizer
 from roberta_jax.tokenization.tokenizer import ByteLevelBPE
@@ -103,6 +104,8 @@ def main() -> None:
     parser.add_argument("--slots", action="store_true", help="a loop too whose head gets the masked slots alone")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     args = parser.parse_args()
+    vocabulary = [ASSETS / "roberta-vocab"] * (args.shape == "base")
+    needs("torch", "transformers", paths=[SUITES / "blimp", SUITES / "zorro", *vocabulary])
     gpu = jax.default_backend() == "gpu"
     read = suites.read([str(SUITES / "blimp"), str(SUITES / "zorro")], pairs=args.pairs)
     texts = [sentence for suite in read for paradigm in suite.paradigms for pair in paradigm.pairs for sentence in pair]
@@ -133,4 +136,4 @@ def lines(found: dict) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    exit_with_sentence(main)

@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 
 from benchmarks.tokenizer import documents
+from roberta_jax.errors import exit_with_sentence
 
 
 def write_text(folder: Path, megabytes: float, files: int = 16) -> int:
@@ -116,4 +117,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    exit_with_sentence(main)

@@ -8,6 +8,7 @@ the test assets or of a package, is named with its reason. About an hour on two 
 """
 
 import argparse
+import importlib
 import json
 import shlex
 import subprocess
@@ -15,56 +16,40 @@ import sys
 from datetime import date
 from pathlib import Path
 
-import matplotlib
-
-matplotlib.use("agg")
-from matplotlib import pyplot as plt  # noqa: E402
-
-from benchmarks import (  # noqa: E402
-    checkpoint,
-    finetune,
-    growth,
-    inference,
-    input_pipeline,
-    spread,
-    startup,
-    tokenizer,
-    train_step,
-    whole_run,
-)
-from benchmarks.sides import LIMIT, Case  # noqa: E402
+from benchmarks import between, needs, spread, train_step
+from benchmarks.sides import LIMIT, OURS, Case
+from roberta_jax.errors import exit_with_sentence
 
 MIDDLE = (
     "--config.model.hidden_size=512 --config.model.num_layers=6 --config.model.intermediate_size=2048 "
     "--config.model.num_heads=8"
 )
-PARTS = {  # name → title, module, what the module makes lines of, and its commands
+PARTS = {  # name → title, module, which makes lines of what it found, and its commands
     "step": (
         "One step beside its peers",
-        train_step,
+        "train_step",
         [f"--rows {rows} --rounds 3 --steps 1" for rows in ("8 --length 128", "2 --length 512")],
     ),
-    "finetune": ("Fine-tuning beside the Trainer", finetune, ["--rounds 3"]),
-    "inference": ("Texts to vectors beside transformers", inference, ["--rounds 3"]),
-    "tokenizer": ("Encoding beside tokenizers", tokenizer, [""]),
-    "pipeline": ("Masked batches beside the collator", input_pipeline, [""]),
-    "checkpoint": ("Checkpoints", checkpoint, [""]),
-    "start": ("From the command to the first step", startup, [""]),
+    "finetune": ("Fine-tuning beside the Trainer", "finetune", ["--rounds 3"]),
+    "inference": ("Texts to vectors beside transformers", "inference", ["--rounds 3"]),
+    "tokenizer": ("Encoding beside tokenizers", "tokenizer", [""]),
+    "pipeline": ("Masked batches beside the collator", "input_pipeline", [""]),
+    "checkpoint": ("Checkpoints", "checkpoint", [""]),
+    "start": ("From the command to the first step", "startup", [""]),
     "whole": (
         "The whole run beside the bare step",
-        whole_run,
+        "whole_run",
         ["", f"--steps 60 --log_every 10 --rounds 2 {MIDDLE} --config.eval_every=30 --config.checkpoint_every=30"],
     ),
-    "growth": ("How time grows", growth, [""]),
+    "growth": ("How time grows", "growth", [""]),
 }
 
 
 def measure(part: str, flax_python: str) -> list[dict]:
     """[{"command", "found"}], of each of the part's commands; of one that failed "failed", its last words."""
-    module = PARTS[part][1].__name__
     measured = []
     for arguments in PARTS[part][2]:
-        words = ["-m", module, *shlex.split(arguments)]
+        words = ["-m", f"benchmarks.{PARTS[part][1]}", *shlex.split(arguments)]
         hidden = ["--flax_python", flax_python] if flax_python and part == "step" else []
         done = subprocess.run([sys.executable, *words, *hidden, "--json"], capture_output=True, text=True)
         command = shlex.join(["python", *words] + ["--flax_python", "PYTHON"] * bool(hidden))
@@ -87,12 +72,15 @@ def summary(measured: dict[str, list[dict]]) -> list[str]:
     for one in found_in(measured, "step"):
         case = Case(**one["case"])
         of = {row["side"]: row for row in train_step.rows_of(one) if "failed" not in row}
-        what, rate = f"training step of {case.shape}, {case.rows} × {case.length}", of["roberta_jax"]["tokens/s"]["median"]
+        if OURS not in of:
+            continue
+        what, rate = f"training step of {case.shape}, {case.rows} × {case.length}", of[OURS]["tokens/s"]["median"]
         for side, expected in (("PyTorch eager", 1.5), ("FlaxRoberta", 1.35)):
             if side in of:
                 ratio = f"{between(of[side]['ratio'], '.2f')} times as fast"
                 rows.append((what, f"{rate:,.0f} tokens/s", side, ratio, f"{expected:g} times"))
-        rows.append((what, f"{rate:,.0f} tokens/s", LIMIT, f"{between(of['roberta_jax']['share'], '.1%')} of it", "65%"))
+        if "share" in of[OURS]:
+            rows.append((what, f"{rate:,.0f} tokens/s", LIMIT, f"{between(of[OURS]['share'], '.1%')} of it", "65%"))
     for one in found_in(measured, "finetune"):
         for name, comparison in one["rows"].items():
             compared(f"fine-tuning step of base, {name}", comparison, "steps/s", 1.2)
@@ -119,16 +107,17 @@ def found_in(measured: dict[str, list[dict]], part: str) -> list[dict]:
     return [one["found"] for one in measured.get(part, []) if "found" in one]
 
 
-def between(values: dict[str, float], form: str) -> str:
-    return f"{values['median']:{form}} ({values['smallest']:{form}} to {values['largest']:{form}})"
-
-
 def picture(measured: dict[str, list[dict]], path: Path) -> bool:
     """Rates of a step's sides, and times against what grows; whether there is anything to show."""
     plots = [(found, None) for found in found_in(measured, "step")]
     plots += [(found, name) for found in found_in(measured, "growth") for name in found["growth"] if name != "first step"]
     if not plots:
         return False
+    import matplotlib
+
+    matplotlib.use("agg")
+    from matplotlib import pyplot as plt
+
     figure, axes = plt.subplots(-(-len(plots) // 3), 3, figsize=(13, 3.4 * -(-len(plots) // 3)), squeeze=False)
     for axis, (found, name) in zip(axes.flat, plots):
         if name is None:
@@ -163,6 +152,13 @@ def picture(measured: dict[str, list[dict]], path: Path) -> bool:
     return True
 
 
+def lines(module: str, one: dict) -> list[str]:
+    """What a command found, as its module shows it, or why it did not."""
+    if "failed" in one:
+        return [f"It failed: {one['failed']}"]
+    return importlib.import_module(f"benchmarks.{module}").lines(one["found"])
+
+
 def write(measured: dict[str, list[dict]], day: str, out: Path) -> Path:
     path = out / f"performance-{day}.md"
     text = [f"# Performance, {day}", *summary(measured)]
@@ -171,8 +167,7 @@ def write(measured: dict[str, list[dict]], day: str, out: Path) -> Path:
     for part, (title, module, _) in PARTS.items():
         text += ["", f"## {title}"] if part in measured else []
         for one in measured.get(part, []):
-            table = module.lines(one["found"]) if "found" in one else [f"It failed: {one['failed']}"]
-            text += ["", f"    {one['command']}", "", *table]
+            text += ["", f"    {one['command']}", "", *lines(module, one)]
     notes = out / f"performance-{day}-notes.md"  # what a person has to say to them
     text += ["", notes.read_text().rstrip()] if notes.exists() else []
     path.write_text("\n".join(text) + "\n")
@@ -189,6 +184,7 @@ def main() -> None:
     if unknown := set(parts) - set(PARTS):
         parser.error(f"--parts: {', '.join(unknown)}; there are {', '.join(PARTS)}")
     kept = args.out / f"performance-{day}.json"
+    needs("matplotlib")
     measured = json.loads(kept.read_text()) if kept.exists() else {}
     for part in parts:
         print(f"{part}: {PARTS[part][0]}", flush=True)
@@ -198,4 +194,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    exit_with_sentence(main)

@@ -20,7 +20,8 @@ import tempfile
 import time
 from pathlib import Path
 
-from benchmarks import machine, spread, table
+from benchmarks import machine, needs, spread, table
+from roberta_jax.errors import exit_with_sentence
 
 MAIN = [sys.executable, "-m", "roberta_jax.main"]
 IMPORTS = [sys.executable, "-c", "import os, roberta_jax.main, roberta_jax.pretraining.job; os._exit(0)"]
@@ -65,6 +66,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="default %(default)s")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the table")
     args, fields = parser.parse_known_args()
+    needs("tensorflow", "ml_collections", "tensorboardX")
     run = [*MAIN, f"--config={args.config}", "--config.log_every=1", *fields]
     seconds: dict[str, list[float]] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -89,4 +91,4 @@ def lines(found: dict) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    exit_with_sentence(main)

@@ -17,6 +17,7 @@ import tokenizers
 
 from benchmarks import compare, comparison_lines, in_turn
 from roberta_jax import storage
+from roberta_jax.errors import exit_with_sentence
 from roberta_jax.preparation.config import ReaderConfig
 from roberta_jax.preparation.documents import Counts, read, resolve
 from roberta_jax.tokenization.tokenizer import ByteLevelBPE
@@ -67,4 +68,4 @@ def lines(found: dict) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    exit_with_sentence(main)

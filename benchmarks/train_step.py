@@ -29,8 +29,9 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 
-from benchmarks import machine, spread
+from benchmarks import between, machine, spread
 from benchmarks.sides import LIMIT, OURS, SIDES, Case
+from roberta_jax.errors import exit_with_sentence
 from roberta_jax.memory import use_huge_pages
 
 NO_TIME = "no time left"
@@ -91,8 +92,7 @@ class Worker:
 
 def work(side: str, case: Case) -> None:
     """The worker's end."""
-    if side == OURS:
-        use_huge_pages()  # as main does
+    use_huge_pages()  # as main does, for every side
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)  # what a library prints is no answer
     made = SIDES[side](case)
@@ -182,19 +182,25 @@ def measure(
     return [{"case": dataclasses.asdict(case), "sides": of, "machine": where} for case, of in zip(cases, of_case)]
 
 
+def nvidia_smi(fields: str) -> str:
+    """What it says of these fields, parted by commas: a line a GPU, or nothing."""
+    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return "" if done.returncode else done.stdout.strip()
+
+
 def gpus() -> str:
     """Their names, or nothing."""
-    try:
-        asked = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
-        return ", ".join(subprocess.run(asked, capture_output=True, text=True).stdout.strip().splitlines())
-    except OSError:
-        return ""
+    return ", ".join(nvidia_smi("name").splitlines())
 
 
 def rows_of(found: dict) -> list[dict]:
-    """Of each side the tokens a second, the first one's ratio to it, and its share of the limit: median and spread."""
+    """Of each side the tokens a second, and, where these were measured, ours' ratio to it and its share of the limit."""
     tokens, sides = found["case"]["rows"] * found["case"]["length"], found["sides"]
-    ours = next((side["seconds"] for name, side in sides.items() if name != LIMIT and side.get("seconds")), None)
+    ours = sides.get(OURS, {}).get("seconds")
     rows = []
     for name, side in sides.items():
         if not side.get("seconds"):
@@ -202,7 +208,8 @@ def rows_of(found: dict) -> list[dict]:
             continue
         row = {"side": name, "prepared": side["prepared"], "memory": side["memory"]}
         row["tokens/s"] = spread([tokens / s for s in side["seconds"]])
-        row["ratio"] = spread([theirs / mine for mine, theirs in zip(ours or side["seconds"], side["seconds"])])
+        if ours:
+            row["ratio"] = spread([theirs / mine for mine, theirs in zip(ours, side["seconds"])])
         if sides.get(LIMIT, {}).get("seconds"):
             row["share"] = spread([limit / s for limit, s in zip(sides[LIMIT]["seconds"], side["seconds"])])
         rows.append(row)
@@ -226,14 +233,11 @@ def lines(found: dict) -> list[str]:
         if "failed" in row:
             table.append(f"| {row['side']} | – | {row['failed']} | | | |")
             continue
-        rate, ratio = row["tokens/s"], row["ratio"]
         cells = [
             row["side"],
-            f"{rate['median']:,.0f} ({rate['smallest']:,.0f} to {rate['largest']:,.0f})",
-            f"{ratio['median']:.2f} ({ratio['smallest']:.2f} to {ratio['largest']:.2f})",
-            f"{row['share']['median']:.1%} ({row['share']['smallest']:.1%} to {row['share']['largest']:.1%})"
-            if "share" in row
-            else "",
+            between(row["tokens/s"], ",.0f"),
+            between(row["ratio"], ".2f") if "ratio" in row else "",
+            between(row["share"], ".1%") if "share" in row else "",
             f"{row['prepared']:.1f} s" if row["prepared"] else "",
             f"{row['memory'] / 1e9:.2f} GB" if row["prepared"] else "",
         ]
@@ -280,4 +284,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    exit_with_sentence(main)

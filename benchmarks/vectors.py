@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import ASSETS
+from benchmarks import ASSETS, needs
 from roberta_jax.errors import exit_with_sentence
 from roberta_jax.output import to_json
 
@@ -62,6 +62,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="default %(default)s")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of the lines")
     args = parser.parse_args()
+    needs("sentence_transformers", "datasets", paths=[args.pairs / "train.csv", args.pairs / "dev.csv"])
     from roberta_jax.interop import hub
 
     train_pairs, dev_pairs = (read_pairs(args.pairs / f"{split}.csv") for split in ("train", "dev"))

@@ -22,21 +22,25 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import jax
-from ml_collections import ConfigDict
 
-from benchmarks import spread, table
+from benchmarks import needs, spread, table
 from roberta_jax.config import typed
+from roberta_jax.errors import UserError, exit_with_sentence
 from roberta_jax.memory import use_huge_pages
 from roberta_jax.pretraining.losses import add_pair_weights
 from roberta_jax.training.sharding import batch_sharding, make_mesh
 from roberta_jax.training.workdir import CONFIG_JSON, LEDGER_JSON, METRICS_JSONL
 
+if TYPE_CHECKING:
+    from ml_collections import ConfigDict
+
 ROOT = Path(__file__).parents[1]
 
 
-def scaled(whole: ConfigDict, steps: int, log_every: int) -> dict[str, int]:
+def scaled(whole: "ConfigDict", steps: int, log_every: int) -> dict[str, int]:
     """Fields for a run of so many steps that evaluates and saves as often as `whole`, each time behind a lap of the log."""
     laps = {name: max(1, round(whole[name] * steps / whole.steps / log_every)) for name in ("eval_every", "checkpoint_every")}
     fields = {"steps": steps, "log_every": log_every} | {name: log_every * number for name, number in laps.items()}
@@ -64,7 +68,7 @@ def run_main(arguments: list[str], workdir: Path, alone: Callable[[dict], float]
       evaluation, a checkpoint or the start comes before it; seconds of each kind of work.
 
     Raises:
-      RuntimeError: it failed; with the end of what it wrote.
+      UserError: it failed; with the end of what it wrote.
     """
     command = [sys.executable, "-m", "roberta_jax.main", *arguments, f"--workdir={workdir}"]
     bare, stood, fields = {}, {}, {}  # by the step where a lap begins
@@ -85,7 +89,7 @@ def run_main(arguments: list[str], workdir: Path, alone: Callable[[dict], float]
             process.send_signal(signal.SIGCONT)
         output.seek(0)
         if process.returncode:
-            raise RuntimeError(f"{' '.join(command)}: {output.read()[-500:]}")
+            raise UserError(f"{' '.join(command)}: {output.read()[-500:]}")
     timed = []
     for start, end, rate in laps_of(workdir):
         timed.append((start, end, tokens_of(fields) / rate - stood.get(start, 0) / (end - start), bare.get(start)))
@@ -123,12 +127,12 @@ def bare_step(fields: dict) -> Callable[[int], float]:
     return run
 
 
-def compared(run: dict, whole: ConfigDict) -> dict[str, dict[str, float]]:
+def compared(run: dict, whole: "ConfigDict") -> dict[str, dict[str, float]]:
     """One run's rates, seconds of what is done now and then, and what all that costs at the cadence of `whole`."""
     fields, ledger = run["fields"], run["ledger"]
     undisturbed = [(seconds, bare) for *_, seconds, bare in run["laps"] if bare]
     if not undisturbed:
-        raise RuntimeError("there is no lap without an evaluation, a checkpoint or the start before it; lower log_every")
+        raise UserError("there is no lap without an evaluation, a checkpoint or the start before it; lower log_every")
     in_run, alone = (statistics.median(column) for column in zip(*undisturbed))
     evaluations, saves = (-(-fields["steps"] // fields[name]) for name in ("eval_every", "checkpoint_every"))
     slowed = sum((end - start) * (seconds - in_run) for start, end, seconds, bare in run["laps"] if start and not bare)
@@ -196,10 +200,11 @@ def main() -> None:
     args, fields = parser.parse_known_args()
     if wrong := [field for field in fields if not field.startswith("--config.")]:
         parser.error(f"unrecognized arguments: {' '.join(wrong)}")
+    needs("tensorflow", "ml_collections", "tensorboardX")
     found = measure(args.config, args.steps, args.log_every, args.rounds, fields)
     print(json.dumps(found) if args.json else "\n".join(lines(found)))
 
 
 if __name__ == "__main__":
     use_huge_pages()  # as main does
-    main()
+    exit_with_sentence(main)
