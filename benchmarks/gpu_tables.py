@@ -38,7 +38,9 @@ def _table(head: str, rows: list[list]) -> list[str]:
 
 
 def _failures(records: list[dict], stage: str) -> list[str]:
-    failed = [f"{one['what']}: {one['failed']}" for one in _of(records, stage) if "failed" in one and one["what"] != "case"]
+    """What no table's row says already."""
+    failed = [one for one in _of(records, stage) if "failed" in one and one["what"] != "case" and "run" not in one]
+    failed = [f"{one['what']}: {one['failed']}" for one in failed]
     return ["", *(f"- {line[:300]}" for line in failed)] if failed else []
 
 
@@ -79,7 +81,7 @@ def _share(records: list[dict], rate: float, which: int) -> str:
 
 
 def kernel(records: list[dict]) -> Iterator[str]:
-    compared = [one for one in _of(records, "kernel") if "side" in one and "values" in one]
+    compared = [one for one in _of(records, "kernel") if "dropout" in one and "values" in one]
     of_xla = {(one["what"], one["dropout"]): one for one in compared if one["side"] == "XLA"}
     rows = []
     for one in compared:
@@ -98,7 +100,7 @@ def kernel(records: list[dict]) -> Iterator[str]:
     for one in _of(records, "kernel", "many elements"):
         if "values" in one:
             shares = " and ".join(f"{one[what]['share']:.2e}" for what in ("values", "gradient"))
-            yield f"- of {one['elements']:,} elements the {one['rows']} rows are {shares} from float32"
+            yield f"- of {one['elements']:,} elements the {one['rows']} rows are {shares} from float32, {one['side']}"
     yield from _failures(records, "kernel")
 
 
@@ -174,7 +176,8 @@ def pretraining(records: list[dict]) -> Iterator[str]:
     for one in _of(records, "pretraining", "killed"):
         yield f"- killed after step {one['after_step']:,}, {one['seconds']:.1f} s from the start"
     for one in _of(records, "pretraining", "resumed"):
-        yield f"- started again, it had made a further step after {one['seconds']:.1f} s"
+        made = f"- started again, it had made a further step after {one['seconds']:.1f} s"
+        yield f"{made}, without the {one['repeated']:.1f} s of steps that were made twice"
     for one in _of(records, "pretraining", "ended"):
         if "curve" not in one:
             continue
@@ -212,6 +215,7 @@ def bits(records: list[dict]) -> Iterator[str]:
             run = "again" if one["run"] == "again" else "killed and resumed" if one.get("resumed", True) else "killed too late"
             rows.append([one["said"], run, found])
     yield from _table("10 steps | beside an undisturbed run | every array and loss", rows)
+    yield from _failures(records, "bits")
 
 
 def inference(records: list[dict]) -> Iterator[str]:

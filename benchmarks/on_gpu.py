@@ -1,7 +1,7 @@
 """All that a GPU has to tell of this package, in one call, on a bare machine: what is right, what is fast, what is not.
 
     python -m benchmarks.gpu_folder                                      # at home: what has to travel, into .gpu/
-    python -m benchmarks.on_gpu --out=found --minutes=8.7                # there: of a GPU with JAX, Flax, Optax and Orbax
+    python -m benchmarks.on_gpu --out=found --minutes=8.7                # there: of a GPU, with REQUIRED below
     python -m benchmarks.on_gpu --out=found --rehearse                   # the same on a CPU, with small shapes
     python -m benchmarks.on_gpu --report=found                           # at home: reports/gpu-DATE.md
 
@@ -13,7 +13,6 @@ found.jsonl, an object a line, log.txt, and in the end report.md, whose tables a
 """
 
 import argparse
-import importlib.util
 import json
 import os
 import shutil
@@ -28,12 +27,15 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from benchmarks import needs, there
 from benchmarks.gpu_folder import FOLDER, PACKAGES, unpack_packages
 from benchmarks.gpu_tables import tables
 from roberta_jax.errors import UserError, exit_with_sentence
 
 ROOT = Path(__file__).parents[1]
 GRACE = 3.0  # seconds between being asked to end and being ended
+# By the names that they are imported by; what these need themselves comes with them.
+REQUIRED = ("jax", "flax", "optax", "orbax.checkpoint", "fsspec", "pyarrow", "safetensors", "tokenizers", "tqdm")
 LOG = 1_500_000  # bytes of a stage's log that are kept, the last ones
 
 
@@ -171,13 +173,6 @@ def conduct(
     return done
 
 
-def there(module: str) -> bool:
-    try:
-        return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:
-        return False
-
-
 def environment_of(folder: Path, scratch: Path, rehearse: bool) -> dict:
     """Of the stages' processes: what Python lacks comes from the folder, and stand_in/ where that is TensorFlow."""
     unpack_packages(folder, [name for name in PACKAGES if not there(name)], scratch / "packages")
@@ -196,6 +191,7 @@ def measure(stages: list[Stage], folder: Path, out: Path, minutes: float, rehear
         raise UserError(
             f"{folder} holds no corpus/: python -m benchmarks.gpu_folder makes that folder, which has to travel too."
         )
+    needs(*REQUIRED, *(name for name in PACKAGES if not any((folder / "packages" / name).glob("*.whl"))))
     if out.exists() and any(out.iterdir()):
         raise UserError(f"--out {out} is not empty; name a new folder.")
     out.mkdir(parents=True, exist_ok=True)
