@@ -114,12 +114,22 @@ def steps_of(source: str | Path) -> list[int]:
 
 def seen_by(source: str | Path, step: int) -> dict[str, int]:
     """About how many "tokens", padding apart, and "words" a checkpoint's model had seen; those alone that it notes."""
+    noted = _noted(source, step)
+    return {name: noted[name] for name in ("tokens", "words") if noted.get(name)}
+
+
+def last_batch(source: str | Path, step: int) -> dict[str, int]:
+    """About how many of each the last batch before a checkpoint had; {} where an older one does not note it."""
+    return _noted(source, step).get("last") or {}
+
+
+def _noted(source: str | Path, step: int) -> dict:
+    """What a checkpoint says of the data before it."""
     from roberta_jax.training.notes import Damaged, read_notes
 
-    noted = {}
     with contextlib.suppress(Damaged):
-        noted = (read_notes(storage.join(source, CHECKPOINTS), step).memory or {}).get("data") or {}
-    return {name: noted[name] for name in ("tokens", "words") if noted.get(name)}
+        return (read_notes(storage.join(source, CHECKPOINTS), step).memory or {}).get("data") or {}
+    return {}
 
 
 def _download(name: str) -> Path:

@@ -30,7 +30,8 @@ def checkpoint_names(source: str | Path, template: str) -> dict[int, str]:
             if name not in seen:
                 said = f"step {step} of {source} does not say how many {name} it had seen"
                 raise UserError(f"--names={template}: {said}; take step_{{step}}.")
-            values[name] = _short(_roundest(seen[name], -(-seen[name] // step)))
+            batch = hub.last_batch(source, step).get(name) or -(-seen[name] // step)  # older ones note no last batch
+            values[name] = _short(_roundest(seen[name], batch))
         found[step] = template.format(**values)
     if len({*found.values()}) < len(found):
         same = next(name for name in found.values() if list(found.values()).count(name) > 1)

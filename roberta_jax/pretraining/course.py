@@ -131,7 +131,8 @@ class Course:
 
     def note(self, number: int) -> dict:
         """What a checkpoint says whose next batch is `number`."""
-        return {"batch": number, "rows": self.drawn(number), **self.seen(number), "held": self.held(number - 1)}
+        last = self.reading(number - 1)
+        return {"batch": number, "rows": self.drawn(number), **self.seen(number), "last": last.amounts, "held": last.held}
 
     def reading(self, number: int) -> Reading:
         """What a batch is made of."""

@@ -3,6 +3,8 @@
 import copy
 import hashlib
 
+from pytest import approx
+
 from roberta_jax.data.masking import Masking
 from roberta_jax.pretraining.course import Course, Reading, Source
 
@@ -45,3 +47,12 @@ def test_a_run_that_began_with_names_by_key_keeps_to_them(small_corpus, other_co
     assert resumed.note(9) == course.note(9) and resumed.rows_of(8) == course.rows_of(8)
     course.begin({})
     assert course.note(9) == Course(readings(small_corpus, other_corpus)).note(9)
+
+
+def test_the_last_batch_is_noted_apart_from_the_mean(small_corpus):
+    """Behind larger ones the mean would give another name to a checkpoint that was kept for a number of words."""
+    source = (Source("a", small_corpus),)
+    course = Course([Reading(0, source, Masking(), 4, 3), Reading(5, source, Masking(), 64, 3)])
+    of_step = [course.note(number)["last"]["words"] for number in (5, 6)]
+    assert of_step[1] == approx(16 * of_step[0], rel=0.01)
+    assert course.note(6)["words"] == 5 * of_step[0] + of_step[1]
