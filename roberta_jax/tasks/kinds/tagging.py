@@ -108,11 +108,8 @@ def _columns(task: Task, sentences: list[list[tuple[str, list[str]]]], split: st
     shown = ", ".join(f"{i + 1}: {field!r}" for i, field in enumerate(fields))
     if split == "test" and count == 1:  # tokens alone, wherever the others have their tags
         return 0, None
-    of_words, of_tags = None, None
-    if task.text_columns != NER["text_columns"]:
-        of_words = _numbered(place, task.text_columns[0][0], "text_columns", count, shown)
-    if task.label_columns != NER["label_columns"]:
-        of_tags = _numbered(place, task.label_columns[0], "label_column", count, shown)
+    of_words = _numbered(place, task.text_columns[0][0], "text_columns", count, shown)
+    of_tags = _numbered(place, task.label_columns[0], "label_column", count, shown)
     tag_columns = [i for i in range(1, count) if all(_is_tag(line[i]) for sentence in sentences for _, line in sentence)]
     numbered = ([line[0] for _, line in sentence] for sentence in sentences)  # GermEval's first column counts the words
     counts = all(column in ([str(i + base) for i in range(len(column))] for base in (0, 1)) for column in numbered)
@@ -130,8 +127,10 @@ def _columns(task: Task, sentences: list[list[tuple[str, list[str]]]], split: st
     return of_words, of_tags
 
 
-def _numbered(place: str, name: str, field: str, count: int, shown: str) -> int:
-    """The column that a field of config.data names by its number from 1."""
+def _numbered(place: str, name: str, field: str, count: int, shown: str) -> int | None:
+    """The column that a field of config.data names by its number from 1; None: by a name of a table's, or not at all."""
+    if name in (*sum(NER["text_columns"], ()), *NER["label_columns"]):
+        return None
     if not name.isdecimal() or not 0 < int(name) <= count:
         raise UserError(f"{place}: there is no column {name}; it has {shown} (config.data.{field} takes one by its number).")
     return int(name) - 1
