@@ -218,17 +218,13 @@ def train_trials(
         packing = {"unit": batch_devices(mesh) if config.packed else 0, "microbatch_size": config.microbatch_size}
         return finetune_batches(features, *shape, seeds, first_step, mesh, **packing)
 
-    def cost(batch: dict) -> tuple[int, float]:
-        *rows, length = batch["input_ids"].shape
-        return int(np.prod(rows)) * length, train_flops(model, int(np.prod(rows)), length, 0)
-
     job = Job(
         init=lambda key: init_with_head(key, model, kind.head, prepared.outputs),
         loss=task_loss(task.kind, model),
         train_batches=batches,
         evaluate=evaluate,
         rows=size,
-        cost=cost,
+        cost=functools.partial(_cost, model),
         initial=lambda: {} if config.from_scratch else source.params,
         dtype=model.dtype,
         metric=f"valid/{task.metrics[0]}",
@@ -254,6 +250,11 @@ def train_trials(
         logits = of_test[name] if split is prepared.test[name] else logits_of(chosen, split)[0]
         of_labelled[name] = kind.measure(task, prepared.splits.labels, split, logits)
     return metrics, ends, (logits_by_part[winner], of_test), of_labelled
+
+
+def _cost(model: RobertaConfig, batch: dict) -> tuple[int, float]:
+    *rows, length = batch["input_ids"].shape
+    return int(np.prod(rows)) * length, train_flops(model, int(np.prod(rows)), length, 0)
 
 
 def not_finite(prepared: Prepared) -> dict[str, np.ndarray]:
