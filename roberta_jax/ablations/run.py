@@ -45,7 +45,7 @@ from roberta_jax.tasks.definitions import TASKS
 from roberta_jax.tasks.examples import read_splits
 from roberta_jax.tokenization import encodings
 from roberta_jax.training import provenance
-from roberta_jax.training.distributed import alone_in
+from roberta_jax.training.distributed import Stop, alone_in
 from roberta_jax.training.evaluate import evaluate, make_eval_step
 from roberta_jax.training.guard import GaveUp
 from roberta_jax.training.ledger import seconds_of
@@ -97,7 +97,11 @@ def run(config: AblationsConfig, workdir: Path) -> None:
                 named = key(plain(made))
                 if named not in done:
                     with alone_in(folder):  # other studies run in the same workdir at the same time
-                        one = _pretrained(base, made, folder, named)
+                        with Stop() as stop:
+                            one = _pretrained(base, made, folder, named, stop)
+                        if one and stop.signal:  # too late to end this run
+                            say(f"{stop.signal}: {folder} is pretrained; the same command goes on with what is left.")
+                            return
                         if one and not np.isfinite(one.metrics["own_loss"]):
                             one = replace(one, metrics=one.metrics | _of_downstream(config.downstream))
                         elif one:
@@ -119,7 +123,7 @@ def _tasks(downstream: Downstream) -> list[str]:
     return [task.strip() for task in downstream.tasks.split(",") if task.strip()] if downstream.source else []
 
 
-def _pretrained(base: PretrainConfig, config: PretrainConfig, folder: Path, named: str) -> Run | None:
+def _pretrained(base: PretrainConfig, config: PretrainConfig, folder: Path, named: str, stop: Stop) -> Run | None:
     """One variant with one seed. None where a signal ended it."""
     noted = folder / MADE_BY_JSON
     corpus, common = _corpus(config.data), _corpus(base.data)
@@ -139,7 +143,7 @@ def _pretrained(base: PretrainConfig, config: PretrainConfig, folder: Path, name
         storage.write_json(noted, made_by | {ROWS: rows})
     config = _with_rows(config, rows)
     try:
-        if not pretrain(config, folder):
+        if not pretrain(config, folder, stop=stop):
             return None
         metrics, parameters = _measured(folder, corpus, common)
     except GaveUp as error:

@@ -31,7 +31,7 @@ from roberta_jax.pretraining.losses import losses_of_sources, masked_lm_loss, me
 from roberta_jax.tokenization import encodings
 from roberta_jax.tokenization.tokenizer import Tokenizer
 from roberta_jax.training.checkpoint import saved_steps
-from roberta_jax.training.distributed import require_same, said_by_any
+from roberta_jax.training.distributed import Stop, require_same, said_by_any
 from roberta_jax.training.evaluate import evaluate, make_eval_step
 from roberta_jax.training.incidents import Incidents
 from roberta_jax.training.job import Job
@@ -98,13 +98,14 @@ def step_of(config: PretrainConfig, mesh: Mesh) -> TrainStep:
 Initial = tuple[RobertaConfig, Callable[[Tokenizer], dict], Tokenizer | None]
 
 
-def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = None) -> bool:
+def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = None, stop: Stop | None = None) -> bool:
     """Trains a masked LM and says what it learned.
 
     Args:
       initial: what `config.init_from` names: its sizes take the place of `config.model`'s, its parameters, for the corpus'
         tokenizer, are the first, and its own tokenizer must be that; it is, where `data.tokenizer` names no other. A run
         that resumes has them in its workdir. Of `config.continue_from` all this is found here.
+      stop: see `train`.
 
     Returns:
       Whether it has done all its steps; a signal ends it before.
@@ -119,8 +120,7 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
     check_devices(config)
     config.check_together()
     kept = workdir / TOKENIZER
-    own = _tokenizer_of(initial, config, kept)
-    agree = partial(_require_agreement, config, initial, kept)
+    own, agree = _tokenizer_of(initial, config, kept), partial(_require_agreement, config, initial, kept)
     open_sources, pairs, masking = _opening(config, agree, own), of_pairs(config), masking_of(config.data)
     sources = open_sources(config.data)
     corpus, course = sources[0].corpus, Course(_readings(config, open_sources))
@@ -191,7 +191,7 @@ def pretrain(config: PretrainConfig, workdir: Path, initial: Initial | None = No
     if branch and not begun:
         branch.copy_metrics(workdir)
         say(f"continuing {branch.run} after step {branch.step:,}")
-    state = train(job, config, workdir)
+    state = train(job, config, workdir, stop)
     if state is not None:
         of_unigrams = _weighted(sources, [unigram_loss(source.corpus, masking) for source in sources])
         say(f"a unigram model of the train split has loss {of_unigrams:.4f} on the same predictions")

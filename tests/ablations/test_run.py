@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import shutil
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +18,7 @@ from roberta_jax.data.corpus import Corpus
 from roberta_jax.errors import UserError
 from roberta_jax.inference import load
 from roberta_jax.model.config import RobertaConfig
+from roberta_jax.pretraining import job
 from roberta_jax.pretraining.config import DataConfig
 from roberta_jax.training.guard import GuardConfig
 from roberta_jax.training.optimizer import OptimizerConfig
@@ -139,6 +142,25 @@ def test_a_run_that_was_stopped_goes_on(config, workdir, tmp_path):
     run(config, workdir)
     (after,) = results.load(path)
     assert after == replace(before, seconds=after.seconds)
+
+
+def test_a_signal_that_comes_too_late_for_a_run_ends_the_study_behind_it(config, workdir, tmp_path, monkeypatch, capsys):
+    shutil.copytree(workdir, tmp_path / "run")
+    runs = [
+        tmp_path / "run" / "runs" / "input_format" / name / "seed_0" / "run.json" for name in ("segment-pair", "sentence-pair")
+    ]
+    for path in runs:
+        path.unlink()
+    real = job.unigram_loss  # which a run asks for behind its last step
+
+    def with_a_signal(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return real(*arguments)
+
+    monkeypatch.setattr(job, "unigram_loss", with_a_signal)
+    run(config, tmp_path / "run")
+    assert [path.exists() for path in runs] == [True, False]
+    assert "SIGTERM: " in (said := capsys.readouterr().out) and "is pretrained; the same command goes on" in said
 
 
 def test_a_run_that_is_there_is_fine_tuned_once(workdir, downstream, tmp_path):
