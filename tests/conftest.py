@@ -34,6 +34,7 @@ os.environ["TFDS_DATA_DIR"] = os.path.join(_CACHE.name, "tensorflow_datasets")
 
 # A shell's job in the background ignores SIGINT, and so would what it starts.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # and so does nohup
 # Traces make millions of objects that live on: by Python's own thresholds looking through them takes a tenth of the time.
 gc.set_threshold(100_000, 50, 100)
 

@@ -199,7 +199,7 @@ WRONG = {
     "data.invalid_utf8": [("ignore", "'replace' or 'error'")],
     "data.bad_records": [("fix", "'error' or 'skip'")],
     "data.deduplicate": [("all", "'none' or 'exact' or 'near'")],
-    "data.cache": [("", "a name")],
+    "data.cache": [("", "a folder of this machine")],
     "data.processes": [(-1, "0: one a core")],
 }
 NEVER_WRONG = {  # booleans; sources, of which the message speaks; and what no config sets
@@ -223,7 +223,7 @@ OF_JOBS = [
     ("ablations", "continue_from", "run@5", "expected none"),
     ("ablations", "phases", "steps=0.5,", "expected none"),
     ("ablations", "data.mixture", "web=1,books=1", "expected none"),
-    ("ablations", "batch_size", 8, "the 8 devices do not divide", {"study": "batch_size"}),
+    ("ablations", "batch_size", 12, "batch_size/2K: config.batch_size is 12, which the 8 devices", {"study": "batch_size"}),
     ("ablations", "optimizer.warmup_steps", 200.0, "less than config.steps, 166", {"study": "data"}),
     ("ablations", "downstream.steps", 0, POSITIVE),
     ("ablations", "downstream.learning_rate", 0.0, ABOVE_ZERO),

@@ -107,6 +107,8 @@ def test_the_installed_command_trains_in_any_folder_and_says_nothing_of_others(c
     more = [f"--config.{name}={value}" for name, value in fields.items()]
     done = run(command, "train", "--config=tiny", "--workdir=W", *more, cwd=cwd)
     assert done.returncode == 0 and "step 2: valid/accuracy" in done.stdout, done.stdout + done.stderr
+    typed = (cwd / "W" / "command.txt").read_text()
+    assert typed.startswith("python -m roberta_jax.main --config=tiny --workdir=W --config.steps=2 ") and "train" not in typed
     # No line of TensorFlow's, Orbax' or JAX's: beside the run's own there is the bar of the preparation alone.
     lines = re.split(r"[\r\n]+", done.stderr.strip())
     assert all(line.startswith("preparing:") for line in lines), done.stderr

@@ -243,7 +243,7 @@ def test_tests_that_compare_with_no_peer_need_none():
     named = {path.stem: path for path in tests}
     for path in tests:
         if not peers_of(path):
-            imported = [each for each in ast.walk(ast.parse(path.read_text())) if isinstance(each, ast.Import | ast.ImportFrom)]
+            imported = [each for each in ast.parse(path.read_text()).body if isinstance(each, ast.Import | ast.ImportFrom)]
             names = {name for each in imported for name in (getattr(each, "module", ""), *(one.name for one in each.names))}
             others = [named[name] for name in names if name in named] + [*path.parent.glob("conftest.py")]
             assert not [other for other in others if peers_of(other)], path

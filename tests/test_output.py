@@ -1,5 +1,6 @@
 """What is printed cannot steer a terminal, and what is written as JSON is JSON, whatever a corpus, a name or a number holds."""
 
+import importlib.util
 import json
 import math
 import sys
@@ -8,7 +9,7 @@ import unicodedata
 import pytest
 
 from roberta_jax.errors import UserError, exit_with_sentence
-from roberta_jax.output import printable, show, to_json
+from roberta_jax.output import printable, show, to_json, typed_command
 
 EVERY = "".join(map(chr, range(0x3000))) + "\ud800\udcff\ufffe\U000e0041"
 STEERING = {*map(chr, range(32)), "\x7f", *map(chr, range(0x80, 0xA0))} - {"\t", "\n"}
@@ -44,6 +45,14 @@ def test_json_is_what_it_says_and_comes_back(indent):
     for number in (math.nan, math.inf, -math.inf):
         strictly = json.loads(to_json({"a": [number, {"b": number}], "c": 1.0}, indent), parse_constant=pytest.fail)
         assert strictly == {"a": [None, {"b": None}], "c": 1.0}
+
+
+def test_what_was_typed_is_known_of_the_command_alone(monkeypatch):
+    """A notebook's kernel has arguments of its own."""
+    monkeypatch.setattr(sys, "argv", ["kernel", "-f", "kernel 1.json"])
+    assert typed_command() == ""
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", importlib.util.find_spec("roberta_jax.main"))
+    assert typed_command() == "python -m roberta_jax.main -f 'kernel 1.json'"
 
 
 def test_show_finds_the_stream_of_the_moment(monkeypatch, capsys):
