@@ -22,7 +22,7 @@ from roberta_jax import storage
 from roberta_jax.ablations import report, results
 from roberta_jax.ablations.config import AblationsConfig, Downstream
 from roberta_jax.ablations.results import Run, Study
-from roberta_jax.ablations.variants import changed, chosen
+from roberta_jax.ablations.variants import changed, chosen, dividing
 from roberta_jax.config import plain
 from roberta_jax.data.corpus import Corpus, bytes_per_token
 from roberta_jax.data.masking import Masking
@@ -224,9 +224,8 @@ def _rows_of_as_many_tokens(config: PretrainConfig, corpus: Corpus, common: Corp
 
 def _with_rows(config: PretrainConfig, rows: int) -> PretrainConfig:
     """With batches of so many rows, and microbatches that divide them, no larger than the config's."""
-    share, size = rows // batch_devices(make_mesh(config.fsdp)), config.microbatch_size
-    size = next((each for each in range(min(size, share), 0, -1) if share % each == 0), 0)
-    return replace(config, batch_size=rows, microbatch_size=size)
+    share = rows // batch_devices(make_mesh(config.fsdp))
+    return replace(config, batch_size=rows, microbatch_size=dividing(share, config.microbatch_size))
 
 
 @functools.cache  # of all runs of a command, and so is what follows

@@ -1,6 +1,5 @@
 """The studies: what RoBERTa's paper compared, each as variants of one config, with the figures that it published."""
 
-import math
 from dataclasses import fields, is_dataclass, replace
 from typing import Any, TypeVar
 
@@ -108,6 +107,11 @@ def input_format() -> Study:
     )
 
 
+def dividing(share: int, most: int) -> int:
+    """The largest microbatch, of `most` rows at most, that divides a device's `share` of a batch; of 0 it is 0: all at once."""
+    return next((size for size in range(min(most, share), 0, -1) if share % size == 0), 0)
+
+
 def batch_size(config: PretrainConfig, devices: int) -> Study:
     """The paper's 256, 2K and 8K as an eighth, once and four times the config's batch, and one more beyond."""
     peak, of_device = config.optimizer.learning_rate, max(1, config.batch_size // devices)  # rows of the config's
@@ -121,7 +125,7 @@ def batch_size(config: PretrainConfig, devices: int) -> Study:
             what,
             {
                 "batch_size": rows,
-                "microbatch_size": at_once and math.gcd(at_once, share),
+                "microbatch_size": dividing(share, at_once),
                 "steps": max(1, round(config.steps * config.batch_size / rows)),
                 "optimizer.learning_rate": rate,
                 "optimizer.name": optimizer or config.optimizer.name,

@@ -114,17 +114,12 @@ def steps_of(source: str | Path) -> list[int]:
 
 def seen_by(source: str | Path, step: int) -> dict[str, int]:
     """About how many "tokens", padding apart, and "words" a checkpoint's model had seen; those alone that it notes."""
-    noted = _noted(source, step)
+    noted = noted_by(source, step)
     return {name: noted[name] for name in ("tokens", "words") if noted.get(name)}
 
 
-def last_batch(source: str | Path, step: int) -> dict[str, int]:
-    """About how many of each the last batch before a checkpoint had; {} where an older one does not note it."""
-    return _noted(source, step).get("last") or {}
-
-
-def _noted(source: str | Path, step: int) -> dict:
-    """What a checkpoint says of the data before it."""
+def noted_by(source: str | Path, step: int) -> dict:
+    """What a checkpoint says of the data before it, see `Course.note`; {} where its notes are damaged or of no pretraining."""
     from roberta_jax.training.notes import Damaged, read_notes
 
     with contextlib.suppress(Damaged):

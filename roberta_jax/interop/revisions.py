@@ -25,13 +25,13 @@ def checkpoint_names(source: str | Path, template: str) -> dict[int, str]:
         raise UserError(f"--all: {source} is no workdir with a checkpoint.")
     found = {}
     for step in steps:
-        values, seen = {"step": str(step)}, {} if fields == {"step"} else hub.seen_by(source, step)
+        values, noted = {"step": str(step)}, {} if fields == {"step"} else hub.noted_by(source, step)
         for name in fields - {"step"}:
-            if name not in seen:
+            if not (seen := noted.get(name)):
                 said = f"step {step} of {source} does not say how many {name} it had seen"
                 raise UserError(f"--names={template}: {said}; take step_{{step}}.")
-            batch = hub.last_batch(source, step).get(name) or -(-seen[name] // step)  # older ones note no last batch
-            values[name] = _short(_roundest(seen[name], batch))
+            batch = noted.get("last", {}).get(name) or -(-seen // step)  # older ones note no last batch
+            values[name] = _short(_roundest(seen, batch))
         found[step] = template.format(**values)
     if len({*found.values()}) < len(found):
         same = next(name for name in found.values() if list(found.values()).count(name) > 1)

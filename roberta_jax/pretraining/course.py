@@ -130,7 +130,7 @@ class Course:
         self._seen = {name: noted.get(name, 0) for name in ("tokens", "words")}
 
     def note(self, number: int) -> dict:
-        """What a checkpoint says whose next batch is `number`."""
+        """What a checkpoint says whose next batch is `number`; "last" is about what the batch before it had."""
         last = self.reading(number - 1)
         return {"batch": number, "rows": self.drawn(number), **self.seen(number), "last": last.amounts, "held": last.held}
 

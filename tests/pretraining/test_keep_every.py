@@ -77,7 +77,7 @@ def test_words_are_counted_and_name_checkpoints(small_corpus, documents, tmp_pat
     pretrain(config(small_corpus, keep_every="1k words", **fields), tmp_path / "run")
     names = revisions.checkpoint_names(tmp_path / "run", "chck_{words}")
     assert list(names.values())[:2] == ["chck_1k", "chck_2k"] and list(names) == saved_steps(tmp_path / "run" / "checkpoints")
-    a_batch = hub.last_batch(tmp_path / "run", 6)
+    a_batch = hub.noted_by(tmp_path / "run", 6)["last"]
     assert a_batch.keys() == {"tokens", "words"} and 6 * a_batch["words"] == hub.seen_by(tmp_path / "run", 6)["words"]
 
     shutil.copytree(small_corpus.folder, tmp_path / "corpus")  # as one that was prepared before words were counted
